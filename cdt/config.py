@@ -1,0 +1,240 @@
+"""The config schema: every key a run has, with its default and meaning.
+
+A config file starts from `default_config()` and changes what differs. Where a comment lists
+several names, the other keys of the section that belong to another name are ignored.
+
+Durations are strings: "2000" or "2000 steps", "500_000 examples", "30 epochs".
+"""
+
+import difflib
+
+from ml_collections import ConfigDict
+
+from cdt.errors import UserError
+
+
+def default_config() -> ConfigDict:
+    """All keys with their defaults: a small unconditional DiT with flow matching."""
+    config = ConfigDict()
+    config.seed = 0
+
+    config.data = ConfigDict()
+    config.data.name = "digits"  # digits | mock | npz | tfds
+    config.data.path = ""  # npz: the file; tfds: the data set, such as "imagenet_resized/64x64"
+    config.data.train_split = "train"
+    config.data.test_split = "test"  # held out: validation loss and evaluation
+    config.data.image_size = 8  # H = W, checked against the data
+    config.data.channels = 1
+    config.data.flip = False  # random horizontal flips
+
+    config.model = ConfigDict()
+    config.model.name = "dit"
+    config.model.size = ""  # "S/4": a named DiT instead of the next four keys
+    config.model.patch_size = 2
+    config.model.hidden_size = 128
+    config.model.depth = 6
+    config.model.num_heads = 4
+    config.model.num_classes = 0  # 0: unconditional
+    config.model.dtype = "float32"  # compute: float32 | bfloat16; parameters are always float32
+    config.model.unroll = False  # blocks unrolled (faster steps) or scanned (faster compilation)
+    config.model.remat = False  # recompute activations in the backward pass: less memory, slower
+
+    config.process = ConfigDict()
+    config.process.name = "flow"  # flow | ddpm | edm
+    config.process.path = "linear"  # flow: linear | gvp
+    config.process.schedule = "linear"  # ddpm: linear | cosine
+    config.process.num_timesteps = 1000  # ddpm
+    config.process.prediction = "eps"  # ddpm: eps | x0 | v; edm and flow have their own
+    config.process.learn_variance = False  # ddpm: the network emits 2C channels, loss = mse + vb
+    config.process.p_mean = -1.2  # edm: ln sigma ~ N(p_mean, p_std^2)
+    config.process.p_std = 1.2
+    config.process.sigma_data = 0.5
+
+    config.timesteps = ConfigDict()
+    config.timesteps.name = "curriculum"  # curriculum | uniform: ordinary training
+    config.timesteps.num_clusters = 20  # N; also for the statistics of a uniform run
+    config.timesteps.clusters = "uniform"  # uniform | snr | custom
+    config.timesteps.edges = ()  # custom: N + 1 numbers in u, from 0 to 1
+    config.timesteps.order = "easy_to_hard"  # | hard_to_easy | random | "3,1,2": 1 is the hardest
+    config.timesteps.pacing = "patience"  # patience | fixed
+    config.timesteps.patience = 200  # tau, steps without improvement that end a stage
+    config.timesteps.smoothing = 0.0  # of the loss that paces: 0 is the raw loss
+    config.timesteps.min_delta = 0.0  # an improvement must exceed this
+    config.timesteps.max_stage_steps = 0  # a stage is no longer than this; 0: no limit
+    config.timesteps.max_share = 1.0  # share of the run after which every cluster is open
+    config.timesteps.steps_per_stage = 200  # fixed
+
+    config.optim = ConfigDict()
+    config.optim.name = "adamw"  # adamw | adam
+    config.optim.lr = 1e-4
+    config.optim.schedule = "constant"  # constant | cosine | rsqrt, after the warm-up
+    config.optim.warmup = "0 steps"
+    config.optim.b1 = 0.9
+    config.optim.b2 = 0.999
+    config.optim.eps = 1e-8
+    config.optim.weight_decay = 0.0
+    config.optim.clip_norm = 0.0  # global norm of the gradient; 0: never clipped
+
+    config.ema = ConfigDict()  # the averages side by side; the first is sampled by default
+    config.ema.decays = (0.9999,)
+    config.ema.half_lives_kimg = ()  # in thousands of images, ramped up as EDM does
+
+    config.train = ConfigDict()
+    config.train.duration = "2000 steps"
+    config.train.batch_size = 128  # global
+    config.train.accumulate = 1  # microbatches a step
+    config.train.label_dropout = 0.1  # class-conditional models: share trained without label
+    config.train.max_bad_steps = 20  # non-finite steps in a row that stop the run
+
+    config.mesh = ConfigDict()
+    config.mesh.data = -1  # -1: what is left
+    config.mesh.fsdp = 1
+    config.mesh.min_shard_size = 2**16  # smaller tensors are replicated
+
+    config.validation = ConfigDict()
+    config.validation.every = "100 steps"
+    config.validation.images = 64  # images (and noises) a cluster
+
+    config.log = ConfigDict()
+    config.log.every = "50 steps"
+    config.log.tensorboard = True  # beside metrics.jsonl
+
+    config.checkpoint = ConfigDict()
+    config.checkpoint.every = "500 steps"
+    config.checkpoint.keep = 3
+
+    config.sample = ConfigDict()
+    config.sample.every = "500 steps"  # grids while training
+    config.sample.sampler = "heun"  # ancestral | ddim | heun | euler
+    config.sample.steps = 50
+    config.sample.guidance = 1.0  # 1: none
+    config.sample.guidance_interval = (0.0, 1.0)  # in u
+    config.sample.eta = 0.0  # ddim
+    config.sample.clip = False  # ddpm: clip the predicted x0 to [-1, 1] (pixels)
+    config.sample.churn = 0.0  # heun, edm: S_churn, with the interval and scale of its noise
+    config.sample.churn_min = 0.05
+    config.sample.churn_max = 50.0
+    config.sample.churn_noise = 1.003
+    config.sample.sigma_min = 0.002  # edm
+    config.sample.sigma_max = 80.0
+    config.sample.rho = 7.0
+    config.sample.ema = ""  # name of an average, or "raw"; empty: the first of `ema`
+    config.sample.num = 100
+    config.sample.classes = ()  # sampled in turn; empty: all of them
+    config.sample.batch_size = 500
+    config.sample.seed = 0
+
+    config.evaluate = ConfigDict()
+    config.evaluate.num = 2000  # generated images
+    config.evaluate.features = "pixels"
+
+    config.compilation_cache = "~/.cache/cdt/xla"  # empty: off
+    return config
+
+
+def flatten(config: ConfigDict) -> dict[str, object]:
+    """{"optim.lr": 1e-4, ...}."""
+    flat = {}
+    for key, value in config.items():
+        if isinstance(value, ConfigDict):
+            flat.update({f"{key}.{inner}": v for inner, v in flatten(value).items()})
+        else:
+            flat[key] = value
+    return flat
+
+
+def nearest(word: str, known) -> str:
+    """"; did you mean 'x'?" where a known word is close, otherwise the list of known words."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f"did you mean '{close[0]}'?" if close else f"it must be one of {', '.join(known)}."
+
+
+def unknown_key(key: str) -> UserError:
+    """The error for a config key that the schema lacks."""
+    known = flatten(default_config())
+    # Compare the last part within its own section first: `optim.lrr` is nearer to `optim.lr` than
+    # to anything else, and a misspelt section nearer to the section.
+    section = [k for k in known if k.rpartition(".")[0] == key.rpartition(".")[0]]
+    for candidates in (section, known):
+        close = difflib.get_close_matches(key, list(candidates), n=1, cutoff=0.6)
+        if close:
+            return UserError(f"The config has no key '{key}'; did you mean '{close[0]}'?")
+    where = ", ".join(section or [k for k in default_config()])
+    return UserError(f"The config has no key '{key}'; there are {where}.")
+
+
+def check_keys(config: ConfigDict) -> None:
+    """Raises UserError unless the config has exactly the schema's keys, with values of its types.
+
+    An int is accepted where the schema has a float, a list where it has a tuple.
+    """
+    known, given = flatten(default_config()), flatten(config)
+    for key in given:
+        if key not in known:
+            raise unknown_key(key)
+    for key, default in known.items():
+        if key not in given:
+            raise UserError(
+                f"The config lacks the key '{key}'; start from cdt.config.default_config()."
+            )
+        kinds = {float: (float, int), tuple: (tuple, list)}.get(type(default), (type(default),))
+        value = given[key]
+        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+            raise UserError(
+                f"config.{key} is {value!r}, a {type(value).__name__}; it must be a "
+                f"{type(default).__name__} such as {default!r}."
+            )
+
+
+def duration(text: str, key: str, batch_size: int, num_examples: int) -> int:
+    """Steps in a duration.
+
+    Args:
+      text: "2000", "2000 steps", "1_000_000 examples" or "30 epochs"; the number may be fractional
+        for epochs. Examples and epochs are rounded up to whole steps.
+      key: the config key, for the message.
+      batch_size: global batch.
+      num_examples: size of the training set.
+
+    Raises:
+      UserError: not of that form, or negative.
+    """
+    number, _, unit = text.strip().partition(" ")
+    per_unit = {"": 1.0, "steps": 1.0, "examples": 1 / batch_size,
+                "epochs": num_examples / batch_size}  # fmt: skip
+    try:
+        amount = float(number) * per_unit[unit.strip()]
+        if not 0 <= amount < 2**31:
+            raise ValueError
+    except (ValueError, KeyError):
+        raise UserError(
+            f"config.{key} is {text!r}; it must be a duration such as '2000 steps', "
+            "'500_000 examples' or '30 epochs'."
+        ) from None
+    return int(-(-amount // 1))
+
+
+# What may change when a run resumes: how it is watched, how long it is, how it is executed.
+_FREE = ("mesh.", "validation.", "log.", "checkpoint.", "sample.", "evaluate.", "model.unroll",
+         "model.remat", "train.duration", "train.accumulate", "train.max_bad_steps",
+         "compilation_cache")  # fmt: skip
+
+
+def identity(config: ConfigDict) -> dict[str, object]:
+    """The flat keys that make a run the run it is: model, family, data, optimizer, batch,
+    timesteps, seed."""
+    return {k: v for k, v in flatten(config).items() if not k.startswith(_FREE)}
+
+
+def identity_differences(config: ConfigDict, saved: dict[str, object]) -> list[str]:
+    """One phrase for each identity key whose value differs from a saved run's `identity`."""
+
+    def plain(value):
+        return list(value) if isinstance(value, tuple) else value
+
+    mine = identity(config)
+    return [
+        f"{key} (there {saved.get(key)!r}, now {mine.get(key)!r})"
+        for key in sorted(mine.keys() | saved.keys())
+        if plain(mine.get(key)) != plain(saved.get(key))
+    ]

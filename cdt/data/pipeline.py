@@ -1,0 +1,128 @@
+"""Batches as a pure function of (seed, step, process).
+
+Nothing is iterated and nothing is remembered: the example at position p of the endless stream is
+computed from p. A resumed run therefore needs only its step, and a run may change its number of
+processes without changing what the model sees.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+
+import numpy as np
+from grain.experimental import index_shuffle
+
+from cdt.data.sources import Source
+
+Batch = Mapping[str, np.ndarray]
+
+# Streams of one seed. Without them epoch 0's shuffle and the flips would share their key.
+_SHUFFLE, _FLIP = 0, 1
+
+
+def make_batch(
+    source: Source,
+    *,
+    seed: int,
+    batch_size: int,
+    process_index: int,
+    process_count: int,
+    flip: bool,
+) -> Callable[[int], Batch]:
+    """Returns `batch(step)`, this process's part of the global batch of that step.
+
+    Example i of global batch `step` has position p = step * batch_size + i in the stream. Its
+    epoch is p // N, and within an epoch the N examples are permuted (a batch may straddle two
+    epochs; no example is dropped). Process k of K takes the k-th contiguous block, so that the
+    blocks of any number of processes concatenate to the same global batch.
+
+    Args:
+      source: the data; N = source.size.
+      seed: >= 0; fixes the order and the flips.
+      batch_size: of the global batch, a multiple of `process_count`.
+      process_index: in [0, process_count).
+      process_count: number of processes that share the global batch.
+      flip: mirror each image left-right with probability 1/2, drawn anew in each epoch.
+
+    Returns:
+      A pure function of `step` >= 0 to {"image": uint8[b, H, W, C], "label": int32[b]} with
+      b = batch_size / process_count; the labels are zeros where the source has none.
+
+    Raises:
+      ValueError: if the batch cannot be split evenly over the processes.
+    """
+    if batch_size % process_count:
+        raise ValueError(f"batch_size {batch_size} is not divisible by {process_count} processes")
+    local_size = batch_size // process_count
+
+    @lru_cache(maxsize=2)  # a batch touches two epochs at most, unless it is larger than the data
+    def epoch_seed(epoch: int) -> int:
+        return int(np.random.SeedSequence([seed, _SHUFFLE, epoch]).generate_state(1)[0])
+
+    flip_key = np.random.SeedSequence([seed, _FLIP]).generate_state(2, np.uint64)
+
+    def example_index(position: int) -> int:
+        epoch, offset = divmod(position, source.size)
+        return index_shuffle(offset, max_index=source.size - 1, seed=epoch_seed(epoch), rounds=4)
+
+    def batch(step: int) -> Batch:
+        start = step * batch_size + process_index * local_size
+        indices = np.array([example_index(start + i) for i in range(local_size)], np.int64)
+        images = source.images(indices)
+        if flip:
+            mirrored = _random_bits(flip_key, start, local_size)
+            images = np.where(mirrored[:, None, None, None], images[:, :, ::-1], images)
+        if source.labels is None:
+            labels = np.zeros(local_size, np.int32)
+        else:
+            labels = source.labels[indices]
+        return {"image": images, "label": labels}
+
+    return batch
+
+
+def _random_bits(key: np.ndarray, start: int, count: int) -> np.ndarray:
+    """Bits start .. start + count - 1 of a random stream, bool[count], without drawing the rest."""
+    # Philox is a hash of a counter and gives four words a count, so any position is reachable.
+    words = np.random.Philox(key=key, counter=start // 4)
+    skip = start % 4
+    return (words.random_raw(skip + count)[skip:] & 1).astype(bool)
+
+
+class Prefetcher:
+    """Computes the batches start_step, start_step + 1, ... ahead of need in a background thread.
+
+    `next(prefetcher)` returns the next batch, and raises there whatever computing it raised.
+    `wait_seconds` is the total time, in seconds, that `next` has had to wait so far.
+    """
+
+    def __init__(self, batch: Callable[[int], Batch], start_step: int, depth: int = 2):
+        """Starts on `depth` batches at once; `batch` is what `make_batch` returns."""
+        self.wait_seconds = 0.0
+        self._batch = batch
+        self._next_step = start_step
+        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="prefetch")
+        self._pending = deque()
+        for _ in range(depth):
+            self._submit()
+
+    def _submit(self) -> None:
+        self._pending.append(self._executor.submit(self._batch, self._next_step))
+        self._next_step += 1
+
+    def __iter__(self) -> "Prefetcher":
+        return self
+
+    def __next__(self) -> Batch:
+        future = self._pending.popleft()
+        began = time.perf_counter()
+        result = future.result()
+        self.wait_seconds += time.perf_counter() - began
+        self._submit()
+        return result
+
+    def close(self) -> None:
+        """Drops what is pending and joins the thread. May be called more than once."""
+        self._executor.shutdown(wait=True, cancel_futures=True)

@@ -1,0 +1,238 @@
+"""Data sets: random access to uint8 images and int32 labels by index."""
+
+import hashlib
+import zipfile
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from etils import epath
+
+from cdt.errors import UserError
+
+
+class Source(NamedTuple):
+    """A split of a data set.
+
+    `labels` is indexed like an int32 array with an integer array; for large sets it is read on
+    demand, so index it with the examples that are needed and not with all of them.
+    """
+
+    name: str
+    images: Callable[[np.ndarray], np.ndarray]  # indices int64[n] -> uint8[n, H, W, C]
+    labels: Any | None  # int32[N] in [0, num_classes), or None where there are no labels
+    num_classes: int | None  # None where there are no labels
+    shape: tuple[int, int, int]  # (H, W, C) of one image
+    size: int  # N
+    fingerprint: Callable[[], str]  # () -> SHA-256 (hex) that changes with the data
+
+
+def digits(split: str) -> Source:
+    """Handwritten digits of scikit-learn's `load_digits`: 8x8x1, 10 classes.
+
+    The 1,797 images are put into the order of `numpy.random.RandomState(0).permutation(1797)` (a
+    stream that NumPy has frozen); 'train' is the first 1,500 and 'test' the other 297. The 17 grey
+    levels 0..16 are stretched to 0..255.
+    """
+    from sklearn.datasets import load_digits
+
+    half = {"train": slice(0, 1500), "test": slice(1500, None)}
+    if split not in half:
+        raise UserError(f"digits has no split {split!r}: choose 'train' or 'test'")
+    data = load_digits()
+    chosen = np.random.RandomState(0).permutation(len(data.images))[half[split]]
+    images = np.rint(data.images[chosen] * (255 / 16)).astype(np.uint8)[..., None]
+    return _in_memory(f"digits/{split}", images, data.target[chosen].astype(np.int32), 10)
+
+
+def mock(split: str, image_size: int, channels: int, num_classes: int | None, size: int) -> Source:
+    """Synthetic images with the form of a real data set, for trying a config in seconds.
+
+    Each image is a grating whose direction and frequency tell its class and whose phase, contrast
+    and noise are its own; example i has class i % num_classes. The same arguments give the same
+    images. `num_classes` None: no labels.
+    """
+    rng = np.random.RandomState(0 if split == "train" else 1)
+    classes = np.arange(size) % (num_classes or 1)
+    angle = np.pi * classes / (num_classes or 1)
+    waves = 1 + classes % 3
+    y, x = np.mgrid[:image_size, :image_size] / image_size
+    along = np.cos(angle)[:, None, None] * x + np.sin(angle)[:, None, None] * y
+    # One phase a channel, so that colour images have colours.
+    phase = rng.uniform(0, 2 * np.pi, (size, 1, 1, channels))
+    contrast = rng.uniform(0.5, 1.0, (size, 1, 1, 1))
+    grating = np.sin(2 * np.pi * (waves[:, None, None] * along)[..., None] + phase)
+    noise = rng.normal(0, 0.05, grating.shape)
+    images = np.clip(127.5 + 127.5 * (contrast * grating + noise), 0, 255).astype(np.uint8)
+    labels = None if num_classes is None else classes.astype(np.int32)
+    return _in_memory(f"mock/{split}", images, labels, num_classes)
+
+
+def npz(path: epath.PathLike, split: str, num_classes: int | None = None) -> Source:
+    """Your own arrays, in an npz file with `train_images`, `train_labels`, `test_images`, ...
+
+    Args:
+      path: local or `gs://`; written by `numpy.savez` (files of MedMNIST have this form too).
+      split: the prefix of the arrays' names. `<split>_images` is uint8 [N, H, W, C] or
+        [N, H, W]; `<split>_labels`, which may be absent, is of integers [N] or [N, 1].
+      num_classes: labels must be below it; None takes the largest label plus one.
+
+    Raises:
+      UserError: for a missing or unreadable file, a missing array, a wrong dtype or shape, another
+        number of labels than images, or a label out of range.
+    """
+    images_name, labels_name = f"{split}_images", f"{split}_labels"
+    try:
+        with epath.Path(path).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            found = {name: arrays[name] for name in (images_name, labels_name) if name in arrays}
+            names = ", ".join(arrays)
+    except FileNotFoundError:
+        raise UserError(f"no data file at {path}: give the path of an .npz file") from None
+    except (OSError, ValueError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+        # np.load returns a bare array for .npy, which is no context manager.
+        raise UserError(
+            f"{path} cannot be read as an .npz file of plain arrays ({error}): write it with "
+            "numpy.savez"
+        ) from error
+    if images_name not in found:
+        raise UserError(
+            f"{path} holds no array {images_name!r} but {names}: save the images of split "
+            f"{split!r} under that name"
+        )
+    images = found[images_name]
+    if images.dtype != np.uint8 or images.ndim not in (3, 4) or 0 in images.shape:
+        raise UserError(
+            f"{images_name} in {path} is {images.dtype}{list(images.shape)}: give uint8 images "
+            "[N, H, W, C] or [N, H, W] with values 0 to 255"
+        )
+    if images.ndim == 3:
+        images = images[..., None]
+    if labels_name not in found:
+        return _in_memory(f"npz/{split}", images, None, None)
+    labels = found[labels_name]
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.dtype.kind not in "iu" or labels.shape != (len(images),):
+        raise UserError(
+            f"{labels_name} in {path} is {labels.dtype}{list(labels.shape)}: give one integer for "
+            f"each of the {len(images)} images"
+        )
+    if num_classes is None:
+        num_classes = int(labels.max()) + 1
+    if labels.min() < 0 or labels.max() >= num_classes:
+        raise UserError(
+            f"{labels_name} in {path} holds labels from {labels.min()} to {labels.max()}: "
+            f"number the classes from 0 to {max(num_classes, 1) - 1}"
+        )
+    return _in_memory(f"npz/{split}", images, labels.astype(np.int32), num_classes)
+
+
+def tfds(name: str, split: str, data_dir: epath.PathLike | None = None) -> Source:
+    """A TensorFlow data set that has been prepared as ArrayRecord files, read without TensorFlow.
+
+    Args:
+      name: for example 'imagenet_resized/64x64'; it must have an `image` feature of one uint8
+        shape, and may have a `label` feature.
+      split: 'train', 'train[:90%]', ...
+      data_dir: where it was prepared, local or `gs://`; None is TFDS's own default,
+        $TFDS_DATA_DIR or ~/tensorflow_datasets.
+
+    Raises:
+      UserError: for an unknown name or split, a data set that has not been prepared as
+        ArrayRecord (with the command that does it), or one without images of one shape.
+    """
+    import tensorflow_datasets
+
+    try:
+        builder = tensorflow_datasets.builder(
+            name, data_dir=data_dir, file_format="array_record", try_gcs=False
+        )
+    except tensorflow_datasets.core.DatasetNotFoundError:
+        raise UserError(
+            f"TFDS knows no data set {name!r}{_in_folder(data_dir)}: see "
+            "https://www.tensorflow.org/datasets/catalog for the names"
+        ) from None
+    if not builder.is_prepared():
+        raise UserError(
+            f"data set {name!r} is not prepared as ArrayRecord{_in_folder(data_dir)}: run "
+            f"`tfds build {name} --file_format=array_record"
+            + (f" --data_dir={data_dir}`" if data_dir else "`")
+        )
+    features = builder.info.features
+    image = features.get("image")
+    shape = image.shape if image is not None else ()
+    if len(shape) != 3 or None in shape or image.dtype != np.uint8:
+        raise UserError(
+            f"data set {name!r} has no feature `image` of one uint8 shape: choose one that has, "
+            "for example 'imagenet_resized/64x64'"
+        )
+    try:
+        examples = builder.as_data_source(split)
+    except ValueError:
+        raise UserError(
+            f"data set {name!r} has no split {split!r}: choose one of {list(builder.info.splits)}"
+        ) from None
+
+    def images(indices):
+        return np.stack([example["image"] for example in examples.__getitems__(indices.tolist())])
+
+    def fingerprint():
+        # Reading every image would take hours; TFDS changes the version when the data change.
+        return _sha256(f"{builder.info.full_name} {split} {len(examples)}".encode())
+
+    has_labels = isinstance(features.get("label"), tensorflow_datasets.features.ClassLabel)
+    return Source(
+        name=f"{name}/{split}",
+        images=images,
+        labels=_TfdsLabels(builder, split) if has_labels else None,
+        num_classes=features["label"].num_classes if has_labels else None,
+        shape=tuple(shape),
+        size=len(examples),
+        fingerprint=fingerprint,
+    )
+
+
+class _TfdsLabels:
+    """Labels of a prepared TFDS split, read on demand and without decoding the images."""
+
+    def __init__(self, builder, split):
+        from tensorflow_datasets import decode
+
+        self._examples = builder.as_data_source(split, decoders={"image": decode.SkipDecoding()})
+
+    def __len__(self):
+        return len(self._examples)
+
+    def __getitem__(self, indices):
+        examples = self._examples.__getitems__(np.asarray(indices).tolist())
+        return np.array([example["label"] for example in examples], np.int32)
+
+
+def _in_folder(data_dir) -> str:
+    return f" in {data_dir}" if data_dir else ""
+
+
+def _in_memory(name, images, labels, num_classes) -> Source:
+    def fingerprint():
+        parts = [repr((images.shape, labels is not None)).encode()]
+        parts.append(np.ascontiguousarray(images).data)
+        if labels is not None:
+            parts.append(labels.astype("<i4").data)
+        return _sha256(*parts)
+
+    return Source(
+        name=name,
+        images=lambda indices: images[indices],
+        labels=labels,
+        num_classes=num_classes,
+        shape=images.shape[1:],
+        size=len(images),
+        fingerprint=fingerprint,
+    )
+
+
+def _sha256(*parts) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""Noise families, what a network predicts, its loss, and guidance. Images are [B, ..., C]."""

@@ -1,0 +1,52 @@
+"""Classifier-free guidance (Ho & Salimans 2021)."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from cdt.diffusion.process import Process, per_example
+
+
+def classifier_free_guidance(
+    network: Callable,
+    process: Process,
+    labels: jax.Array,
+    null_label: int,
+    scale: float,
+    interval: tuple[float, float] | None = None,
+) -> Callable:
+    """Builds network(x, level) = uncond + scale (cond - uncond), both halves in one batch.
+
+    Only the C mean channels are guided; variance channels come from the conditional half.
+
+    Args:
+      network: (x [B, ..., C], native level [B], labels [B]) -> raw output [B, ..., C or 2C].
+      labels: int32[B], the classes to draw.
+      null_label: the label that stands for no class.
+      scale: w; 1 is the conditional model, 0 the unconditional one.
+      interval: closed interval [lo, hi] of u outside which w = 1 (Kynkaanniemi et al. 2024), or
+        None for guidance everywhere.
+    Raises:
+      ValueError: if not 0 <= lo < hi <= 1.
+    """
+    if interval is not None and not 0 <= interval[0] < interval[1] <= 1:
+        raise ValueError(
+            f"the guidance interval was given as {tuple(interval)} but needs 0 <= lo < hi <= 1 in "
+            "u, where 0 is clean and 1 is noise"
+        )
+    both_labels = jnp.concatenate([labels, jnp.full_like(labels, null_label)])
+
+    def guided(x, level):
+        both = network(jnp.concatenate([x, x]), jnp.concatenate([level, level]), both_labels)
+        cond, uncond = jnp.split(both.astype(jnp.float32), 2)
+        channels = x.shape[-1]
+        w = jnp.full(level.shape, scale, jnp.float32)
+        if interval is not None:
+            u = process.u(level)
+            w = jnp.where((u >= interval[0]) & (u <= interval[1]), w, 1.0)
+        mean, base = cond[..., :channels], uncond[..., :channels]
+        mean = base + per_example(w, x) * (mean - base)
+        return jnp.concatenate([mean, cond[..., channels:]], axis=-1)
+
+    return guided

@@ -1,0 +1,95 @@
+"""Training losses, one value an example, in float32 whatever the network computes in."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.special import ndtr
+
+from cdt.diffusion.prediction import Prediction, split_output, target, to_x0_eps
+from cdt.diffusion.process import Process, per_example, posterior
+
+
+def make_loss(process: Process, prediction: Prediction, learn_variance: bool = False) -> Callable:
+    """Builds the loss of one family and parameterisation.
+
+    The loss is the mean squared error of the network's own output. For EDM that *is* the paper's
+    weighted loss: lambda(sigma) c_out(sigma)^2 = (sigma^2 + sd^2) / (sigma sd)^2 * (sigma sd)^2 /
+    (sigma^2 + sd^2) = 1 in front of the error of F (Karras et al. 2022, equation 8). For flow
+    matching it is the velocity loss with weight 1.
+
+    With a learned variance the variational term of Nichol & Dhariwal 2021 (section 3.1) is added,
+    in bits per dimension, without a factor (their lambda = 0.001 times T = 1000 terms); it trains
+    the variance alone, its mean being held constant.
+
+    Returns:
+      loss(output, x0, eps, level) -> (loss[B], eps_error[B]): output is the raw network output
+      [B, ..., C or 2C], x0 and eps are [B, ..., C], level is native [B]. eps_error is
+      |eps_hat - eps|^2 summed over dimensions, with the gradient stopped.
+    Raises:
+      ValueError: for a learned variance on a continuous family, which has no previous level.
+    """
+    if learn_variance and process.num_levels is None:
+        raise ValueError(
+            f"a learned variance was asked of the continuous family {process.name!r} but needs a "
+            "discrete one; use ddpm or switch learn_variance off"
+        )
+
+    def loss(output, x0, eps, level):
+        x0, eps = x0.astype(jnp.float32), eps.astype(jnp.float32)
+        mean, variance = split_output(output, x0.shape[-1], learn_variance)
+        error = mean - target(prediction, x0, eps, level)
+        value = _mean_over_dimensions(error**2)
+        error = jax.lax.stop_gradient(error)
+        x0_error, eps_error = to_x0_eps(process, prediction, error, jnp.zeros_like(error), level)
+        if learn_variance:
+            frac = (variance + 1) / 2
+            value = value + _variational_bound(process, x0, x0_error, frac, level)
+        return value, jnp.sum(eps_error**2, axis=tuple(range(1, eps_error.ndim)))
+
+    return loss
+
+
+def _variational_bound(process, x0, x0_error, frac, level):
+    """L_t of Ho et al. 2020, equation 5 (KL for t > 0, NLL for t = 0), in bits/dim, [B]."""
+    at_t = posterior(process, level, level - 1)
+    # The posterior variance is 0 at t = 0; it takes the value of t = 1 (Nichol & Dhariwal 2021).
+    inner = jnp.maximum(level, 1)
+    true_log_var = per_example(jnp.log(posterior(process, inner, inner - 1).variance), x0)
+    log_var = frac * per_example(jnp.log(at_t.beta), x0) + (1 - frac) * true_log_var  # equation 15
+
+    # Both means are x_scale x + x0_scale x0 of the same x, so their difference is x0's error scaled.
+    mean_error = per_example(at_t.x0_scale, x0) * x0_error
+    ratio = jnp.exp(true_log_var - log_var)
+    kl = 0.5 * (log_var - true_log_var - 1 + ratio + mean_error**2 * jnp.exp(-log_var))
+
+    # At t = 0 the mean of the reverse step is the predicted x0 itself.
+    nll = discretized_gaussian_nll(x0, x0 + x0_error, 0.5 * log_var)
+    nats = jnp.where(per_example(level, x0) == 0, nll, kl)
+    return _mean_over_dimensions(nats) / np.log(2)
+
+
+def discretized_gaussian_nll(x: jax.Array, mean: jax.Array, log_scale: jax.Array) -> jax.Array:
+    """-log of the Gaussian's mass in x's bin of width 2/255 (Ho et al. 2020, equation 13).
+
+    The outermost bins (|x| > 0.999) reach to infinity. Probabilities are floored at 1e-12.
+
+    Args:
+      x: data in [-1, 1] of 256 values (also applied to latents, as DiT does), any shape.
+      mean: mean of the Gaussian, of x's shape.
+      log_scale: natural logarithm of its standard deviation, of x's shape.
+    Returns:
+      nats, of x's shape.
+    """
+    inverse_scale = jnp.exp(-log_scale)
+    upper = jnp.where(x > 0.999, jnp.inf, (x - mean + 1 / 255) * inverse_scale)
+    lower = jnp.where(x < -0.999, -jnp.inf, (x - mean - 1 / 255) * inverse_scale)
+    # P(lower < z < upper) = P(-upper < z < -lower): the left tail keeps float32's precision.
+    flip = x > mean
+    upper, lower = jnp.where(flip, -lower, upper), jnp.where(flip, -upper, lower)
+    return -jnp.log(jnp.maximum(ndtr(upper) - ndtr(lower), 1e-12))
+
+
+def _mean_over_dimensions(values):
+    return jnp.mean(values, axis=tuple(range(1, values.ndim)))

@@ -1,0 +1,73 @@
+"""Frechet distance between Gaussians fitted to two sets of features (Heusel et al. 2017)."""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Statistics(NamedTuple):
+    """Mean and covariance of n feature vectors."""
+
+    mu: np.ndarray  # float64[d]
+    sigma: np.ndarray  # float64[d, d], unbiased (divided by n - 1)
+    n: int
+
+
+def statistics(batches: Iterable[np.ndarray]) -> Statistics:
+    """Mean and unbiased covariance of features [n_i, d] that arrive in batches, in one pass.
+
+    Accumulates centred sums in float64 and merges them by the pairwise update of Chan, Golub and
+    LeVeque (1979), which keeps its precision where the mean is large beside the deviations.
+
+    Raises:
+      ValueError: if there are fewer than two feature vectors in all.
+    """
+    n = 0
+    mu = scatter = 0.0
+    for batch in batches:
+        features = np.asarray(batch, np.float64)
+        count = len(features)
+        if count == 0:
+            continue
+        batch_mu = features.mean(axis=0)
+        centred = features - batch_mu
+        delta = batch_mu - mu
+        total = n + count
+        scatter = scatter + centred.T @ centred + np.outer(delta, delta) * (n * count / total)
+        mu = mu + delta * (count / total)
+        n = total
+    if n < 2:
+        raise ValueError(f"a covariance needs at least two feature vectors, got {n}")
+    return Statistics(mu, scatter / (n - 1), n)
+
+
+def frechet_distance(a: Statistics, b: Statistics) -> float:
+    """Squared Frechet (2-Wasserstein) distance of N(mu_a, sigma_a) and N(mu_b, sigma_b).
+
+    |mu_a - mu_b|^2 + tr(sigma_a) + tr(sigma_b) - 2 tr((sigma_a sigma_b)^(1/2)); in units of the
+    features squared, >= 0. With Inception pool3 features this is the FID (Heusel et al. 2017,
+    arXiv 1706.08500, eq. 6).
+
+    Raises:
+      ValueError: if the dimensions differ or a value is not finite.
+    """
+    if a.mu.shape != b.mu.shape:
+        raise ValueError(
+            f"statistics of different feature spaces: {len(a.mu)} and {len(b.mu)} dimensions"
+        )
+    if not all(np.isfinite(x).all() for x in (a.mu, a.sigma, b.mu, b.sigma)):
+        raise ValueError("statistics hold values that are not finite")
+    # tr((sigma_a sigma_b)^(1/2)) is the sum of the singular values of sigma_a^(1/2) sigma_b^(1/2).
+    # A square root of the product, as in scipy's sqrtm, is unreliable when it is near singular
+    # (fewer samples than dimensions), and eigenvalues of the product would lose half the digits.
+    root_product = _symmetric_sqrt(a.sigma) @ _symmetric_sqrt(b.sigma)
+    overlap = np.linalg.svd(root_product, compute_uv=False).sum()
+    distance = np.sum((a.mu - b.mu) ** 2) + np.trace(a.sigma) + np.trace(b.sigma) - 2 * overlap
+    return max(float(distance), 0.0)
+
+
+def _symmetric_sqrt(matrix: np.ndarray) -> np.ndarray:
+    eigenvalues, vectors = np.linalg.eigh(matrix)
+    # Rounding makes zero eigenvalues slightly negative.
+    return (vectors * np.sqrt(np.clip(eigenvalues, 0.0, None))) @ vectors.T

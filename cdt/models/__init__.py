@@ -1,0 +1,1 @@
+"""Networks: Flax modules from (noisy input, time input, label) to the raw network output."""

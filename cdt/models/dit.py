@@ -1,0 +1,160 @@
+"""DiT: the diffusion transformer with adaLN-Zero blocks (Peebles & Xie 2023, arXiv 2212.09748)."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from cdt.models.conditioning import LabelEmbedder, TimestepEmbedder
+from cdt.models.layers import (
+    Dense,
+    Mlp,
+    SelfAttention,
+    layer_norm,
+    modulate,
+    patchify,
+    position_embedding,
+    unpatchify,
+)
+
+# name: (depth, width, attention heads); table 1 of the paper.
+DIT_SIZES = {
+    "S": (12, 384, 6),
+    "B": (12, 768, 12),
+    "L": (24, 1024, 16),
+    "XL": (28, 1152, 16),
+}
+
+
+def named_dit(name: str, **options) -> "DiT":
+    """A DiT of a named size and patch: `named_dit("XL/2", out_channels=8, num_classes=1000)`.
+
+    Args:
+        name: "SIZE/PATCH", SIZE one of `DIT_SIZES`, PATCH a positive integer.
+        **options: the other fields of `DiT`.
+
+    Raises:
+        ValueError: if the name is not of that form.
+    """
+    size, _, patch = name.partition("/")
+    if size not in DIT_SIZES or not patch.isdecimal() or int(patch) < 1:
+        raise ValueError(f"{name!r} is not a DiT: expected SIZE/PATCH, SIZE of {[*DIT_SIZES]}.")
+    depth, width, heads = DIT_SIZES[size]
+    return DiT(patch_size=int(patch), hidden_size=width, depth=depth, num_heads=heads, **options)
+
+
+class DiTBlock(nn.Module):
+    """Attention and MLP, each normalised, shifted, scaled and gated by the condition.
+
+    Takes tokens [B, N, D] and silu(condition) [B, D]; returns (tokens, None), as a scan wants it.
+    """
+
+    num_heads: int
+    mlp_hidden_size: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array, condition: jax.Array) -> tuple[jax.Array, None]:
+        modulation = Dense(
+            6 * x.shape[-1], dtype=self.dtype, kernel_init=nn.initializers.zeros, name="adaln"
+        )(condition)
+        shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = jnp.split(modulation, 6, axis=-1)
+        attention = SelfAttention(self.num_heads, self.dtype, name="attention")
+        mlp = Mlp(self.mlp_hidden_size, self.dtype, name="mlp")
+        x = x + gate_1[:, None] * attention(modulate(layer_norm(x), shift_1, scale_1))
+        x = x + gate_2[:, None] * mlp(modulate(layer_norm(x), shift_2, scale_2))
+        return x, None
+
+
+class DiT(nn.Module):
+    """Diffusion transformer on patches of images or latents.
+
+    Parameters are float32; those of the blocks are stored stacked, [depth, ...], whether the
+    blocks run scanned or unrolled. At initialisation the output is zero (adaLN-Zero).
+
+    Attributes:
+        patch_size: side of a square patch, in pixels.
+        hidden_size: width D of the tokens; divisible by 4 and by `num_heads`.
+        depth: number of blocks.
+        num_heads: attention heads.
+        out_channels: channels of the output; twice the input's where the variance is learned.
+        mlp_ratio: width of the MLP's hidden layer over D.
+        num_classes: number of classes, or None for an unconditional network.
+        dtype: compute dtype, float32 or bfloat16. Softmax and normalisation statistics are float32.
+        unroll: run the blocks unrolled (faster, compiles in time proportional to depth) instead
+            of in one scan.
+        remat: keep only each block's input for the backward pass and compute the rest again.
+    """
+
+    patch_size: int
+    hidden_size: int
+    depth: int
+    num_heads: int
+    out_channels: int
+    mlp_ratio: float = 4.0
+    num_classes: int | None = None
+    dtype: jnp.dtype = jnp.float32
+    unroll: bool = False
+    remat: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array, time: jax.Array, label: jax.Array | None = None) -> jax.Array:
+        """The raw network output.
+
+        Args:
+            x: float [B, H, W, C], scaled to about unit variance.
+            time: float [B], the family's time input; any real number.
+            label: int32 [B] in 0..num_classes (num_classes: the null class); None if and only if
+                the network is unconditional.
+
+        Returns:
+            float32 [B, H, W, out_channels].
+
+        Raises:
+            ValueError: if H or W is not divisible by `patch_size`, the width not by `num_heads`
+                or 4, or `label` does not fit `num_classes`.
+        """
+        if (label is None) != (self.num_classes is None):
+            given = "no label was given" if label is None else "a label was given"
+            raise ValueError(f"{given} to a DiT with num_classes={self.num_classes}.")
+        rows, columns = x.shape[1] // self.patch_size, x.shape[2] // self.patch_size
+
+        tokens = patchify(x, self.patch_size).astype(self.dtype)
+        tokens = Dense(self.hidden_size, dtype=self.dtype, name="patch_embed")(tokens)
+        positions = position_embedding(rows, columns, self.hidden_size)
+        tokens = tokens + jnp.asarray(positions, self.dtype)
+
+        condition = TimestepEmbedder(self.hidden_size, self.dtype, name="time_embed")(time)
+        if label is not None:
+            condition = condition + LabelEmbedder(
+                self.num_classes, self.hidden_size, self.dtype, name="label_embed"
+            )(label)
+        condition = nn.silu(condition)
+
+        # In a scan's body nothing can be merged across iterations; unrolled, XLA would merge the
+        # recomputed blocks with the originals unless told not to.
+        block = nn.remat(DiTBlock, prevent_cse=self.unroll) if self.remat else DiTBlock
+        blocks = nn.scan(
+            block,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            in_axes=nn.broadcast,
+            length=self.depth,
+            unroll=self.depth if self.unroll else 1,
+        )
+        tokens, _ = blocks(
+            self.num_heads, int(self.mlp_ratio * self.hidden_size), self.dtype, name="blocks"
+        )(tokens, condition)
+
+        zeros = nn.initializers.zeros
+        modulation = Dense(
+            2 * self.hidden_size, dtype=self.dtype, kernel_init=zeros, name="final_adaln"
+        )(condition)
+        shift, scale = jnp.split(modulation, 2, axis=-1)
+        tokens = modulate(layer_norm(tokens), shift, scale)
+        tokens = Dense(
+            self.patch_size**2 * self.out_channels,
+            dtype=self.dtype,
+            kernel_init=zeros,
+            name="final",
+        )(tokens)
+        return unpatchify(tokens, self.patch_size, rows, columns).astype(jnp.float32)

@@ -1,0 +1,121 @@
+"""Building blocks that the networks share. Images are NHWC, tokens [B, N, D]."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def flatten_tokens() -> bool:
+    """Whether dense layers see tokens as one matrix [B * N, D] instead of a batch [B, N, D].
+
+    XLA:CPU sends a product of two matrices to a tuned kernel, but runs the same product with
+    two leading dimensions, and above all its gradient, two to three times slower. Other
+    backends do this themselves, and a sharded token axis should stay visible to them.
+    """
+    return jax.default_backend() == "cpu"
+
+
+class Dense(nn.Dense):
+    """`nn.Dense` with Xavier-uniform kernels over the last axis of [..., D_in] -> [..., D_out].
+
+    Parameters are float32 `kernel` [D_in, D_out] and `bias` [D_out].
+    """
+
+    kernel_init: nn.initializers.Initializer = nn.initializers.xavier_uniform()
+
+    def __call__(self, inputs: jax.Array) -> jax.Array:
+        if inputs.ndim > 2 and flatten_tokens():
+            flat = super().__call__(inputs.reshape(-1, inputs.shape[-1]))
+            return flat.reshape(*inputs.shape[:-1], self.features)
+        return super().__call__(inputs)
+
+
+def layer_norm(x: jax.Array, epsilon: float = 1e-6) -> jax.Array:
+    """Layer normalisation over the last axis without scale or shift; statistics in float32."""
+    x32 = x.astype(jnp.float32)
+    centred = x32 - x32.mean(axis=-1, keepdims=True)
+    variance = jnp.square(centred).mean(axis=-1, keepdims=True)
+    return (centred * jax.lax.rsqrt(variance + epsilon)).astype(x.dtype)
+
+
+def modulate(x: jax.Array, shift: jax.Array, scale: jax.Array) -> jax.Array:
+    """x [B, N, D] * (1 + scale [B, D]) + shift [B, D]."""
+    return x * (1 + scale[:, None]) + shift[:, None]
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention over tokens [B, N, D] -> [B, N, D], with a fused qkv kernel.
+
+    Raises:
+        ValueError: if D is not divisible by `num_heads`.
+    """
+
+    num_heads: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        batch, tokens, width = x.shape
+        if width % self.num_heads:
+            raise ValueError(f"width {width} is not divisible by {self.num_heads} attention heads.")
+        qkv = Dense(3 * width, dtype=self.dtype, name="qkv")(x)
+        qkv = qkv.reshape(batch, tokens, 3, self.num_heads, width // self.num_heads)
+        out = jax.nn.dot_product_attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2])
+        return Dense(width, dtype=self.dtype, name="out")(out.reshape(batch, tokens, width))
+
+
+class Mlp(nn.Module):
+    """Dense, tanh-GELU, Dense: [B, N, D] -> [B, N, D] through a hidden layer of width H."""
+
+    hidden_size: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        hidden = nn.gelu(Dense(self.hidden_size, dtype=self.dtype, name="in")(x), approximate=True)
+        return Dense(x.shape[-1], dtype=self.dtype, name="out")(hidden)
+
+
+def patchify(x: jax.Array, patch_size: int) -> jax.Array:
+    """Images [B, H, W, C] -> tokens [B, (H/p) (W/p), p p C], both row by row.
+
+    Raises:
+        ValueError: if H or W is not divisible by `patch_size`.
+    """
+    batch, height, width, channels = x.shape
+    if height % patch_size or width % patch_size:
+        raise ValueError(
+            f"image size {height}x{width} is not divisible by patch size {patch_size}."
+        )
+    rows, columns = height // patch_size, width // patch_size
+    x = x.reshape(batch, rows, patch_size, columns, patch_size, channels)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, rows * columns, -1)
+
+
+def unpatchify(tokens: jax.Array, patch_size: int, rows: int, columns: int) -> jax.Array:
+    """Tokens [B, rows columns, p p C] -> images [B, rows p, columns p, C]: `patchify` undone."""
+    batch = tokens.shape[0]
+    x = tokens.reshape(batch, rows, columns, patch_size, patch_size, -1)
+    x = x.transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(batch, rows * patch_size, columns * patch_size, -1)
+
+
+def position_embedding(rows: int, columns: int, dim: int) -> np.ndarray:
+    """Fixed sine-cosine table of a grid of tokens, row by row: float32 [rows columns, dim].
+
+    The first half of the features encodes the column (the coordinate along the width), the second
+    half the row, each as [sin(k w_i), cos(k w_i)] with w_i = 10000^(-i / (dim / 4)).
+
+    Raises:
+        ValueError: if `dim` is not divisible by 4.
+
+    Source: the ViT table (Chen et al. 2021, arXiv 2104.02057) as used by Peebles & Xie 2023.
+    """
+    if dim % 4:
+        raise ValueError(f"width {dim} is not divisible by 4, as its position embedding needs.")
+    frequencies = 10_000.0 ** (-np.arange(dim // 4, dtype=np.float64) / (dim // 4))
+    row, column = np.meshgrid(np.arange(rows), np.arange(columns), indexing="ij")
+    angles = [axis.reshape(-1, 1) * frequencies for axis in (column, row)]
+    table = [f(angle) for angle in angles for f in (np.sin, np.cos)]
+    return np.concatenate(table, axis=1).astype(np.float32)

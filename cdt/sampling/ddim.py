@@ -1,0 +1,43 @@
+"""DDIM (Song, Meng & Ermon 2021), in alpha and sigma so that it serves every family."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cdt.diffusion.process import Process, posterior
+from cdt.sampling.levels import scan_inputs
+from cdt.sampling.noise import step_noise
+
+
+def ddim(
+    denoise: Callable,
+    process: Process,
+    levels: np.ndarray,
+    x: jax.Array,
+    keys: jax.Array,
+    eta: float = 0.0,
+) -> jax.Array:
+    """Steps by equation 12, with eta times the posterior's standard deviation as noise.
+
+    Args: see `cdt.sampling`; eta in [0, 1]: 0 is deterministic, 1 is ancestral sampling.
+    Raises:
+      ValueError: if eta leaves [0, 1].
+    """
+    if not 0 <= eta <= 1:
+        raise ValueError(f"DDIM was given eta = {eta} but needs it in [0, 1]; 0 is deterministic")
+
+    def step(x, inputs):
+        i, level, next_level = inputs
+        x0, eps, _ = denoise(x, jnp.full(len(x), level))
+        alpha, sigma = process.alpha_sigma(next_level)
+        if eta == 0:
+            return alpha * x0 + sigma * eps, None
+        std = eta * jnp.sqrt(posterior(process, level, next_level).variance)  # equation 16
+        direction = jnp.sqrt(jnp.maximum(sigma**2 - std**2, 0.0))
+        noise = step_noise(keys, i, x.shape[1:])
+        return alpha * x0 + direction * eps + std * noise, None  # equation 12
+
+    x, _ = jax.lax.scan(step, x, scan_inputs(levels))
+    return x

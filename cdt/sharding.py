@@ -1,0 +1,75 @@
+"""The device mesh, who holds which part of the state, and host batches as global arrays."""
+
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+PyTree = Any
+
+
+def make_mesh(data: int, fsdp: int, devices=None) -> Mesh:
+    """A mesh with axes "data" (replicas) and "fsdp" (parameters split, ZeRO-3).
+
+    Args:
+      data, fsdp: sizes; -1, at most once, is whatever the other leaves over.
+      devices: default all.
+
+    Raises:
+      ValueError: the sizes do not multiply to the number of devices.
+    """
+    devices = jax.devices() if devices is None else devices
+    sizes = [data, fsdp]
+    if sizes.count(-1) == 1:
+        known = -data * fsdp
+        if known > 0 and len(devices) % known == 0:
+            sizes[sizes.index(-1)] = len(devices) // known
+    if min(sizes) < 1 or sizes[0] * sizes[1] != len(devices):
+        raise ValueError(
+            f"A mesh of data={data} x fsdp={fsdp} does not fit {len(devices)} device(s); the two "
+            "must multiply to that number (-1, once, is what is left)."
+        )
+    return jax.make_mesh(
+        tuple(sizes), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2, devices=devices
+    )
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Every device holds the whole."""
+    return NamedSharding(mesh, P())
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """The leading axis is split over all devices; both axes carry data."""
+    return NamedSharding(mesh, P(("data", "fsdp")))
+
+
+def state_sharding(mesh: Mesh, shapes: PyTree, min_size: int) -> PyTree:
+    """A sharding for each leaf: its largest dimension that the fsdp axis divides is split; leaves
+    of fewer than `min_size` elements, and those nothing divides, are replicated.
+
+    Optimizer moments and averages have the shapes of their parameters, hence the same sharding.
+    """
+    fsdp = mesh.shape["fsdp"]
+
+    def one(leaf) -> NamedSharding:
+        divisible = [d for d in range(len(leaf.shape)) if leaf.shape[d] % fsdp == 0]
+        if fsdp == 1 or not divisible or np.prod(leaf.shape) < min_size:
+            return replicated(mesh)
+        axis = max(divisible, key=lambda d: leaf.shape[d])
+        spec = [None] * len(leaf.shape)
+        spec[axis] = "fsdp"
+        return NamedSharding(mesh, P(*spec))
+
+    return jax.tree.map(one, shapes)
+
+
+def global_batch(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+    """This process's contiguous block of the global batch -> arrays split over the mesh."""
+    sharding = batch_sharding(mesh)
+    return {
+        name: jax.make_array_from_process_local_data(sharding, value)
+        for name, value in batch.items()
+    }

@@ -1,0 +1,192 @@
+"""The train step: a pure function (state, batch) -> (state, metrics), compiled once a run."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+
+from cdt.curriculum import statistics
+from cdt.curriculum.clusters import cluster_index
+from cdt.optim import Ema
+from cdt.state import BadSteps, TrainState, no_bad_steps
+from cdt.timesteps.base import Feedback, TimestepSampler
+
+PyTree = Any
+Batch = dict[str, Array]  # image uint8[B, H, W, C], label int32[B]
+
+# (params, x0, eps, u, label, dropout key or None) -> (loss[B], eps_error[B])
+ExampleLoss = Callable[[PyTree, Array, Array, Array, Array, Array | None], tuple[Array, Array]]
+
+# Named streams of random numbers, each folded into the key of the step. They are part of a run's
+# reproducibility: never renumber one.
+STREAM_TIMESTEPS, STREAM_NOISE, STREAM_LABEL_DROPOUT, STREAM_NETWORK = range(4)
+
+
+def to_float(image: Array) -> Array:
+    """uint8[...] pixels -> f32[...] in [-1, 1]."""
+    return image.astype(jnp.float32) / 127.5 - 1.0
+
+
+def make_init(
+    init_params: Callable[[Array], PyTree],
+    tx: optax.GradientTransformation,
+    ema: Ema,
+    timesteps: TimestepSampler,
+    num_clusters: int,
+) -> Callable[[Array], TrainState]:
+    """Returns init(PRNG key) -> TrainState before the first step."""
+
+    def init(key: Array) -> TrainState:
+        params = init_params(key)
+        return TrainState(
+            step=jnp.int32(0),
+            params=params,
+            ema=ema.init(params),
+            opt_state=tx.init(params),
+            timesteps=timesteps.init(),
+            clusters=statistics.init(num_clusters),
+            bad=no_bad_steps(),
+        )
+
+    return init
+
+
+def make_train_step(
+    example_loss: ExampleLoss,
+    tx: optax.GradientTransformation,
+    ema: Ema,
+    timesteps: TimestepSampler,
+    edges: np.ndarray,
+    *,
+    seed: int,
+    null_label: int | None = None,
+    label_dropout: float = 0.0,
+    accumulate: int = 1,
+    log_every: int = 1,
+    max_bad_steps: int = 1,
+) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
+    """Returns step(state, batch) -> (state, metrics), to be jitted with the state donated.
+
+    Noise levels, noise and dropped labels are drawn for the *global* batch, keyed by seed, step and
+    the example's global index: they depend neither on sharding nor on accumulation.
+
+    A loss or gradient that is not finite changes nothing but `step` and the counters in
+    `state.bad`; after `max_bad_steps` in a row nothing changes any more, so that the last good
+    state is still there when the loop looks.
+
+    Args:
+      example_loss: loss of each example at given noise levels, see `ExampleLoss`.
+      tx: optimizer.
+      ema: parameter averages.
+      timesteps: draws u and learns from the losses.
+      edges: f32[N+1] cluster edges, for the statistics.
+      seed: of every random stream.
+      null_label: label that stands for "no label"; needed for label_dropout > 0.
+      label_dropout: probability with which a label becomes `null_label`.
+      accumulate: number of microbatches; must divide the batch.
+      log_every: window of the per-cluster sums, in steps.
+      max_bad_steps: see above.
+
+    Metrics: loss (optimised: mean of weight times loss), grad_norm (before clipping), cluster_loss
+    f32[N] (mean over the window so far), bad_steps, bad_steps_in_a_row, and the sampler's own.
+    """
+
+    def objective(params, x0, eps, u, weight, label, key):
+        loss, eps_error = example_loss(params, x0, eps, u, label, key)
+        return jnp.mean(weight * loss), (loss, eps_error)
+
+    value_and_grad = jax.value_and_grad(objective, has_aux=True)
+
+    def gradients(params, key, *examples):
+        """Mean over the global batch, one microbatch at a time."""
+        if accumulate == 1:
+            (loss, aux), grads = value_and_grad(params, *examples, key)
+            return loss, aux, grads
+
+        # Microbatch j holds the examples j, j + A, j + 2A, ...: a contiguous shard of the batch
+        # gives a contiguous shard of every microbatch, so no example changes device.
+        def split(x):
+            return jnp.moveaxis(x.reshape(-1, accumulate, *x.shape[1:]), 1, 0)
+
+        def merge(x):
+            return jnp.moveaxis(x, 0, 1).reshape(-1, *x.shape[2:])
+
+        def microbatch(carry, inputs):
+            j, examples = inputs
+            (loss, aux), grads = value_and_grad(params, *examples, jax.random.fold_in(key, j))
+            return jax.tree.map(jnp.add, carry, (loss, grads)), aux
+
+        zeros = (jnp.float32(0.0), jax.tree.map(jnp.zeros_like, params))
+        inputs = (jnp.arange(accumulate), tuple(split(x) for x in examples))
+        (loss, grads), aux = jax.lax.scan(microbatch, zeros, inputs)
+        loss, grads = jax.tree.map(lambda x: x / accumulate, (loss, grads))
+        return loss, jax.tree.map(merge, aux), grads
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        x0 = to_float(batch["image"])
+        label = batch["label"]
+        n = label.shape[0]
+
+        draw = timesteps.sample(state.timesteps, jax.random.fold_in(key, STREAM_TIMESTEPS), n)
+        eps = jax.random.normal(jax.random.fold_in(key, STREAM_NOISE), x0.shape)
+        if label_dropout > 0.0:
+            drop_key = jax.random.fold_in(key, STREAM_LABEL_DROPOUT)
+            label = jnp.where(jax.random.uniform(drop_key, (n,)) < label_dropout, null_label, label)
+
+        loss, (losses, eps_error), grads = gradients(
+            state.params,
+            jax.random.fold_in(key, STREAM_NETWORK),
+            x0, eps, draw.u, draw.weight, label,
+        )  # fmt: skip
+        grad_norm = optax.global_norm(grads)
+        finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+        good = finite & (state.bad.in_a_row < max_bad_steps)
+
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        new = (
+            params,
+            ema.update(state.ema, params, state.step),
+            opt_state,
+            timesteps.update(state.timesteps, draw, Feedback(losses, eps_error), state.step),
+        )
+        old = (state.params, state.ema, state.opt_state, state.timesteps)
+        params, averages, opt_state, timesteps_state = jax.tree.map(
+            lambda a, b: jnp.where(good, a, b), new, old
+        )
+        clusters = statistics.accumulate(
+            state.clusters,
+            cluster_index(draw.u, edges),
+            losses,
+            valid=good,
+            restart=state.step % log_every == 0,
+        )
+        bad = BadSteps(
+            in_a_row=jnp.where(good, 0, state.bad.in_a_row + ~finite),
+            total=state.bad.total + ~finite,
+        )
+        metrics = {
+            "loss": loss,
+            "grad_norm": grad_norm,
+            "cluster_loss": statistics.mean_loss(clusters),
+            "bad_steps": bad.total,
+            "bad_steps_in_a_row": bad.in_a_row,
+            **timesteps.metrics(timesteps_state),
+        }
+        state = TrainState(
+            step=state.step + 1,
+            params=params,
+            ema=averages,
+            opt_state=opt_state,
+            timesteps=timesteps_state,
+            clusters=clusters,
+            bad=bad,
+        )
+        return state, metrics
+
+    return step

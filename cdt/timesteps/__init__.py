@@ -1,0 +1,1 @@
+"""Where in the noise coordinate u a run trains."""

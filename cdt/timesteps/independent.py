@@ -1,0 +1,24 @@
+"""Levels drawn independently from a density over the whole of u."""
+
+import jax
+import jax.numpy as jnp
+
+from cdt.timesteps.base import Density, Draw, TimestepSampler
+
+
+def independent(density: Density) -> TimestepSampler:
+    """Each level is u = F^-1(v) with v ~ Uniform[0, 1), float32, independent of the others.
+
+    The state is the density's own.
+    """
+
+    def sample(state, key, n):
+        u = density.icdf(state, jax.random.uniform(key, (n,), jnp.float32))
+        return Draw(u, density.weight(state, u))
+
+    return TimestepSampler(
+        init=density.init,
+        sample=sample,
+        update=lambda state, draw, feedback, step: density.update(state, draw, feedback),
+        metrics=lambda state: {},
+    )
