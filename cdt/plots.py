@@ -96,6 +96,7 @@ def convergence_plot(
     figure = Figure(figsize=(11, 4.4), dpi=120, layout="constrained")
     left, right = figure.subplots(1, 2)
     curves = normalised_convergence(losses)
+    width = 1.4 if num_clusters <= 30 else 0.8
     marker = "o" if len(steps) <= 3 else None  # a single point draws no line
     for axes, values in ((left, losses), (right, curves)):
         for start in stage_starts:
@@ -103,7 +104,7 @@ def convergence_plot(
         # Easiest first, so that the hard clusters lie on top.
         for i in reversed(range(num_clusters)):
             axes.plot(
-                steps, values[:, i], color=colours[i], linewidth=1.3, marker=marker, markersize=3
+                steps, values[:, i], color=colours[i], linewidth=width, marker=marker, markersize=3
             )
         axes.set_xlabel("training step")
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
@@ -114,10 +115,10 @@ def convergence_plot(
         left.set_yscale("log")
     left.set_ylabel("validation loss")
     left.set_title("Validation loss per noise cluster", loc="left")
-    right.set_ylabel("share of the drop still to come")
-    right.set_title("Normalised convergence", loc="left")
+    right.set_ylabel(r"$(\ell(s) - \ell_{end})\ /\ (\ell(0) - \ell_{end})$")
+    right.set_title("Convergence: share of the drop still to come", loc="left")
     # Beyond this a curve is noise: its cluster's whole drop is smaller than its fluctuations.
-    right.set_ylim(-0.15, 1.15)
+    right.set_ylim(-0.12, 1.12)
     right.axhline(0, color="0.6", linewidth=0.8, zorder=0)
     flat = int(np.isnan(curves[-1]).sum())
     if flat:
@@ -130,8 +131,8 @@ def convergence_plot(
             0.01, -0.02, "Vertical lines: a further cluster opens.", fontsize=8, color="0.4"
         )
     bar = figure.colorbar(ScalarMappable(norm, ListedColormap(colours)), ax=[left, right], pad=0.01)
-    bar.ax.yaxis.set_major_locator(MaxNLocator(8, integer=True))
-    bar.ax.yaxis.set_minor_locator(MaxNLocator(1))
+    bar.set_ticks(np.unique(np.linspace(1, num_clusters, 6).round()))
+    bar.minorticks_off()
     bar.set_label("cluster (1 = least noise, hardest)")
 
     buffer = io.BytesIO()

@@ -73,7 +73,7 @@ def make_batch(
         images = source.images(indices)
         if flip:
             mirrored = _random_bits(flip_key, start, local_size)
-            images = np.where(mirrored[:, None, None, None], images[:, :, ::-1], images)
+            images[mirrored] = images[mirrored, :, ::-1]
         if source.labels is None:
             labels = np.zeros(local_size, np.int32)
         else:

@@ -19,7 +19,7 @@ class Source(NamedTuple):
     """
 
     name: str
-    images: Callable[[np.ndarray], np.ndarray]  # indices int64[n] -> uint8[n, H, W, C]
+    images: Callable[[np.ndarray], np.ndarray]  # indices int64[n] -> new uint8[n, H, W, C]
     labels: Any | None  # int32[N] in [0, num_classes), or None where there are no labels
     num_classes: int | None  # None where there are no labels
     shape: tuple[int, int, int]  # (H, W, C) of one image
@@ -143,25 +143,34 @@ def tfds(name: str, split: str, data_dir: epath.PathLike | None = None) -> Sourc
     """
     import tensorflow_datasets
 
+    where = "" if data_dir is None else f" in {data_dir}"
+    arguments = f"{name!r}, file_format='array_record'"
+    if data_dir is not None:
+        arguments += f", data_dir={str(data_dir)!r}"
+    # In Python, since the command `tfds build` does not start without apache_beam.
+    not_prepared = (
+        f"data set {name!r} is not prepared as ArrayRecord{where}: run "
+        f'`python -c "import tensorflow_datasets as tfds; tfds.builder({arguments})'
+        '.download_and_prepare()"`'
+    )
     try:
         builder = tensorflow_datasets.builder(
             name, data_dir=data_dir, file_format="array_record", try_gcs=False
         )
     except tensorflow_datasets.core.DatasetNotFoundError:
         raise UserError(
-            f"TFDS knows no data set {name!r}{_in_folder(data_dir)}: see "
+            f"TFDS knows no data set {name!r}{where}: see "
             "https://www.tensorflow.org/datasets/catalog for the names"
         ) from None
+    except ValueError as error:  # prepared, in another file format
+        raise UserError(not_prepared) from error
     if not builder.is_prepared():
-        raise UserError(
-            f"data set {name!r} is not prepared as ArrayRecord{_in_folder(data_dir)}: run "
-            f"`tfds build {name} --file_format=array_record"
-            + (f" --data_dir={data_dir}`" if data_dir else "`")
-        )
-    features = builder.info.features
+        raise UserError(not_prepared)
+    features = dict(builder.info.features or {})
     image = features.get("image")
     shape = image.shape if image is not None else ()
-    if len(shape) != 3 or None in shape or image.dtype != np.uint8:
+    # np_dtype, since asking for `dtype` imports TensorFlow.
+    if len(shape) != 3 or None in shape or image.np_dtype != np.uint8:
         raise UserError(
             f"data set {name!r} has no feature `image` of one uint8 shape: choose one that has, "
             "for example 'imagenet_resized/64x64'"
@@ -206,10 +215,6 @@ class _TfdsLabels:
     def __getitem__(self, indices):
         examples = self._examples.__getitems__(np.asarray(indices).tolist())
         return np.array([example["label"] for example in examples], np.int32)
-
-
-def _in_folder(data_dir) -> str:
-    return f" in {data_dir}" if data_dir else ""
 
 
 def _in_memory(name, images, labels, num_classes) -> Source:

@@ -8,7 +8,7 @@ import numpy as np
 from jax.scipy.special import ndtr
 
 from cdt.diffusion.prediction import Prediction, split_output, target, to_x0_eps
-from cdt.diffusion.process import Process, per_example, posterior
+from cdt.diffusion.process import Process, corrupt, per_example, posterior
 
 
 def make_loss(process: Process, prediction: Prediction, learn_variance: bool = False) -> Callable:
@@ -59,7 +59,7 @@ def _variational_bound(process, x0, x0_error, frac, level):
     true_log_var = per_example(jnp.log(posterior(process, inner, inner - 1).variance), x0)
     log_var = frac * per_example(jnp.log(at_t.beta), x0) + (1 - frac) * true_log_var  # equation 15
 
-    # Both means are x_scale x + x0_scale x0 of the same x, so their difference is x0's error scaled.
+    # Both means are x_scale x + x0_scale x0 of the same x: they differ by x0's error, scaled.
     mean_error = per_example(at_t.x0_scale, x0) * x0_error
     ratio = jnp.exp(true_log_var - log_var)
     kl = 0.5 * (log_var - true_log_var - 1 + ratio + mean_error**2 * jnp.exp(-log_var))
@@ -93,3 +93,28 @@ def discretized_gaussian_nll(x: jax.Array, mean: jax.Array, log_scale: jax.Array
 
 def _mean_over_dimensions(values):
     return jnp.mean(values, axis=tuple(range(1, values.ndim)))
+
+
+def make_example_loss(
+    apply: Callable, process: Process, prediction: Prediction, loss: Callable
+) -> Callable:
+    """Builds the loss of examples at noise levels u, which training, validation and the study of
+    difficulty share.
+
+    Args:
+      apply: (params, scaled x [B, ..., C], time input [B], label int32[B], PRNG key or None) ->
+        raw output [B, ..., C or 2C].
+      loss: what `make_loss` returns.
+
+    Returns:
+      example_loss(params, x0, eps, u, label, key) -> (loss[B], eps_error[B]); u is f32[B].
+    """
+
+    def example_loss(params, x0, eps, u, label, key):
+        level = process.level(u)
+        x = corrupt(process, x0, eps, level)
+        x = per_example(prediction.c_in(level), x) * x
+        output = apply(params, x, process.time_input(level), label, key)
+        return loss(output, x0, eps, level)
+
+    return example_loss

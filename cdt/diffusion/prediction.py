@@ -118,8 +118,8 @@ def split_output(
     expected = 2 * channels if learn_variance else channels
     if output.shape[-1] != expected:
         raise ValueError(
-            f"the network returned {output.shape[-1]} channels but {expected} are expected for data "
-            f"of {channels} channels and learn_variance = {learn_variance}; change its output width"
+            f"the network returned {output.shape[-1]} channels but {expected} are expected for "
+            f"data of {channels} channels and learn_variance = {learn_variance}; change its output width"
         )
     output = output.astype(jnp.float32)
     if not learn_variance:

@@ -54,7 +54,7 @@ def ddpm(betas: np.ndarray) -> Process:
     # log alpha_bar as a sum of log1p keeps 1 - alpha_bar exact where beta is small.
     log_alpha_bar = np.concatenate([[0.0], np.cumsum(np.log1p(-betas))])  # entry 0 is level -1
     alphas = np.exp(0.5 * log_alpha_bar).astype(np.float32)
-    sigmas = np.sqrt(-np.expm1(log_alpha_bar)).astype(np.float32)
+    sigmas = np.sqrt(np.abs(np.expm1(log_alpha_bar))).astype(np.float32)
     log_snrs = log_alpha_bar[1:] - np.log(-np.expm1(log_alpha_bar[1:]))
 
     def alpha_sigma(level):
@@ -152,8 +152,8 @@ def corrupt(process: Process, x0: jax.Array, eps: jax.Array, level: jax.Array) -
 class Posterior(NamedTuple):
     """q(x_s | x_t, x0) = N(x_scale x_t + x0_scale x0, variance), for a level s cleaner than t.
 
-    `beta` is the variance of q(x_t | x_s), the upper bound on the reverse variance for unit-variance
-    data; `variance`, the lower bound, is 0 where s is the clean end.
+    `variance` is the lower bound on the variance of the reverse step, 0 where s is the clean end;
+    `beta`, the variance of q(x_t | x_s), is the upper bound for data of unit variance.
     """
 
     x_scale: jax.Array

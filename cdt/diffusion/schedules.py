@@ -64,7 +64,7 @@ def linear_path() -> Path:
 
 
 def gvp_path() -> Path:
-    """Generalised variance preserving: alpha = cos(pi t/2), sigma = sin(pi t/2) (Ma et al. 2024)."""
+    """Variance preserving: alpha = cos(pi t/2), sigma = sin(pi t/2) (Ma et al. 2024, section 2)."""
     half_pi = np.pi / 2
 
     def alpha_sigma(t):

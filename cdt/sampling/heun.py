@@ -34,7 +34,7 @@ def heun(
       ValueError: for a discrete family, a negative S_churn, or churn on a family other than edm.
     """
     if S_churn < 0:
-        raise ValueError(f"Heun was given S_churn = {S_churn} but needs 0 or more; 0 switches it off")
+        raise ValueError(f"Heun was given S_churn = {S_churn} but needs 0 or more; 0 means no churn")
     if S_churn > 0 and process.name != "edm":
         raise ValueError(
             f"Heun was given S_churn = {S_churn} on the family {process.name!r} but churn is "
@@ -63,4 +63,5 @@ def heun(
         return x + (next_level - level) * (d + d_next) / 2, None  # line 11
 
     x, _ = jax.lax.scan(step, x, (indices[:-1], starts[:-1], ends[:-1]))
-    return euler_step(x, (indices[-1], starts[-1], ends[-1]))[-1]  # line 9: no correction at sigma 0
+    # Line 9: no correction where the step ends at sigma = 0.
+    return euler_step(x, (indices[-1], starts[-1], ends[-1]))[-1]

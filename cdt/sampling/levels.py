@@ -27,8 +27,7 @@ def strided(num_levels: int, steps: int) -> np.ndarray:
             f"strided levels were given {steps} steps but need a divisor of the {num_levels} "
             "training levels; choose one, or use rounded levels"
         )
-    stride = num_levels // steps
-    return np.arange(num_levels - stride, -stride, -stride, dtype=np.float64).clip(-1)
+    return np.append(np.arange(0.0, num_levels, num_levels // steps)[::-1], -1.0)
 
 
 def karras(
@@ -62,7 +61,7 @@ def uniform(steps: int) -> np.ndarray:
 def _check_steps(steps, most=None):
     if steps < 1 or (most is not None and steps > most):
         expected = "at least 1" if most is None else f"between 1 and {most}"
-        raise ValueError(f"a sampler was given {steps} steps but needs {expected}; change its steps")
+        raise ValueError(f"a sampler was given {steps} steps but needs {expected}; change steps")
 
 
 def scan_inputs(levels: np.ndarray) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -74,8 +73,8 @@ def scan_inputs(levels: np.ndarray) -> tuple[jax.Array, jax.Array, jax.Array]:
     levels = np.asarray(levels)
     if levels.ndim != 1 or len(levels) < 2 or not np.all(np.diff(levels) < 0):
         raise ValueError(
-            f"a sampler was given levels of shape {levels.shape} but needs at least two in strictly "
-            "decreasing order; use a grid of cdt.sampling.levels"
+            f"a sampler was given levels of shape {levels.shape} but needs at least two in "
+            "strictly decreasing order; use a grid of cdt.sampling.levels"
         )
     levels = levels.astype(np.float32)
     return jnp.arange(len(levels) - 1), jnp.asarray(levels[:-1]), jnp.asarray(levels[1:])

@@ -1,0 +1,44 @@
+"""Validation loss per timestep cluster, on images, noise and levels that never change."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from cdt.step import ExampleLoss, to_float
+
+PyTree = Any
+
+
+def make_validation(
+    example_loss: ExampleLoss, edges: np.ndarray, seed: int
+) -> Callable[[PyTree, dict[str, Array]], Array]:
+    """Returns validate(params, batch) -> f32[N], the mean loss in each cluster.
+
+    In every cluster the M images of the batch meet M levels, the midpoints of M equal parts of its
+    interval of u, and noise that depends on `seed` and the cluster alone. So the curves of a run,
+    and those of two runs with the same edges, differ by the parameters only.
+
+    Args:
+      example_loss: see `cdt.step.ExampleLoss`.
+      edges: f32[N+1].
+      seed: of the noise.
+    """
+    edges = jnp.asarray(edges)
+
+    def validate(params: PyTree, batch: dict[str, Array]) -> Array:
+        x0 = to_float(batch["image"])
+        offsets = (jnp.arange(x0.shape[0], dtype=jnp.float32) + 0.5) / x0.shape[0]
+
+        def one(cluster: Array) -> Array:
+            u = edges[cluster] + (edges[cluster + 1] - edges[cluster]) * offsets
+            eps = jax.random.normal(jax.random.fold_in(jax.random.key(seed), cluster), x0.shape)
+            loss, _ = example_loss(params, x0, eps, u, batch["label"], None)
+            return jnp.mean(loss)
+
+        return jax.lax.map(one, jnp.arange(len(edges) - 1))
+
+    return validate
