@@ -220,15 +220,8 @@ class Training(NamedTuple):
 
 
 def mesh(config: ConfigDict) -> jax.sharding.Mesh:
-    """The device mesh, over which the batch must divide."""
-    result = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
-    parts = result.size * config.train.accumulate
-    if config.train.batch_size % parts:
-        raise UserError(
-            f"config.train.batch_size is {config.train.batch_size}; it must be divisible by the "
-            f"{result.size} device(s) times {config.train.accumulate} microbatch(es) of a step."
-        )
-    return result
+    """The mesh over all devices."""
+    return sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
 
 
 def steps(config: ConfigDict, key: str, num_examples: int) -> int:
@@ -238,19 +231,30 @@ def steps(config: ConfigDict, key: str, num_examples: int) -> int:
 
 
 def training(
-    config: ConfigDict, model: Model, num_examples: int, open_all_at: int
+    config: ConfigDict, model: Model, num_devices: int, num_examples: int, open_all_at: int
 ) -> Training:
     """Builds the train step and everything it needs.
 
     Args:
       config: the run's.
       model: from `model`.
+      num_devices: over which every microbatch must divide.
       num_examples: size of the training set.
       open_all_at: absolute step from which every cluster is open; of a resumed run the one it
         started with, see `open_all_at`.
     """
     for key in ("train.max_bad_steps", "train.accumulate", "train.batch_size"):
         _at_least(config, key, 1)
+    if config.train.batch_size % (num_devices * config.train.accumulate):
+        raise UserError(
+            f"config.train.batch_size is {config.train.batch_size}; it must be divisible by the "
+            f"{num_devices} device(s) times {config.train.accumulate} microbatch(es) of a step."
+        )
+    if steps(config, "train.duration", num_examples) < 1:
+        raise UserError(
+            f"config.train.duration is '{config.train.duration}', which is no step at all; give at "
+            "least one step."
+        )
     c = config.optim
     schedule = optim.learning_rate(
         c.schedule, c.lr, steps(config, "optim.warmup", num_examples),

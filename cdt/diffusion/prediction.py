@@ -119,7 +119,7 @@ def split_output(
     if output.shape[-1] != expected:
         raise ValueError(
             f"the network returned {output.shape[-1]} channels but {expected} are expected for "
-            f"data of {channels} channels and learn_variance = {learn_variance}; change its output width"
+            f"data of {channels} channels and learn_variance = {learn_variance}; change its width"
         )
     output = output.astype(jnp.float32)
     if not learn_variance:

@@ -47,8 +47,8 @@ def ddpm(betas: np.ndarray) -> Process:
     betas = np.asarray(betas, np.float64)
     if betas.ndim != 1 or not np.all((betas > 0) & (betas < 1)):
         raise ValueError(
-            f"ddpm was given betas of shape {betas.shape} between {betas.min():.3g} and "
-            f"{betas.max():.3g} but needs a vector strictly between 0 and 1; use one from schedules"
+            f"ddpm was given betas {betas} but needs a vector of numbers strictly between 0 and 1; "
+            "use one from schedules"
         )
     num_levels = len(betas)
     # log alpha_bar as a sum of log1p keeps 1 - alpha_bar exact where beta is small.

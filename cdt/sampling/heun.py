@@ -34,7 +34,7 @@ def heun(
       ValueError: for a discrete family, a negative S_churn, or churn on a family other than edm.
     """
     if S_churn < 0:
-        raise ValueError(f"Heun was given S_churn = {S_churn} but needs 0 or more; 0 means no churn")
+        raise ValueError(f"Heun was given S_churn = {S_churn} but needs 0 or more; 0 is no churn")
     if S_churn > 0 and process.name != "edm":
         raise ValueError(
             f"Heun was given S_churn = {S_churn} on the family {process.name!r} but churn is "

@@ -1,0 +1,100 @@
+"""The front door.
+
+    python -m cdt.main --config=configs/digits.py --workdir=DIR [--mode=train|sample|evaluate]
+                       [--config.optim.lr=2e-4 ...]
+
+Running the same command again resumes. Exit codes: 0 finished; 2 something given was wrong (one
+sentence says what); 3 stopped by numbers that were not finite; 75 saved after a signal, run again.
+"""
+
+import logging
+import os
+import sys
+
+# Read by TensorFlow when the metric writers import it: nobody wants its banner.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+from absl import flags
+from ml_collections import config_flags
+
+from cdt import config as schema
+from cdt.errors import EXIT_USER_ERROR, UserError
+
+FLAGS = flags.FLAGS
+MODES = ("train", "sample", "evaluate")
+
+config_flags.DEFINE_config_file(
+    "config", None, "Config file, FILE or FILE:VARIANT, such as configs/digits.py:smoke."
+)
+flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, metrics, samples.")
+flags.DEFINE_string("mode", "train", f"One of {', '.join(MODES)}.")
+
+
+def parse(argv: list[str]):
+    """(config, workdir, mode) from the command line.
+
+    Raises:
+      UserError: an unknown flag, config key or mode, a missing one, or a config that cannot be read.
+    """
+    for argument in argv[1:]:
+        key = argument.lstrip("-").partition("=")[0]
+        if key.startswith("config.") and key[7:] not in schema.flatten(schema.default_config()):
+            raise schema.unknown_key(key[7:])
+    try:
+        rest = FLAGS(argv)
+        config = FLAGS.config
+    except flags.IllegalFlagValueError as error:
+        raise UserError(f"{error}; give a value of the key's type.") from None
+    except flags.Error as error:
+        raise UserError(f"{error}; the flags are --config, --workdir and --mode.") from None
+    except (OSError, AttributeError, KeyError, TypeError, ValueError, UserError) as error:
+        # ml_collections wraps what the file raised; the innermost error says what was wrong.
+        cause = error
+        while cause.__cause__ or cause.__context__:
+            cause = cause.__cause__ or cause.__context__
+        if isinstance(cause, UserError):
+            raise cause from None
+        path = next((a.partition("=")[2] for a in argv if a.startswith("--config=")), "")
+        raise UserError(
+            f"The config file '{path}' cannot be used ({type(cause).__name__}: {cause}); give the "
+            "path of a Python file with a function get_config(variant)."
+        ) from None
+    if rest[1:]:
+        raise UserError(f"'{rest[1]}' is not a flag; write --name=value.")
+    if config is None:
+        raise UserError("--config is missing; give a config such as --config=configs/digits.py.")
+    if not FLAGS.workdir:
+        raise UserError("--workdir is missing; give the folder in which the run lives.")
+    if FLAGS.mode not in MODES:
+        raise UserError(f"--mode is '{FLAGS.mode}'; {schema.nearest(FLAGS.mode, MODES)}")
+    return config, os.path.expanduser(FLAGS.workdir), FLAGS.mode
+
+
+def run(argv: list[str]) -> int:
+    """Runs a command line; returns the exit code."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    try:
+        config, workdir, mode = parse(argv)
+        schema.check_keys(config)
+        # Imported once the command line is known to be sound: JAX takes a second to load.
+        from cdt.compilation import use_persistent_cache
+
+        use_persistent_cache(config.compilation_cache)
+        if mode == "train":
+            from cdt.train import train
+
+            return train(config, workdir)
+        if mode == "sample":
+            from cdt.sample import sample
+
+            return sample(config, workdir)
+        from cdt.evaluate import evaluate
+
+        return evaluate(config, workdir)
+    except UserError as error:
+        print(f"cdt: {error}", file=sys.stderr)
+        return EXIT_USER_ERROR
+
+
+if __name__ == "__main__":
+    sys.exit(run(sys.argv))

@@ -1,0 +1,112 @@
+"""--mode=sample: PNG grids and an npz of images from the newest checkpoint of a run."""
+
+import io
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+from ml_collections import ConfigDict
+
+from cdt import build, plots, sharding
+from cdt.checkpoint import Checkpointer
+from cdt.errors import EXIT_FINISHED, UserError, user_errors
+from cdt.workdir import check_identity
+
+PyTree = Any
+
+
+def generate(
+    sample: Callable, mesh: jax.sharding.Mesh, params: PyTree, labels: np.ndarray, batch_size: int
+) -> np.ndarray:
+    """Images 0..n-1, batch after batch, split over the devices.
+
+    Args:
+      sample: jitted (params, indices, labels) -> uint8[B, H, W, C], from `build.sampler`.
+      mesh: devices.
+      params: f32.
+      labels: int32[n].
+      batch_size: images at a time, rounded up to a multiple of the devices.
+
+    Returns:
+      uint8[n, H, W, C] on the host.
+    """
+    n = len(labels)
+    size = -(-min(batch_size, n) // mesh.size) * mesh.size
+    images = []
+    for start in range(0, n, size):
+        # The last batch is filled up with images that are thrown away: one shape, one compilation.
+        indices = np.arange(start, start + size, dtype=np.int32)
+        batch = sharding.global_batch(
+            mesh, {"indices": indices, "labels": labels[np.minimum(indices, n - 1)]}
+        )
+        images.append(jax.device_get(sample(params, batch["indices"], batch["labels"])))
+    return np.concatenate(images)[:n]
+
+
+def load_params(
+    config: ConfigDict, workdir: epath.Path, mesh: jax.sharding.Mesh, model: build.Model
+) -> tuple[int, PyTree]:
+    """(step, params) of the newest checkpoint: the average named in the config, or the raw ones.
+
+    Raises:
+      UserError: there is no checkpoint, or it belongs to another config.
+    """
+    check_identity(workdir, config)
+    checkpoints = Checkpointer(workdir / "checkpoints", keep=config.checkpoint.keep)
+    step = checkpoints.latest_step()
+    if step is None:
+        raise UserError(
+            f"The workdir {workdir} holds no checkpoint; train first, with the same --config and "
+            "--workdir and --mode=train."
+        )
+    name = build.ema_name(config)
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    if name == "raw":
+        item, tree = "params", shapes
+    else:
+        item, tree = "ema", {name: shapes for name in build.ema_decays(config)}
+    placed = sharding.abstract(tree, sharding.state_sharding(mesh, tree, config.mesh.min_shard_size))
+    restored = checkpoints.restore_items([item], {item: placed}, step=step)[item]
+    checkpoints.close()
+    return step, restored if name == "raw" else restored[name]
+
+
+def describe(config: ConfigDict, step: int, n: int) -> dict[str, object]:
+    """What must stand beside every picture and figure made from samples."""
+    return {
+        "step": step,
+        "sampler": config.sample.sampler,
+        "sampler_steps": config.sample.steps,
+        "evaluations": build.evaluations(config),
+        "guidance": config.sample.guidance,
+        "ema": build.ema_name(config),
+        "n": n,
+        "seed": config.sample.seed,
+    }
+
+
+def sample(config: ConfigDict, workdir: str) -> int:
+    """Writes `samples/step_<step>/grid.png`, `samples.npz` (arr_0 uint8[n, H, W, C], arr_1 int32[n]
+    labels where there are classes) in the workdir; returns the exit code."""
+    path = epath.Path(workdir)
+    with user_errors():
+        mesh = build.mesh(config)
+        model = build.model(config)
+        run = jax.jit(build.sampler(config, model))
+        labels = build.sample_labels(config, np.arange(config.sample.num))
+        step, params = load_params(config, path, mesh, model)
+    images = generate(run, mesh, params, labels, config.sample.batch_size)
+
+    folder = path / "samples" / f"step_{step}"
+    folder.mkdir(parents=True, exist_ok=True)
+    columns = min(10, len(images)) if not model.num_classes else min(model.num_classes, 10)
+    plots.save_png(folder / "grid.png", plots.image_grid(images[:100], columns))
+    arrays = {"arr_0": images} | ({"arr_1": labels} if model.num_classes else {})
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    (folder / "samples.npz").write_bytes(buffer.getvalue())
+    about = ", ".join(f"{k} {v}" for k, v in describe(config, step, len(images)).items())
+    print(f"{folder / 'samples.npz'}: {about}\n{folder / 'grid.png'}: the first {len(images[:100])}")
+    return EXIT_FINISHED

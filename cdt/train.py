@@ -1,0 +1,282 @@
+"""--mode=train: the one training loop. It reads from top to bottom."""
+
+import json
+import logging
+import time
+from collections import deque
+
+import jax
+import numpy as np
+import optax
+from clu import parameter_overview
+from etils import epath
+from ml_collections import ConfigDict
+
+from cdt import build, plots, sharding
+from cdt.checkpoint import Checkpointer
+from cdt.config import flatten
+from cdt.data.pipeline import Prefetcher, make_batch
+from cdt.errors import EXIT_BAD_NUMBERS, EXIT_FINISHED, EXIT_STOPPED, user_errors
+from cdt.progress import Progress
+from cdt.sample import generate
+from cdt.signals import StopRequest
+from cdt.state import TrainState, no_bad_steps
+from cdt.validation import make_validation
+from cdt.workdir import open_for_training
+from cdt.writers import Writer, read_history
+
+# Steps that may be in flight. The loop waits for the oldest of them, never for the newest: the
+# device stays busy, and a signal is answered within this many steps.
+_IN_FLIGHT = 4
+
+
+def fetch(tree):
+    """The one door through which the loop brings arrays from the devices to the host."""
+    return jax.device_get(tree)
+
+
+def train(config: ConfigDict, workdir: str) -> int:
+    """Trains, or goes on training, the run in `workdir`; returns the exit code.
+
+    Leaves there: checkpoints/, metrics.jsonl, TensorBoard events, samples/, convergence.png and
+    convergence.json.
+
+    Raises:
+      UserError: something in the config, the data or the workdir is wrong; before compilation.
+    """
+    # --- Data, model, step: everything that can be wrong is found here -----------------------
+    with user_errors():
+        mesh = build.mesh(config)
+        train_source, test_source = build.data(config)
+        num_examples = train_source.size
+        model = build.model(config)
+        path = open_for_training(workdir, config)
+        checkpoints = Checkpointer(path / "checkpoints", keep=config.checkpoint.keep)
+        saved = checkpoints.read_meta()
+        open_all_at = saved["open_all_at"] if saved else build.open_all_at(config, num_examples)
+        parts = build.training(config, model, mesh.size, num_examples, open_all_at)
+        sample = jax.jit(build.sampler(config, model))
+        sample_labels = build.sample_labels(config, np.arange(min(config.sample.num, 100)))
+        ema_name = build.ema_name(config)
+        every = {
+            name: build.steps(config, f"{name}.every", num_examples)
+            for name in ("log", "validation", "sample", "checkpoint")
+        }
+        total_steps = build.steps(config, "train.duration", num_examples)
+        batch_at = make_batch(
+            train_source,
+            seed=config.seed,
+            batch_size=config.train.batch_size,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+            flip=config.data.flip,
+        )
+
+    # --- State: shapes, shardings, values; or the newest good checkpoint ----------------------
+    key = jax.random.key(config.seed)
+    shapes = jax.eval_shape(parts.init, key)
+    shardings = sharding.state_sharding(mesh, shapes, config.mesh.min_shard_size)
+    restored = checkpoints.restore_latest(_items(sharding.abstract(shapes, shardings)))
+    if restored is None:
+        state = jax.jit(parts.init, out_shardings=shardings)(key)
+        print(parameter_overview.get_parameter_overview(shapes.params, include_stats=False))
+    else:
+        state = _state(restored[1])
+        print(f"resuming at step {restored[0]} of {total_steps}")
+    start = int(fetch(state.step))
+    if start >= total_steps:
+        print(f"finished already: {start} of {total_steps} steps are done; see {path}")
+        return EXIT_FINISHED
+
+    # --- Programs: each compiled once, ahead of time ------------------------------------------
+    replicated = sharding.replicated(mesh)
+    batch_shapes = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(
+            (config.train.batch_size, *x.shape[1:]), x.dtype, sharding=sharding.batch_sharding(mesh)
+        ),
+        batch_at(start),
+    )
+    step = (
+        jax.jit(parts.step, donate_argnums=0, out_shardings=(shardings, replicated))
+        .lower(sharding.abstract(shapes, shardings), batch_shapes)
+        .compile()
+    )
+    validate = jax.jit(make_validation(build.example_loss(model), parts.edges, config.seed))
+    validation_batch = _validation_batch(config, test_source, mesh)
+    param_norm = jax.jit(optax.global_norm)
+
+    # --- The loop -----------------------------------------------------------------------------
+    writer = Writer(path, tensorboard=config.log.tensorboard)
+    progress = Progress(total_steps, start)
+    batches = Prefetcher(batch_at, start)
+    in_flight = deque()
+    exit_code = EXIT_FINISHED
+
+    def save(done: int) -> None:
+        meta = {"config": flatten(config), "open_all_at": open_all_at}
+        checkpoints.save(done, _items(state), meta)
+
+    def run_validation(done: int, initial: np.ndarray | None) -> np.ndarray:
+        loss = fetch(validate(state.params, validation_batch))
+        initial = loss if initial is None else initial
+        writer.scalars(done, _per_cluster("validation_loss", loss) | {"validation_loss": loss.mean()})
+        writer.scalars(done, _per_cluster("convergence", 1.0 - loss / initial))
+        return initial
+
+    with StopRequest() as stop:
+        if start == 0:
+            initial = run_validation(0, None)
+            state = state.replace(
+                clusters=state.clusters._replace(initial_loss=jax.device_put(initial, replicated))
+            )
+        else:
+            writer.resumed(start)
+            initial = fetch(state.clusters.initial_loss)
+        window_start, window_began, waited = start, time.perf_counter(), 0.0
+
+        for done in range(start + 1, total_steps + 1):
+            state, metrics = step(state, sharding.global_batch(mesh, next(batches)))
+            in_flight.append(metrics["loss"])
+            if len(in_flight) > _IN_FLIGHT:
+                in_flight.popleft().block_until_ready()
+            if done == start + 1:
+                metrics["loss"].block_until_ready()
+                # Its import keeps a core busy for 20 seconds, so it must not precede this.
+                writer.start_tensorboard()
+            progress.update(done)
+            last = done == total_steps
+
+            if done % every["log"] == 0 or last:
+                values = fetch(metrics | {"param_norm": param_norm(state.params)})
+                seconds = time.perf_counter() - window_began
+                rate = config.train.batch_size * (done - window_start) / seconds
+                values["learning_rate"] = parts.schedule(done - 1 - values["bad_steps"])
+                values["images_per_second"] = rate
+                values["data_wait_share"] = (batches.wait_seconds - waited) / seconds
+                writer.scalars(done, _flat(values))
+                progress.update(
+                    done,
+                    stage=int(values["stage"]) if "stage" in values else None,
+                    num_stages=parts.num_stages,
+                    loss=float(values["loss"]),
+                    images_per_second=rate,
+                )
+                if values["bad_steps_in_a_row"] >= config.train.max_bad_steps:
+                    exit_code = EXIT_BAD_NUMBERS
+            if done % every["validation"] == 0 or last:
+                run_validation(done, initial)
+            if done % every["sample"] == 0 or last:
+                params = state.params if ema_name == "raw" else state.ema[ema_name]
+                images = generate(sample, mesh, params, sample_labels, config.sample.batch_size)
+                _write_grid(path, writer, done, images, model.num_classes)
+            if done % every["log"] == 0:
+                window_start, window_began = done, time.perf_counter()
+                waited = batches.wait_seconds
+
+            if stop.requested and not last:
+                exit_code = EXIT_STOPPED
+            if exit_code or last or done % every["checkpoint"] == 0:
+                save(done)
+            if exit_code:
+                break
+
+    # --- The end: nothing is left unwritten ---------------------------------------------------
+    batches.close()
+    checkpoints.close()
+    progress.close()
+    writer.close()
+    if exit_code == EXIT_BAD_NUMBERS:
+        logging.error(
+            f"The loss or its gradient was not finite for {config.train.max_bad_steps} steps in a "
+            f"row; the last good state is saved at step {done}. Lower config.optim.lr, clip with "
+            "config.optim.clip_norm, or use float32."
+        )
+    elif exit_code == EXIT_STOPPED:
+        print(f"stopped by a signal and saved at step {done}; run the same command to go on")
+    else:
+        _report(path, fetch(metrics), parts.num_stages)
+    return exit_code
+
+
+def _items(state: TrainState) -> dict:
+    """The state as the separate items of a checkpoint."""
+    return {
+        "params": state.params,
+        "ema": state.ema,
+        "opt": state.opt_state,
+        "timesteps": state.timesteps,
+        "clusters": state.clusters,
+        "counters": {"step": state.step, "bad": state.bad},
+    }
+
+
+def _state(items: dict) -> TrainState:
+    # A run that bad numbers stopped gets a fresh chance when it is started again.
+    bad = items["counters"]["bad"]
+    return TrainState(
+        step=items["counters"]["step"],
+        params=items["params"],
+        ema=items["ema"],
+        opt_state=items["opt"],
+        timesteps=items["timesteps"],
+        clusters=items["clusters"],
+        bad=bad.replace(in_a_row=jax.device_put(no_bad_steps().in_a_row, bad.in_a_row.sharding)),
+    )
+
+
+def _validation_batch(config: ConfigDict, source, mesh) -> dict[str, jax.Array]:
+    """The first held-out images, as many as asked for and the devices divide."""
+    n = min(config.validation.images, source.size) // mesh.size * mesh.size
+    indices = np.arange(max(n, mesh.size)) % source.size
+    labels = np.zeros(len(indices), np.int32) if source.labels is None else source.labels[indices]
+    return sharding.global_batch(mesh, {"image": source.images(indices), "label": labels})
+
+
+def _per_cluster(name: str, values: np.ndarray) -> dict[str, float]:
+    return {f"{name}/cluster_{i + 1:02d}": float(value) for i, value in enumerate(values)}
+
+
+def _flat(values: dict) -> dict[str, float]:
+    """Scalars by name; the vectors with one name a cluster or a stage."""
+    flat = _per_cluster("loss", values.pop("cluster_loss"))
+    lengths = values.pop("stage_lengths", ())
+    flat |= {f"stage_length/stage_{i + 1:02d}": float(n) for i, n in enumerate(lengths)}
+    return flat | {name: float(value) for name, value in values.items()}
+
+
+def _write_grid(path: epath.Path, writer: Writer, step: int, images, num_classes: int) -> None:
+    grid = plots.image_grid(images, columns=min(num_classes, 10) or None)
+    folder = path / "samples"
+    folder.mkdir(parents=True, exist_ok=True)
+    plots.save_png(folder / f"step_{step:08d}.png", grid)
+    writer.images(step, {"samples": grid})
+
+
+def _report(path: epath.Path, metrics: dict, num_stages: int) -> None:
+    """convergence.png and convergence.json from the whole history, resumed parts included."""
+    steps, losses = [], []
+    for record in read_history(path):
+        loss = [v for k, v in record.items() if k.startswith("validation_loss/")]
+        if loss:
+            steps.append(record["step"])
+            losses.append(loss)
+    losses = np.array(losses, np.float64)
+    starts = []
+    if num_stages > 1:
+        lengths = metrics["stage_lengths"]
+        starts = np.cumsum(lengths)[:-1][lengths[1:] > 0]
+        passed = int(metrics["stage"])
+        print(f"stage {passed} of {num_stages} reached; steps in each: {lengths.tolist()}")
+    plots.convergence_plot(path / "convergence.png", np.array(steps), losses, starts)
+    curves = plots.normalised_convergence(losses)
+    (path / "convergence.json").write_text(
+        json.dumps(
+            {
+                "steps": steps,
+                "validation_loss": losses.tolist(),
+                "normalised": [[None if np.isnan(x) else x for x in row] for row in curves],
+                "stage_starts": [int(s) for s in starts],
+            }
+        )
+    )
+    print(f"finished; samples, convergence.png and metrics are in {path}")

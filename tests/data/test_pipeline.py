@@ -1,0 +1,182 @@
+"""Batches are a pure function of (seed, step, process); the prefetcher only moves them in time."""
+
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from cdt.data.pipeline import Prefetcher, make_batch
+from cdt.data.sources import Source
+
+
+def numbered(size, labels=True):
+    """A source whose image i holds i in its first pixel, and is not symmetric."""
+    images = np.zeros((size, 2, 4, 1), np.uint8)
+    images[:, 0, 0, 0] = np.arange(size)
+    images[:, 1, 0, 0] = 255
+    numbers = np.arange(size, dtype=np.int32) if labels else None
+    return Source(
+        "numbered", lambda i: images[i], numbers, size if labels else None, (2, 4, 1), size, str
+    )
+
+
+def batches(source, seed=0, batch_size=8, index=0, count=1, flip=False):
+    return make_batch(
+        source,
+        seed=seed,
+        batch_size=batch_size,
+        process_index=index,
+        process_count=count,
+        flip=flip,
+    )
+
+
+def stream(batch, steps):
+    return np.concatenate([batch(step)["label"] for step in range(steps)])
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 30, 250])
+def test_every_epoch_is_a_permutation(size):
+    # 8 does not divide these sizes, so batches straddle epochs; nothing is dropped or repeated.
+    order = stream(batches(numbered(size)), steps=-(-4 * size // 8))[: 4 * size].reshape(4, size)
+    assert np.array_equal(np.sort(order), np.tile(np.arange(size), (4, 1)))
+    if size >= 30:
+        assert len({tuple(epoch) for epoch in order}) == 4
+
+
+def test_images_labels_and_forms():
+    batch = batches(numbered(30))(3)
+    assert batch["image"].shape == (8, 2, 4, 1) and batch["image"].dtype == np.uint8
+    assert batch["label"].shape == (8,) and batch["label"].dtype == np.int32
+    assert np.array_equal(batch["image"][:, 0, 0, 0], batch["label"])
+    unlabelled = batches(numbered(30, labels=False))(3)
+    assert np.array_equal(unlabelled["image"], batch["image"])
+    assert np.array_equal(unlabelled["label"], np.zeros(8, np.int32))
+
+
+@pytest.mark.parametrize("count", [2, 4, 8])
+def test_any_number_of_processes_gives_the_same_global_batch(count):
+    source = numbered(30)
+    for step in (0, 3, 1000):
+        whole = batches(source, flip=True)(step)
+        parts = [batches(source, index=k, count=count, flip=True)(step) for k in range(count)]
+        for name in whole:
+            assert np.array_equal(whole[name], np.concatenate([part[name] for part in parts]))
+
+
+def test_random_access_equals_sequential():
+    source = numbered(30)
+    sequential = [batches(source, flip=True)(step) for step in range(12)]
+    batch = batches(source, flip=True)
+    for step in (11, 0, 5, 5, 2):
+        for name, value in batch(step).items():
+            assert np.array_equal(value, sequential[step][name])
+
+
+def test_seeds_differ():
+    orders = {tuple(stream(batches(numbered(100), seed=seed), 10)) for seed in range(5)}
+    assert len(orders) == 5
+
+
+def test_order_is_uniform():
+    # The first example of an epoch, over many epochs: chi-square with 9 degrees of freedom.
+    batch = batches(numbered(10), batch_size=10)
+    first = np.bincount([batch(step)["label"][0] for step in range(2000)], minlength=10)
+    assert ((first - 200) ** 2 / 200).sum() < 27.9  # p = 0.001
+
+
+def test_flip_mirrors_half_of_the_images_and_independently_of_the_epoch():
+    batch = batches(numbered(8), batch_size=8, flip=True)
+    seen = [batch(step) for step in range(500)]
+    flipped = np.concatenate([b["image"][:, 1, 3, 0] == 255 for b in seen])
+    upright = np.concatenate([b["image"][:, 1, 0, 0] == 255 for b in seen])
+    assert np.array_equal(flipped, ~upright)
+    assert abs(flipped.mean() - 0.5) < 4 * 0.5 / np.sqrt(len(flipped))
+    labels = np.concatenate([b["label"] for b in seen])
+    for example in range(8):  # each image is seen both ways, in about half of its epochs
+        assert 0.4 < flipped[labels == example].mean() < 0.6
+    # Neighbouring positions do not share their bit.
+    assert abs((flipped[1:] == flipped[:-1]).mean() - 0.5) < 0.04
+
+
+def test_flip_leaves_order_alone_and_source_intact():
+    source = numbered(30)
+    before = source.images(np.arange(30))
+    plain, mirrored = batches(source)(2), batches(source, flip=True)(2)
+    assert np.array_equal(plain["label"], mirrored["label"])
+    assert not np.array_equal(plain["image"], mirrored["image"])
+    assert np.array_equal(source.images(np.arange(30)), before)
+
+
+def test_late_positions():
+    # Position 2^40: far beyond any run, where 32-bit arithmetic would have wrapped.
+    step = 2**37
+    batch = batches(numbered(30), flip=True)
+    assert np.array_equal(batch(step)["label"], batch(step)["label"])
+    assert not np.array_equal(batch(step)["label"], batch(step % 30)["label"])
+
+
+def test_batch_that_cannot_be_split():
+    with pytest.raises(ValueError, match="8 is not divisible by 3"):
+        batches(numbered(30), count=3)
+
+
+def test_prefetcher_keeps_order_from_its_first_step():
+    batch = batches(numbered(30))
+    prefetcher = Prefetcher(batch, start_step=5)
+    for step in range(5, 25):
+        assert np.array_equal(next(prefetcher)["label"], batch(step)["label"])
+    prefetcher.close()
+
+
+def test_prefetcher_works_ahead_by_its_depth_only():
+    asked, enough = [], threading.Event()
+
+    def batch(step):
+        asked.append(step)
+        if len(asked) == 3:
+            enough.set()
+        return step
+
+    prefetcher = Prefetcher(batch, start_step=0, depth=3)
+    assert enough.wait(10)
+    time.sleep(0.05)
+    assert asked == [0, 1, 2]
+    assert next(prefetcher) == 0
+    prefetcher.close()
+    assert asked[:4] in ([0, 1, 2], [0, 1, 2, 3])
+
+
+def test_prefetcher_raises_in_the_consumer():
+    def batch(step):
+        if step == 2:
+            raise OSError("record 2 is damaged")
+        return step
+
+    prefetcher = Prefetcher(batch, start_step=0)
+    assert next(prefetcher) == 0 and next(prefetcher) == 1
+    with pytest.raises(OSError, match="record 2 is damaged"):
+        next(prefetcher)
+    prefetcher.close()
+
+
+def test_prefetcher_measures_waiting():
+    slow = Prefetcher(lambda step: time.sleep(0.1), start_step=0)
+    next(slow), next(slow)
+    assert 0.1 < slow.wait_seconds < 5
+    slow.close()
+    quick = Prefetcher(lambda step: step, start_step=0)
+    time.sleep(0.1)
+    next(quick)
+    assert quick.wait_seconds < 0.05
+    quick.close()
+
+
+def test_prefetcher_close_joins_its_thread():
+    before = set(threading.enumerate())
+    prefetcher = Prefetcher(lambda step: time.sleep(0.02), start_step=0)
+    (thread,) = set(threading.enumerate()) - before
+    prefetcher.close()
+    assert not thread.is_alive()
+    prefetcher.close()

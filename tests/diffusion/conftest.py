@@ -1,0 +1,18 @@
+import pytest
+
+from cdt.diffusion import prediction, process, schedules
+
+
+@pytest.fixture(params=["ddpm-linear", "ddpm-cosine", "edm", "flow-linear", "flow-gvp"])
+def family(request):
+    """Each noise family with the predictions it allows, by name."""
+    if request.param == "edm":
+        p = process.edm(-1.2, 1.2)
+        return p, {"edm": prediction.edm(0.5)}
+    if request.param.startswith("flow"):
+        paths = {"flow-linear": schedules.linear_path(), "flow-gvp": schedules.gvp_path()}
+        p = process.flow(paths[request.param])
+        return p, {"velocity": prediction.velocity(p)}
+    betas = {"ddpm-linear": schedules.linear(1000), "ddpm-cosine": schedules.cosine(1000)}
+    p = process.ddpm(betas[request.param])
+    return p, {"eps": prediction.eps(), "x0": prediction.x0(), "v": prediction.v(p)}

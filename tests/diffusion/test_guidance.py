@@ -1,0 +1,59 @@
+"""Guidance against two separate calls of the network."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cdt.diffusion import process, schedules
+from cdt.diffusion.guidance import classifier_free_guidance
+
+NULL = 10
+P = process.ddpm(schedules.linear(1000))
+LABELS = jnp.array([3, 0, 7, 7])
+LEVEL = jnp.float32([100, 400, 600, 999])
+X = jax.random.normal(jax.random.key(0), (4, 4, 4, 2))
+
+
+def make_network(learn_variance):
+    """Any function of x, level and label, different in mean and variance channels."""
+
+    def network(x, level, labels):
+        scale = jnp.cos(labels + level / 300)[:, None, None, None]
+        mean = jnp.tanh(x * scale) + scale
+        return jnp.concatenate([mean, mean**2 + x], -1) if learn_variance else mean
+
+    return network
+
+
+@pytest.mark.parametrize("learn_variance", [False, True])
+@pytest.mark.parametrize("interval", [None, (0.3, 0.7)])
+@pytest.mark.parametrize("scale", [0.0, 1.0, 4.0])
+def test_two_calls(learn_variance, interval, scale):
+    network = make_network(learn_variance)
+    guided = classifier_free_guidance(network, P, LABELS, NULL, scale, interval)
+    cond = np.asarray(network(X, LEVEL, LABELS))
+    uncond = np.asarray(network(X, LEVEL, jnp.full(4, NULL)))
+    w = np.full((4, 1, 1, 1), scale)
+    if interval is not None:  # u of the levels: 0.1, 0.4, 0.6, 1.0
+        w[[0, 3]] = 1
+    expected = cond.copy()
+    expected[..., :2] = uncond[..., :2] + w * (cond - uncond)[..., :2]
+    np.testing.assert_allclose(jax.jit(guided)(X, LEVEL), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_one_call_of_the_network():
+    calls = []
+
+    def network(x, level, labels):
+        calls.append(x.shape)
+        return x
+
+    classifier_free_guidance(network, P, LABELS, NULL, 2.0)(X, LEVEL)
+    assert calls == [(8, 4, 4, 2)]
+
+
+@pytest.mark.parametrize("interval", [(0.7, 0.3), (-0.1, 0.5), (0.5, 1.5)])
+def test_bad_interval(interval):
+    with pytest.raises(ValueError, match="needs 0 <= lo < hi <= 1"):
+        classifier_free_guidance(make_network(False), P, LABELS, NULL, 2.0, interval)

@@ -1,0 +1,165 @@
+"""Losses against float64 NumPy computations written from the papers."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.stats import norm
+
+from cdt.diffusion import prediction, process, schedules
+from cdt.diffusion.loss import discretized_gaussian_nll, make_loss
+
+T = np.array([0, 0, 1, 2, 40, 500, 998, 999])
+SHAPE = (len(T), 4, 4, 2)
+BETAS = schedules.linear(1000)
+
+
+def reference_vb(x0, x, x0_hat, v, t):
+    """L_t in bits per dimension (Ho et al. 2020, equations 5-7, 13; Nichol & Dhariwal 2021, 15)."""
+    alpha_bar = np.cumprod(1 - BETAS)
+    previous = np.append(1.0, alpha_bar[:-1])
+    beta_tilde = (1 - previous) / (1 - alpha_bar) * BETAS
+    log_beta_tilde = np.log(np.append(beta_tilde[1], beta_tilde[1:]))
+    out = np.zeros(len(t))
+    for i, s in enumerate(t):
+        log_var = (v[i] + 1) / 2 * np.log(BETAS[s]) + (1 - v[i]) / 2 * log_beta_tilde[s]
+        c0 = np.sqrt(previous[s]) * BETAS[s] / (1 - alpha_bar[s])
+        ct = np.sqrt(1 - BETAS[s]) * (1 - previous[s]) / (1 - alpha_bar[s])
+        mean, true_mean = c0 * x0_hat[i] + ct * x[i], c0 * x0[i] + ct * x[i]
+        if s == 0:
+            std = np.exp(log_var / 2)
+            upper = np.where(x0[i] > 0.999, np.inf, x0[i] + 1 / 255)
+            lower = np.where(x0[i] < -0.999, -np.inf, x0[i] - 1 / 255)
+            # The mass by whichever tail keeps the digits.
+            left = norm.cdf(upper, mean, std) - norm.cdf(lower, mean, std)
+            right = norm.sf(lower, mean, std) - norm.sf(upper, mean, std)
+            mass = np.where(x0[i] > mean, right, left)
+            nats = -np.log(np.maximum(mass, 1e-12))
+        else:
+            var, true_var = np.exp(log_var), np.exp(log_beta_tilde[s])
+            kl = np.log(var / true_var) + (true_var + (true_mean - mean) ** 2) / var - 1
+            nats = kl / 2
+        out[i] = nats.mean() / np.log(2)
+    return out
+
+
+@pytest.fixture
+def batch():
+    rng = np.random.default_rng(0)
+    x0 = np.round((rng.uniform(-1, 1, SHAPE) + 1) * 127.5) / 127.5 - 1  # 256 values
+    x0[:2, 0] = 1.0
+    x0[:2, 1] = -1.0
+    eps = rng.normal(size=SHAPE)
+    v = rng.uniform(-1.2, 1.2, SHAPE)
+    alpha_bar = np.cumprod(1 - BETAS)[T].reshape(-1, 1, 1, 1)
+    return x0, eps, v, np.sqrt(alpha_bar), np.sqrt(1 - alpha_bar)
+
+
+@pytest.mark.parametrize("name", ["eps", "x0", "v"])
+def test_learned_variance_loss(batch, name):
+    x0, eps, v, alpha, sigma = batch
+    p = process.ddpm(BETAS)
+    kind = {"eps": prediction.eps(), "x0": prediction.x0(), "v": prediction.v(p)}[name]
+    error = np.random.default_rng(1).normal(size=SHAPE)
+    # A wrong output; at t = 0 once hardly wrong and once so wrong that the floor 1e-12 acts.
+    error *= np.array([0.3, 10, 0.3, 0.3, 0.3, 0.3, 0.3, 0.3]).reshape(-1, 1, 1, 1)
+    x = alpha * x0 + sigma * eps
+    if name == "eps":
+        error[2] *= 3
+        output, x0_hat = eps + error, (x - sigma * (eps + error)) / alpha
+    elif name == "x0":
+        error *= sigma
+        output = x0_hat = x0 + error
+    else:
+        output = alpha * eps - sigma * x0 + error
+        x0_hat = alpha * x - sigma * output
+
+    def loss(out):
+        return make_loss(p, kind, learn_variance=True)(
+            out, jnp.float32(x0), jnp.float32(eps), jnp.float32(T)
+        )
+
+    raw = jnp.float32(np.concatenate([output, v], -1))
+    value, _ = loss(raw)
+    vb = reference_vb(x0, x, x0_hat, v, T)
+    np.testing.assert_allclose(value, (error**2).mean((1, 2, 3)) + vb, rtol=1e-3)
+    np.testing.assert_allclose(value - (error**2).mean((1, 2, 3)), vb, rtol=2e-3, atol=1e-5)
+
+    # The variational term moves the variance channels alone.
+    gradient = jax.grad(lambda out: loss(out)[0].sum())(raw)
+    np.testing.assert_allclose(gradient[..., :2], 2 * error / error[0].size, rtol=1e-3, atol=1e-6)
+    h = 1e-5
+    numeric = (reference_vb(x0, x, x0_hat, v + h, T) - reference_vb(x0, x, x0_hat, v - h, T)) / h
+    np.testing.assert_allclose(
+        gradient[..., 2:].sum((1, 2, 3)), numeric / 2, rtol=5e-3, atol=1e-4
+    )
+
+
+def test_a_perfect_mean_and_variance_has_no_kl(batch):
+    x0, eps, *_ = batch
+    output = jnp.concatenate([jnp.float32(eps), -jnp.ones(SHAPE)], -1)  # frac = 0: posterior's
+    loss = make_loss(process.ddpm(BETAS), prediction.eps(), learn_variance=True)
+    value, eps_error = loss(output, jnp.float32(x0), jnp.float32(eps), jnp.float32(T))
+    np.testing.assert_allclose(value[2:], 0, atol=1e-5)
+    np.testing.assert_allclose(eps_error, 0, atol=1e-9)
+
+
+def test_bin_masses_sum_to_one():
+    x = jnp.linspace(-1, 1, 256)
+    for mean, std in [(0.0, 0.1), (0.8, 0.3), (-1.2, 0.01)]:
+        nll = discretized_gaussian_nll(x, jnp.full(256, mean), jnp.full(256, np.log(std)))
+        np.testing.assert_allclose(jnp.exp(-nll).sum(), 1, rtol=1e-5)
+
+
+def test_loss_and_eps_error_of_every_family(family):
+    """mse of the output itself; eps_error through a full conversion with the real x."""
+    p, predictions = family
+    rng = np.random.default_rng(2)
+    x0, eps, error = (jnp.float32(a) for a in rng.normal(size=(3, 8, 4, 4, 2)))
+    level = p.level(jnp.linspace(0.1, 0.9, 8))
+    x = process.corrupt(p, x0, eps, level)
+    for name, kind in predictions.items():
+        output = prediction.target(kind, x0, eps, level) + error
+        value, eps_error = make_loss(p, kind)(output, x0, eps, level)
+        assert value.shape == eps_error.shape == (8,) and value.dtype == jnp.float32
+        np.testing.assert_allclose(value, (error**2).mean((1, 2, 3)), rtol=1e-4, err_msg=name)
+        _, eps_hat = prediction.to_x0_eps(p, kind, output, x, level)
+        direct = ((eps_hat - eps) ** 2).sum((1, 2, 3))
+        np.testing.assert_allclose(eps_error, direct, rtol=5e-3, err_msg=name)
+
+
+def test_edm_loss_is_the_papers_weighted_loss():
+    """lambda |D - x0|^2 (Karras et al. 2022, equation 2 and table 1), in float64."""
+    sd, s = 0.5, np.array([0.01, 0.1, 0.5, 3.0, 80.0]).reshape(-1, 1, 1, 1)
+    rng = np.random.default_rng(3)
+    x0, eps, f = rng.normal(size=(3, 5, 4, 4, 1))
+    x = x0 + s * eps
+    d = sd**2 / (s**2 + sd**2) * x + s * sd / np.sqrt(s**2 + sd**2) * f
+    weighted = (s**2 + sd**2) / (s * sd) ** 2 * (d - x0) ** 2
+    value, eps_error = make_loss(process.edm(), prediction.edm(sd))(
+        *(jnp.float32(a) for a in (f, x0, eps, s.ravel()))
+    )
+    np.testing.assert_allclose(value, weighted.mean((1, 2, 3)), rtol=1e-4)
+    np.testing.assert_allclose(eps_error, (((x - d) / s - eps) ** 2).sum((1, 2, 3)), rtol=1e-4)
+
+
+def test_eps_error_carries_no_gradient(family):
+    p, predictions = family
+    x0, eps, output = (jnp.float32(a) for a in np.random.default_rng(4).normal(size=(3, 2, 2, 2, 1)))
+    level = p.level(jnp.float32([0.3, 0.7]))
+    for kind in predictions.values():
+        loss = make_loss(p, kind)
+        gradient = jax.grad(lambda o, loss=loss: loss(o, x0, eps, level)[1].sum())(output)
+        np.testing.assert_array_equal(gradient, 0)
+
+
+def test_bf16_outputs_are_compared_in_float32():
+    x0 = eps = jnp.zeros((1, 2, 2, 1))
+    output = jnp.full((1, 2, 2, 1), 1.0 + 2**-7, jnp.bfloat16)
+    value, _ = make_loss(process.ddpm(BETAS), prediction.eps())(output, x0, eps, jnp.zeros(1))
+    np.testing.assert_allclose(value, (1 + 2**-7) ** 2, rtol=1e-7)
+
+
+def test_learned_variance_needs_a_discrete_family():
+    with pytest.raises(ValueError, match="'edm' but needs a discrete one"):
+        make_loss(process.edm(), prediction.edm(), learn_variance=True)
