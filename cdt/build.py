@@ -67,7 +67,9 @@ DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 MODELS = ("dit",)
 EDGES = {
     "uniform": lambda c, process: clusters.uniform_edges(c.num_clusters),
-    "snr": lambda c, process: clusters.snr_edges(process.log_snr, c.num_clusters),
+    "snr": lambda c, process: clusters.snr_edges(
+        process.log_snr, c.num_clusters, process.num_levels
+    ),
     "custom": lambda c, process: clusters.custom_edges(c.edges),
 }
 TIMESTEPS = ("curriculum", "uniform")

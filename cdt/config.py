@@ -238,3 +238,11 @@ def identity_differences(config: ConfigDict, saved: dict[str, object]) -> list[s
         for key in sorted(mine.keys() | saved.keys())
         if plain(mine.get(key)) != plain(saved.get(key))
     ]
+
+
+def no_variant(variant: str, *known: str) -> None:
+    """Raises UserError unless a config file's variant is empty; `known` are those it has."""
+    if variant:
+        raise UserError(
+            f"The config has no variant ':{variant}'; it has {', '.join(':' + k for k in known)}."
+        )

@@ -56,9 +56,10 @@ def normalised_convergence(losses: np.ndarray) -> np.ndarray:
       losses: float[k, N], k >= 1 losses over time for each of N clusters.
 
     Returns:
-      float64[k, N]; NaN for a cluster whose loss has not dropped, for which it means nothing.
+      float64[k, N]; NaN for a cluster whose loss has not dropped (or is not finite at an
+      end), for which it means nothing.
     """
-    losses = np.asarray(losses, np.float64)
+    losses = np.where(np.isfinite(losses), losses, np.nan)
     drop = losses[0] - losses[-1]
     drop = np.where(drop > 0, drop, np.nan)
     return (losses - losses[-1]) / drop

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from cdt import build, plots, sharding
 from cdt.checkpoint import Checkpointer
-from cdt.errors import EXIT_FINISHED, UserError, user_errors
+from cdt.errors import EXIT_FINISHED, user_errors
 from cdt.workdir import check_identity
 
 PyTree = Any
@@ -54,13 +54,6 @@ def load_params(
       UserError: there is no checkpoint, or it belongs to another config.
     """
     check_identity(workdir, config)
-    checkpoints = Checkpointer(workdir / "checkpoints", keep=config.checkpoint.keep)
-    step = checkpoints.latest_step()
-    if step is None:
-        raise UserError(
-            f"The workdir {workdir} holds no checkpoint; train first, with the same --config and "
-            "--workdir and --mode=train."
-        )
     name = build.ema_name(config)
     shapes = jax.eval_shape(model.init, jax.random.key(0))
     if name == "raw":
@@ -68,9 +61,10 @@ def load_params(
     else:
         item, tree = "ema", {name: shapes for name in build.ema_decays(config)}
     placed = sharding.abstract(tree, sharding.state_sharding(mesh, tree, config.mesh.min_shard_size))
-    restored = checkpoints.restore_items([item], {item: placed}, step=step)[item]
+    checkpoints = Checkpointer(workdir / "checkpoints", keep=config.checkpoint.keep)
+    step, items, _ = checkpoints.restore_items({item: placed})
     checkpoints.close()
-    return step, restored if name == "raw" else restored[name]
+    return step, items[item] if name == "raw" else items[item][name]
 
 
 def describe(config: ConfigDict, step: int, n: int) -> dict[str, object]:

@@ -22,7 +22,7 @@ from cdt.sample import generate
 from cdt.signals import StopRequest
 from cdt.state import TrainState, no_bad_steps
 from cdt.validation import make_validation
-from cdt.workdir import open_for_training
+from cdt.workdir import check_identity, record_config
 from cdt.writers import Writer, read_history
 
 # Steps that may be in flight. The loop waits for the oldest of them, never for the newest: the
@@ -50,7 +50,8 @@ def train(config: ConfigDict, workdir: str) -> int:
         train_source, test_source = build.data(config)
         num_examples = train_source.size
         model = build.model(config)
-        path = open_for_training(workdir, config)
+        path = epath.Path(workdir)
+        check_identity(path, config)
         checkpoints = Checkpointer(path / "checkpoints", keep=config.checkpoint.keep)
         saved = checkpoints.read_meta()
         open_all_at = saved["open_all_at"] if saved else build.open_all_at(config, num_examples)
@@ -71,6 +72,7 @@ def train(config: ConfigDict, workdir: str) -> int:
             process_count=jax.process_count(),
             flip=config.data.flip,
         )
+        record_config(path, config)
 
     # --- State: shapes, shardings, values; or the newest good checkpoint ----------------------
     key = jax.random.key(config.seed)

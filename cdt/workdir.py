@@ -11,27 +11,6 @@ from cdt.errors import UserError
 CONFIG_FILE = "config.json"
 
 
-def open_for_training(path: str, config: ConfigDict) -> epath.Path:
-    """Makes the folder if needed and records the config in it.
-
-    Raises:
-      UserError: it cannot be written to, or holds a run that differs in a key of its identity.
-    """
-    workdir = epath.Path(path)
-    check_identity(workdir, config)
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        partial = workdir / f".{CONFIG_FILE}.partial"
-        partial.write_text(json.dumps(flatten(config), indent=1, sort_keys=True))
-        partial.replace(workdir / CONFIG_FILE)
-    except OSError as error:
-        raise UserError(
-            f"The workdir {path} cannot be written to ({error.strerror or error}); choose another "
-            "--workdir or mend its permissions."
-        ) from None
-    return workdir
-
-
 def check_identity(workdir: epath.Path, config: ConfigDict) -> None:
     """Raises UserError if the folder holds a run whose identity (see `cdt.config.identity`) is not
     this config's."""
@@ -52,3 +31,21 @@ def check_identity(workdir: epath.Path, config: ConfigDict) -> None:
             f"The workdir {workdir} holds a run with another {', '.join(differences)}; use another "
             "--workdir, or the config of that run."
         )
+
+
+def record_config(workdir: epath.Path, config: ConfigDict) -> None:
+    """Makes the folder if needed and writes the config there.
+
+    Raises:
+      UserError: it cannot be written to.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        partial = workdir / f".{CONFIG_FILE}.partial"
+        partial.write_text(json.dumps(flatten(config), indent=1, sort_keys=True))
+        partial.replace(workdir / CONFIG_FILE)
+    except OSError as error:
+        raise UserError(
+            f"The workdir {workdir} cannot be written to ({error.strerror or error}); choose "
+            "another --workdir or mend its permissions."
+        ) from None

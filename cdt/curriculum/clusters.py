@@ -23,13 +23,19 @@ def uniform_edges(num_clusters: int) -> np.ndarray:
     return np.arange(num_clusters + 1, dtype=np.float64) / num_clusters
 
 
-def snr_edges(log_snr: Callable[[np.ndarray], np.ndarray], num_clusters: int) -> np.ndarray:
+def snr_edges(
+    log_snr: Callable[[np.ndarray], np.ndarray], num_clusters: int, num_levels: int | None = None
+) -> np.ndarray:
     """f64[N+1], equally spaced in log-SNR between u = 0.001 and u = 0.999; e_0 = 0 and e_N = 1.
+
+    A discrete family's log-SNR can jump further than a cluster is wide (linear DDPM at its clean
+    end, cosine DDPM at its noisy end); there each cluster is given one timestep.
 
     Args:
       log_snr: f64 u -> f64 log(alpha^2 / sigma^2), decreasing. Its ends u = 0 and u = 1 are
         infinite for EDM and flow matching, hence the margin of 0.001.
       num_clusters: N >= 1.
+      num_levels: T >= N of a discrete family, whose edges become multiples of 1/T.
 
     Raises:
       ValueError: num_clusters < 1.
@@ -40,7 +46,13 @@ def snr_edges(log_snr: Callable[[np.ndarray], np.ndarray], num_clusters: int) ->
     snr = np.asarray(log_snr(u), np.float64)
     inner = np.linspace(snr[0], snr[-1], num_clusters + 1)[1:-1]
     # np.interp wants increasing abscissae; log-SNR falls with u.
-    return np.concatenate([[0.0], np.interp(inner, snr[::-1], u[::-1]), [1.0]])
+    inner = np.interp(inner, snr[::-1], u[::-1])
+    if num_levels is not None:
+        i = np.arange(1, num_clusters)
+        # Push coinciding edges up, then down again where that ran into the noisy end.
+        inner = np.maximum.accumulate(np.maximum(np.rint(inner * num_levels), 1) - i) + i
+        inner = np.minimum(inner, num_levels - num_clusters + i) / num_levels
+    return np.concatenate([[0.0], inner, [1.0]])
 
 
 def custom_edges(edges) -> np.ndarray:

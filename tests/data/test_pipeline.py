@@ -13,7 +13,7 @@ from cdt.data.sources import Source
 def numbered(size, labels=True):
     """A source whose image i holds i in its first pixel, and is not symmetric."""
     images = np.zeros((size, 2, 4, 1), np.uint8)
-    images[:, 0, 0, 0] = np.arange(size)
+    images[:, 0, 0, 0] = np.arange(size) % 256
     images[:, 1, 0, 0] = 255
     numbers = np.arange(size, dtype=np.int32) if labels else None
     return Source(
@@ -43,6 +43,15 @@ def test_every_epoch_is_a_permutation(size):
     assert np.array_equal(np.sort(order), np.tile(np.arange(size), (4, 1)))
     if size >= 30:
         assert len({tuple(epoch) for epoch in order}) == 4
+
+
+def test_large_set_is_permuted_without_a_table():
+    size = 2**16 + 8
+    order = stream(batches(numbered(size), batch_size=size // 4), 8).reshape(2, size)
+    assert np.array_equal(np.sort(order), np.tile(np.arange(size), (2, 1)))
+    assert (order[0] == order[1]).sum() < 10  # one fixed point is expected
+    again = batches(numbered(size), batch_size=size // 4)(5)["label"]
+    assert np.array_equal(again, order[1, size // 4 : size // 2])
 
 
 def test_images_labels_and_forms():

@@ -7,14 +7,14 @@ import numpy as np
 from cdt.diffusion import prediction, process, schedules
 from cdt.diffusion.denoiser import make_denoiser
 
-SHAPE = (5, 4, 4, 2)
+SHAPE = (8, 4, 4, 2)
 
 
 def test_a_perfect_network_gives_x0_and_eps(family):
     p, predictions = family
     x0 = jax.random.uniform(jax.random.key(0), SHAPE, minval=-1)
     eps = jax.random.normal(jax.random.key(1), SHAPE)
-    level = p.level(jnp.linspace(0.1, 0.9, 5))
+    level = p.level(jnp.linspace(0.1, 0.9, 8))
     x = process.corrupt(p, x0, eps, level)
     for kind in predictions.values():
         output = prediction.target(kind, x0, eps, level)
@@ -28,7 +28,7 @@ def test_clipping_keeps_x_and_rederives_eps(family):
     p, predictions = family
     x = 3 * jax.random.normal(jax.random.key(0), SHAPE)
     output = jax.random.normal(jax.random.key(1), SHAPE)
-    level = p.level(jnp.linspace(0.1, 0.9, 5))
+    level = p.level(jnp.linspace(0.1, 0.9, 8))
     for kind in predictions.values():
         free = make_denoiser(lambda x, level: output, p, kind)(x, level)
         clipped = make_denoiser(lambda x, level: output, p, kind, clip=True)(x, level)
@@ -46,7 +46,7 @@ def test_variance_fraction():
         return jnp.concatenate([jnp.zeros_like(x), value], -1)
 
     denoised = make_denoiser(network, p, prediction.eps(), learn_variance=True)(
-        jnp.ones(SHAPE), jnp.full(5, 500.0)
+        jnp.ones(SHAPE), jnp.full(8, 500.0)
     )
     np.testing.assert_allclose(denoised.var_frac, (value + 1) / 2)
     np.testing.assert_array_equal(denoised.eps, 0)

@@ -10,9 +10,9 @@ from cdt.diffusion.guidance import classifier_free_guidance
 
 NULL = 10
 P = process.ddpm(schedules.linear(1000))
-LABELS = jnp.array([3, 0, 7, 7])
-LEVEL = jnp.float32([100, 400, 600, 999])
-X = jax.random.normal(jax.random.key(0), (4, 4, 4, 2))
+LABELS = jnp.array([3, 0, 7, 7, 1, 2, 3, 9])
+LEVEL = jnp.float32([100, 400, 600, 999, 0, 299, 700, 500])
+X = jax.random.normal(jax.random.key(0), (8, 4, 4, 2))
 
 
 def make_network(learn_variance):
@@ -33,10 +33,10 @@ def test_two_calls(learn_variance, interval, scale):
     network = make_network(learn_variance)
     guided = classifier_free_guidance(network, P, LABELS, NULL, scale, interval)
     cond = np.asarray(network(X, LEVEL, LABELS))
-    uncond = np.asarray(network(X, LEVEL, jnp.full(4, NULL)))
-    w = np.full((4, 1, 1, 1), scale)
-    if interval is not None:  # u of the levels: 0.1, 0.4, 0.6, 1.0
-        w[[0, 3]] = 1
+    uncond = np.asarray(network(X, LEVEL, jnp.full(8, NULL)))
+    w = np.full((8, 1, 1, 1), scale)
+    if interval is not None:  # 299 lies just below u = 0.3, 700 just above 0.7
+        w[[0, 3, 4, 5, 6]] = 1
     expected = cond.copy()
     expected[..., :2] = uncond[..., :2] + w * (cond - uncond)[..., :2]
     np.testing.assert_allclose(jax.jit(guided)(X, LEVEL), expected, rtol=1e-5, atol=1e-5)
@@ -50,7 +50,7 @@ def test_one_call_of_the_network():
         return x
 
     classifier_free_guidance(network, P, LABELS, NULL, 2.0)(X, LEVEL)
-    assert calls == [(8, 4, 4, 2)]
+    assert calls == [(16, 4, 4, 2)]
 
 
 @pytest.mark.parametrize("interval", [(0.7, 0.3), (-0.1, 0.5), (0.5, 1.5)])

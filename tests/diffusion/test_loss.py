@@ -145,8 +145,8 @@ def test_edm_loss_is_the_papers_weighted_loss():
 
 def test_eps_error_carries_no_gradient(family):
     p, predictions = family
-    x0, eps, output = (jnp.float32(a) for a in np.random.default_rng(4).normal(size=(3, 2, 2, 2, 1)))
-    level = p.level(jnp.float32([0.3, 0.7]))
+    x0, eps, output = (jnp.float32(a) for a in np.random.default_rng(4).normal(size=(3, 8, 4, 4, 2)))
+    level = p.level(jnp.linspace(0.1, 0.9, 8))
     for kind in predictions.values():
         loss = make_loss(p, kind)
         gradient = jax.grad(lambda o, loss=loss: loss(o, x0, eps, level)[1].sum())(output)

@@ -1,0 +1,43 @@
+# Two commands do all the set-up: `make train` and `make test`. Both make the virtual environment
+# .venv from the python3 on PATH (PYTHON=python3.12 for another one); nothing is installed elsewhere.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+RUN := runs/digits
+
+.PHONY: train test test-peers lint format
+
+$(VENV)/installed: requirements.txt
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install -q -r requirements.txt
+	touch $@
+
+$(VENV)/installed-test: $(VENV)/installed requirements-test.txt
+	$(VENV)/bin/python -m pip install -q -r requirements-test.txt
+	touch $@
+
+# The peers (PyTorch and libraries that bring it) get an environment of their own.
+.venv-peers/installed: requirements.txt requirements-test.txt requirements-peers.txt
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install -q -r requirements.txt -r requirements-test.txt
+	.venv-peers/bin/python -m pip install -q --no-deps -r requirements-peers.txt
+	touch $@
+
+# Trains the digits and measures the samples; run again to resume.
+train: $(VENV)/installed
+	$(VENV)/bin/python -m cdt.main --config=configs/digits.py --workdir=$(RUN)
+	$(VENV)/bin/python -m cdt.main --config=configs/digits.py --workdir=$(RUN) --mode=evaluate
+
+test: lint
+	$(VENV)/bin/python -m pytest
+
+test-peers: .venv-peers/installed
+	.venv-peers/bin/python -m pytest tests/peers
+
+lint: $(VENV)/installed-test
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+format: $(VENV)/installed-test
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .

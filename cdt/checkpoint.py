@@ -1,0 +1,331 @@
+"""Checkpoints that are found whole or not used: the only importer of Orbax.
+
+A checkpoint is one folder per step under `workdir/checkpoints`, with one Orbax item per part of
+the train state (`params`, `ema`, ...) and an item `meta`, a JSON object:
+
+    schema      int, format of the checkpoint; a newer one than this program knows is refused
+    versions    {package: version} at the time of saving
+    types       {item: {leaf path: "float32[3,4]"}}
+    checksums   {item: {leaf path: uint32}}, see `leaf_checksums`
+    meta        what the caller wants kept: config, data position, ...
+    crc32       of all of the above as compact JSON with sorted keys
+
+Orbax restores a flipped bit silently, so every restored leaf is compared with its checksum. Items
+are stored as nested dicts of arrays whose names are the leaf paths; containers without a leaf
+(optax.EmptyState, MaskedNode, None) and arrays without an element are not stored but come from
+the abstract tree, so that any tree is restored with its exact structure.
+"""
+
+import datetime
+import importlib.metadata
+import json
+import logging
+import platform
+import zlib
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+from jax.experimental import multihost_utils
+
+from cdt.errors import UserError
+from cdt.leaves import first_mismatch, from_nested, leaf_checksums, leaf_types, to_nested
+
+PyTree = Any
+T = TypeVar("T")
+
+SCHEMA = 1
+
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+_LOG = logging.getLogger(__name__)
+
+
+class _Damaged(Exception):
+    """A checkpoint that does not hold what was saved."""
+
+
+def _is_not_orbax_chatter(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.ERROR or "orbax" not in record.pathname
+
+
+# Orbax tells each save in a dozen lines, through the logger that all users of absl share.
+logging.getLogger("absl").addFilter(_is_not_orbax_chatter)
+
+
+class Checkpointer:
+    """Saves, verifies and restores the checkpoints of one run; every process calls it alike.
+
+    Until the first `save` nothing in the directory is created or changed, but that
+    `restore_latest` renames damaged steps: a program that only reads may look into the directory
+    of a run that is training.
+
+    Args:
+      directory: where the steps are, local or gs://.
+      keep: how many of the newest checkpoints stay, >= 1.
+    """
+
+    def __init__(self, directory: epath.PathLike, *, keep: int):
+        self._directory = epath.Path(directory).resolve()
+        self._keep = keep
+        self._manager: ocp.CheckpointManager | None = None
+        self._writable = False
+
+    def save(self, step: int, items: Mapping[str, PyTree], meta: Mapping[str, Any]) -> None:
+        """Starts to save; the arrays may be donated as soon as this returns.
+
+        Waits for the arrays, their checksums and their copy to the host, and for the save before
+        this one; the files are written in the background. A step saved already is left as it is.
+
+        Args:
+          step: steps done, greater than every step saved before.
+          items: {name: tree of arrays}; the name "meta" is taken.
+          meta: JSON object, returned as it is by the restoring functions.
+
+        Raises:
+          RuntimeError: newer checkpoints exist, so that this one would not be the one found.
+          Exception: whatever the save before this one failed with in the background.
+        """
+        manager = self._open(write=True)
+        if step in manager.all_steps():
+            self.wait()
+            return
+        checksums = jax.device_get({name: leaf_checksums(tree) for name, tree in items.items()})
+        record = {
+            "schema": SCHEMA,
+            "versions": _versions(),
+            "types": {name: leaf_types(tree) for name, tree in items.items()},
+            "checksums": jax.tree.map(int, checksums),
+            "meta": meta,
+        }
+        record = json.loads(json.dumps(record))  # as it will be read: tuples become lists
+        record["crc32"] = _crc32(record)
+        stored = {name: to_nested(tree) for name, tree in items.items()}
+        saves = {name: ocp.args.StandardSave(tree) for name, tree in stored.items() if tree}
+        saves["meta"] = ocp.args.JsonSave(record)
+        if not manager.save(step, args=ocp.args.Composite(**saves)):
+            raise RuntimeError(
+                f"Step {step} was not saved in {self._directory}, which holds step "
+                f"{manager.latest_step()} already."
+            )
+
+    def restore_latest(
+        self, abstract_items: Mapping[str, PyTree]
+    ) -> tuple[int, dict[str, PyTree], dict[str, Any]] | None:
+        """Restores the newest checkpoint that is whole, for a run that will save on.
+
+        Newer ones that are damaged are renamed to corrupt-<step>-<time>, with one log line each:
+        Orbax would refuse to save until training has passed their step.
+
+        Args:
+          abstract_items: {name: tree of jax.ShapeDtypeStruct}, with the shardings that the
+            arrays get; without a sharding an array comes to the first device.
+
+        Returns:
+          (step, items, meta), or None where nothing has been saved.
+
+        Raises:
+          UserError: the checkpoint is of another model or a newer program, or all are damaged;
+            then nothing is renamed.
+        """
+        found = self._newest_good(lambda step: self._restore(step, abstract_items), set_aside=True)
+        return found and (found[0], *found[1])
+
+    def restore_items(
+        self, abstract_items: Mapping[str, PyTree], step: int | None = None
+    ) -> tuple[int, dict[str, PyTree], dict[str, Any]]:
+        """Restores the items asked for and no other, such as "ema", on any mesh; changes no file.
+
+        Args:
+          abstract_items: as for `restore_latest`.
+          step: which checkpoint; the newest that is whole by default.
+
+        Returns:
+          (step, items, meta).
+
+        Raises:
+          UserError: there is no such checkpoint, it is damaged, or it does not fit.
+        """
+        found = self._newest_good(lambda step: self._restore(step, abstract_items), step)
+        if found is None:
+            raise UserError(
+                f"There is no checkpoint in {self._directory}: train first, or give the --workdir "
+                "of a run that has saved one."
+            )
+        return (found[0], *found[1])
+
+    def read_meta(self, step: int | None = None) -> dict[str, Any] | None:
+        """What `save` was given as `meta`, without reading an array.
+
+        Args:
+          step: which checkpoint; the newest with readable meta by default.
+
+        Returns:
+          The meta, or None where no step was asked for and nothing has been saved.
+
+        Raises:
+          UserError: there is no such checkpoint, it is damaged, or a newer program wrote it.
+        """
+        found = self._newest_good(self._record, step)
+        return found and found[1]["meta"]
+
+    def latest_step(self) -> int | None:
+        """The newest step saved completely, damaged or not; None where there is none."""
+        return max(self._steps(), default=None)
+
+    def wait(self) -> None:
+        """Returns when everything is written; raises whatever a save in the background failed with."""
+        if self._manager is not None:
+            self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """As `wait`, and frees Orbax's threads; the next call opens them again."""
+        if self._manager is not None:
+            self._manager.close()
+            self._manager = None
+
+    def _open(self, *, write: bool = False) -> ocp.CheckpointManager:
+        if self._manager is None or (write and not self._writable):
+            self.close()
+            options = ocp.CheckpointManagerOptions(
+                max_to_keep=self._keep,
+                create=write,
+                read_only=not write,
+                cleanup_tmp_directories=write,  # of saves that were killed
+                save_root_metadata=False,
+            )
+            self._manager = ocp.CheckpointManager(self._directory, options=options)
+            self._writable = write
+        return self._manager
+
+    def _steps(self) -> list[int]:
+        """Steps saved completely, the newest first."""
+        self.wait()
+        if not self._directory.exists():
+            return []
+        manager = self._open()
+        manager.reload()  # another program may be saving here
+        return sorted(manager.all_steps(), reverse=True)
+
+    def _newest_good(
+        self, read: Callable[[int], T], only: int | None = None, *, set_aside: bool = False
+    ) -> tuple[int, T] | None:
+        """The newest step that `read` finds whole, and what it read; None if nothing was saved."""
+        steps = self._steps()
+        if only is not None and only not in steps:
+            raise UserError(
+                f"There is no checkpoint of step {only} in {self._directory}, which holds "
+                f"{', '.join(map(str, steps)) or 'none'}."
+            )
+        damaged: dict[int, str] = {}
+        for step in steps if only is None else [only]:
+            try:
+                result = read(step)
+            except _Damaged as error:
+                damaged[step] = str(error)
+                continue
+            # Renamed only now: where no step can be read, the storage may be away for a moment.
+            for bad, reason in damaged.items():
+                fate = f"renamed to {self._set_aside(bad)}" if set_aside else "passed over"
+                _LOG.warning(
+                    f"The checkpoint of step {bad} in {self._directory} is damaged ({reason}); "
+                    f"it is {fate} and step {step} is used."
+                )
+            return step, result
+        remains = [f"step {step}: {reason}" for step, reason in damaged.items()]
+        if only is None:
+            remains += sorted(path.name for path in self._directory.glob("corrupt-*"))
+        if remains:
+            raise UserError(
+                f"No good checkpoint is left in {self._directory} ({'; '.join(remains)}): bring one "
+                "back from a copy, or start from nothing with another --workdir."
+            )
+        return None
+
+    def _set_aside(self, step: int) -> str:
+        """Renames a step so that Orbax no longer sees it, and returns the new name."""
+        time = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%S.%f")
+        name = f"corrupt-{step}-{time}"
+        self.close()  # Orbax keeps a list of the steps
+        if jax.process_index() == 0:
+            (self._directory / str(step)).rename(self._directory / name)
+        _all_processes(True)
+        return name
+
+    def _record(self, step: int) -> dict[str, Any]:
+        """The item "meta", verified."""
+        record = self._orbax_restore(step, {"meta": ocp.args.JsonRestore()})["meta"]
+        if not isinstance(record, dict) or record.pop("crc32", None) != _crc32(record):
+            raise _Damaged("meta does not match its checksum")
+        if record["schema"] > SCHEMA:
+            raise UserError(
+                f"The checkpoint of step {step} in {self._directory} has schema "
+                f"{record['schema']} and this program knows {SCHEMA} at most: use a newer cdt."
+            )
+        return record
+
+    def _restore(
+        self, step: int, abstract_items: Mapping[str, PyTree]
+    ) -> tuple[dict[str, PyTree], dict[str, Any]]:
+        record = self._record(step)
+        wanted = {name: leaf_types(tree) for name, tree in abstract_items.items()}
+        if mismatch := first_mismatch(record["types"], wanted):
+            raise UserError(
+                f"The checkpoint of step {step} in {self._directory} does not fit: {mismatch}; "
+                "use the config that it was saved with, or another --workdir."
+            )
+        stored = {name: to_nested(_placed(tree)) for name, tree in abstract_items.items()}
+        args = {name: ocp.args.StandardRestore(tree) for name, tree in stored.items() if tree}
+        restored = self._orbax_restore(step, args)
+        items = {
+            name: from_nested(restored.get(name, {}), tree)
+            for name, tree in abstract_items.items()
+        }
+        checksums = jax.device_get({name: leaf_checksums(tree) for name, tree in items.items()})
+        for name, leaves in checksums.items():
+            for path, checksum in leaves.items():
+                if int(checksum) != record["checksums"][name][path]:
+                    raise _Damaged(f"{name}/{path} does not match its checksum")
+        return items, record["meta"]
+
+    def _orbax_restore(self, step: int, args: dict[str, Any]) -> dict[str, Any]:
+        """Restores on all processes, or raises _Damaged on all of them."""
+        restored: dict[str, Any] = {}
+        reason = ""
+        try:
+            if args:
+                restored = dict(self._open().restore(step, args=ocp.args.Composite(**args)).items())
+        except (jax.errors.JaxRuntimeError, MemoryError):
+            raise  # too little memory is no fault of the file
+        except Exception as error:  # damage shows as anything from KeyError to UnicodeError
+            reason = f"{type(error).__name__}: {str(error)[:200].splitlines()[:1]}"
+        if not _all_processes(not reason):
+            raise _Damaged(reason or "another process could not read it")
+        return restored
+
+
+def _all_processes(ok: bool) -> bool:
+    """Whether `ok` holds on every process; waits for all of them."""
+    if jax.process_count() == 1:
+        return ok
+    return bool(np.all(multihost_utils.process_allgather(np.array(ok))))
+
+
+def _placed(abstract: PyTree) -> PyTree:
+    """The abstract tree with the first device where it gives no sharding."""
+    first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding or first),
+        abstract,
+    )
+
+
+def _versions() -> dict[str, str]:
+    installed = {name: importlib.metadata.version(name) for name in _PACKAGES}
+    return {"python": platform.python_version(), **installed}
+
+
+def _crc32(record: dict[str, Any]) -> int:
+    return zlib.crc32(json.dumps(record, sort_keys=True, separators=(",", ":")).encode())

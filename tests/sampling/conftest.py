@@ -1,0 +1,92 @@
+"""Gaussian data, whose denoiser is known in closed form, in every noise family."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cdt.diffusion import process, schedules
+from cdt.diffusion.denoiser import Denoised
+from cdt.sampling import levels
+from cdt.sampling.noise import initial_noise
+
+SHAPE = (2, 2, 1)
+
+
+class Gaussian(NamedTuple):
+    """Data N(mean, variance), pixel by pixel, under one process. Moments are float64."""
+
+    process: process.Process
+    mean: np.ndarray = np.array([0.5, -0.3, 0.0, 0.8]).reshape(SHAPE)
+    variance: np.ndarray = np.array([0.04, 0.25, 0.6, 0.9]).reshape(SHAPE)
+
+    def alpha_sigma(self, level):
+        return (np.float64(c) for c in self.process.alpha_sigma(jnp.float32(level)))
+
+    def marginal(self, level):
+        """Mean and variance of x at a level."""
+        alpha, sigma = self.alpha_sigma(level)
+        return alpha * self.mean, alpha**2 * self.variance + sigma**2
+
+    def denoise(self, x, level):
+        """E[x0 | x] and the eps that goes with it."""
+        alpha, sigma = (jnp.reshape(c, (-1, 1, 1, 1)) for c in self.process.alpha_sigma(level))
+        mean, variance = jnp.float32(self.mean), jnp.float32(self.variance)
+        gap = (x - alpha * mean) / (alpha**2 * variance + sigma**2)
+        return Denoised(mean + alpha * variance * gap, sigma * gap, None)
+
+    def start(self, grid, n):
+        """Keys and x[n] of the exact marginal at the first level of the grid."""
+        keys = jax.random.split(jax.random.key(7), n)
+        noise = initial_noise(self.process, grid, keys, SHAPE)
+        _, sigma = self.alpha_sigma(grid[0])
+        mean, variance = self.marginal(grid[0])
+        return keys, jnp.float32(mean) + jnp.float32(np.sqrt(variance) / sigma) * noise
+
+    def flow_map(self, x, level):
+        """The probability-flow ODE's exact solution at the clean end, from x at a level."""
+        mean, variance = self.marginal(level)
+        return self.mean + np.sqrt(self.variance / variance) * (np.asarray(x, np.float64) - mean)
+
+    def assert_moments(self, x, mean, variance, slack=0.0):
+        """Moments of samples [B, ...], to 5 standard errors plus a share of each scale."""
+        n = len(x)
+        x = np.asarray(x, np.float64)
+        error = abs(x.mean(0) - mean) / np.sqrt(variance)
+        np.testing.assert_array_less(error, 5 / np.sqrt(n) + slack)
+        ratio = abs(x.var(0, ddof=1) / variance - 1)
+        np.testing.assert_array_less(ratio, 5 * np.sqrt(2 / n) + slack)
+        flat = ((x - x.mean(0)) / x.std(0)).reshape(n, -1)
+        correlation = flat.T @ flat / n - np.eye(flat.shape[1])
+        np.testing.assert_array_less(abs(correlation), 5 / np.sqrt(n))
+
+
+FAMILIES = {
+    "ddpm-linear": (process.ddpm(schedules.linear(1000)), lambda n: levels.rounded(1000, n)),
+    "ddpm-cosine": (process.ddpm(schedules.cosine(1000)), lambda n: levels.rounded(1000, n)),
+    "edm": (process.edm(), levels.karras),
+    "flow-linear": (process.flow(schedules.linear_path()), levels.uniform),
+    "flow-gvp": (process.flow(schedules.gvp_path()), levels.uniform),
+}
+
+
+@pytest.fixture
+def gaussian():
+    """The constructor, for a test that names its own process."""
+    return Gaussian
+
+
+@pytest.fixture(params=FAMILIES)
+def family(request):
+    """(Gaussian data under a process, its grid of n steps), for every family."""
+    p, grid = FAMILIES[request.param]
+    return Gaussian(p), grid
+
+
+@pytest.fixture(params=["edm", "flow-linear", "flow-gvp"])
+def continuous(request):
+    """As `family`, for the families with an ODE in their native level."""
+    p, grid = FAMILIES[request.param]
+    return Gaussian(p), grid

@@ -1,0 +1,65 @@
+"""DDIM on Gaussian data: the exact flow, its order, and its stochastic limits."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cdt.diffusion import process, schedules
+from cdt.sampling import levels
+from cdt.sampling.ancestral import ancestral
+from cdt.sampling.ddim import ddim
+
+
+def test_recovers_the_flow_to_first_order(family):
+    data, grid = family
+    errors = []
+    for n in (64, 128, 256):
+        keys, x = data.start(grid(n), 64)
+        out = ddim(data.denoise, data.process, grid(n), x, keys)
+        errors.append(abs(out - data.flow_map(x, grid(n)[0])).max())
+    orders = np.log2(np.divide(errors[:-1], errors[1:]))
+    np.testing.assert_allclose(orders, 1, atol=0.06)
+    assert errors[-1] < 0.03
+
+
+def test_many_steps_give_the_exact_distribution(family):
+    data, grid = family
+    keys, x = data.start(grid(1000), 4000)
+    out = ddim(data.denoise, data.process, grid(1000), x, keys)
+    np.testing.assert_allclose(out, data.flow_map(x, grid(1000)[0]), atol=0.02)
+    data.assert_moments(out, data.mean, data.variance, slack=0.02)
+
+
+def test_eta_1_is_ancestral_sampling(family):
+    data, grid = family
+    keys, x = data.start(grid(20), 16)
+    out = ddim(data.denoise, data.process, grid(20), x, keys, eta=1.0)
+    expected = ancestral(data.denoise, data.process, grid(20), x, keys)
+    np.testing.assert_allclose(out, expected, atol=2e-5)
+
+
+@pytest.mark.parametrize("eta", [0.5, 1.0])
+def test_moments_follow_the_papers_equation_12(gaussian, eta):
+    """The linear recursion of mean and variance, in alpha_bar and float64 (Song et al. 2021)."""
+    betas = schedules.linear(1000)
+    data, grid = gaussian(process.ddpm(betas)), levels.strided(1000, 20)
+    alpha_bar = np.append(np.cumprod(1 - betas), 1.0)  # index -1 is the clean end
+    mean, variance = data.marginal(grid[0])
+    for t, s in zip(grid[:-1].astype(int), grid[1:].astype(int), strict=True):
+        a, b = alpha_bar[t], alpha_bar[s]
+        std = eta * np.sqrt((1 - b) / (1 - a)) * np.sqrt(1 - a / b)  # equation 16
+        gain = np.sqrt(a) * data.variance / (a * data.variance + 1 - a)  # of E[x0 | x]
+        noise_gain = (1 - np.sqrt(a) * gain) / np.sqrt(1 - a)  # of E[eps | x]
+        scale = np.sqrt(b) * gain + np.sqrt(1 - b - std**2) * noise_gain
+        mean, variance = np.sqrt(b) * data.mean, scale**2 * variance + std**2
+    keys, x = data.start(grid, 20_000)
+    out = ddim(data.denoise, data.process, grid, x, keys, eta=eta)
+    data.assert_moments(out, mean, variance)
+
+
+def test_bad_eta():
+    p = process.ddpm(schedules.linear(1000))
+    keys = jax.random.split(jax.random.key(0), 1)
+    with pytest.raises(ValueError, match=r"eta = 1.5 but needs it in \[0, 1\]"):
+        ddim(None, p, levels.strided(1000, 10), jnp.zeros((1, 1)), keys, eta=1.5)

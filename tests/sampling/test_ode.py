@@ -1,0 +1,128 @@
+"""Euler and Heun on Gaussian data: the exact flow, measured order, churn."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cdt.diffusion import process, schedules
+from cdt.sampling import levels
+from cdt.sampling.ddim import ddim
+from cdt.sampling.euler import euler
+from cdt.sampling.heun import heun
+
+
+@pytest.mark.parametrize("sampler, order, last", [(euler, 1, 0.03), (heun, 2, 1e-3)])
+def test_recovers_the_flow_at_its_order(continuous, sampler, order, last):
+    data, grid = continuous
+    errors = []
+    for n in (64, 128, 256):
+        keys, x = data.start(grid(n), 64)
+        out = sampler(data.denoise, data.process, grid(n), x, keys)
+        errors.append(abs(out - data.flow_map(x, grid(n)[0])).max())
+    np.testing.assert_allclose(np.log2(np.divide(errors[:-1], errors[1:])), order, atol=0.06)
+    assert errors[-1] < last
+
+
+@pytest.mark.parametrize("sampler, steps, slack", [(euler, 1000, 0.02), (heun, 256, 0.001)])
+def test_many_steps_give_the_exact_distribution(continuous, sampler, steps, slack):
+    data, grid = continuous
+    keys, x = data.start(grid(steps), 4000)
+    out = sampler(data.denoise, data.process, grid(steps), x, keys)
+    data.assert_moments(out, data.mean, data.variance, slack)
+
+
+def test_edm_euler_is_ddim(gaussian):
+    """In sigma the ODE's Euler step and DDIM coincide (Karras et al. 2022, section 4)."""
+    data, grid = gaussian(process.edm()), levels.karras(20)
+    keys, x = data.start(grid, 8)
+    out = euler(data.denoise, data.process, grid, x, keys)
+    expected = ddim(data.denoise, data.process, grid, x, keys)
+    np.testing.assert_allclose(out, expected, atol=1e-4)
+
+
+def test_heun_is_algorithm_1(gaussian):
+    """Against a plain float64 loop over the paper's lines, sigma(t) = t and s(t) = 1."""
+    data, grid = gaussian(process.edm()), levels.karras(12)
+    keys, x = data.start(grid, 8)
+
+    def denoised(y, s):
+        return data.mean + data.variance / (data.variance + s**2) * (y - data.mean)
+
+    y = np.asarray(x, np.float64)
+    for i in range(12):
+        d = (y - denoised(y, grid[i])) / grid[i]
+        following = y + (grid[i + 1] - grid[i]) * d
+        if grid[i + 1] != 0:
+            d_next = (following - denoised(following, grid[i + 1])) / grid[i + 1]
+            following = y + (grid[i + 1] - grid[i]) * (d + d_next) / 2
+        y = following
+    out = heun(data.denoise, data.process, grid, x, keys)
+    np.testing.assert_allclose(out, y, atol=1e-4)
+
+
+def test_heun_never_evaluates_the_clean_end(continuous):
+    data, grid = continuous
+
+    def denoise(x, level):
+        denoised = data.denoise(x, level)
+        return denoised._replace(x0=jnp.where(level[0] > 0, denoised.x0, jnp.nan))
+
+    keys, x = data.start(grid(5), 4)
+    assert jnp.all(jnp.isfinite(heun(denoise, data.process, grid(5), x, keys)))
+
+
+def test_one_heun_step_is_an_euler_step(continuous):
+    data, grid = continuous
+    keys, x = data.start(grid(1), 4)
+    out = heun(data.denoise, data.process, grid(1), x, keys)
+    expected = euler(data.denoise, data.process, grid(1), x, keys)
+    np.testing.assert_allclose(out, expected, rtol=1e-6)
+
+
+def test_churn_keeps_the_distribution(gaussian):
+    data, grid = gaussian(process.edm()), levels.karras(256)
+    keys, x = data.start(grid, 10_000)
+    options = {"S_churn": 40.0, "S_min": 0.05, "S_max": 50.0, "S_noise": 1.0}
+    out = heun(data.denoise, data.process, grid, x, keys, **options)
+    data.assert_moments(out, data.mean, data.variance, slack=0.01)
+    # It is noise indeed: the result has little to do with the deterministic one.
+    plain = heun(data.denoise, data.process, grid, x, keys)
+    assert np.corrcoef(np.ravel(out[..., 1, 1, 0]), np.ravel(plain[..., 1, 1, 0]))[0, 1] < 0.9
+
+
+@pytest.mark.parametrize("S_churn", [3.0, 1000.0])
+def test_churn_is_algorithm_2(gaussian, S_churn):
+    """Variance after each churned Euler/Heun step by the linear recursion, in float64."""
+    S_min, S_max, S_noise, n = 0.05, 50.0, 1.1, 12
+    data, grid = gaussian(process.edm()), levels.karras(n)
+    _, variance = data.marginal(grid[0])
+
+    def slope(s):  # d = (y - D(y))/s = slope (y - mean)
+        return s / (data.variance + s**2)
+
+    for s, following in zip(grid[:-1], grid[1:], strict=True):
+        gamma = min(S_churn / n, np.sqrt(2) - 1) if S_min <= s <= S_max else 0.0
+        raised = s * (1 + gamma)
+        variance = variance + S_noise**2 * (raised**2 - s**2)
+        scale = 1 + (following - raised) * slope(raised)
+        if following > 0:
+            scale = 1 + (following - raised) * (slope(raised) + slope(following) * scale) / 2
+        variance = scale**2 * variance
+    keys, x = data.start(grid, 20_000)
+    options = {"S_churn": S_churn, "S_min": S_min, "S_max": S_max, "S_noise": S_noise}
+    out = heun(data.denoise, data.process, grid, x, keys, **options)
+    data.assert_moments(out, data.mean, variance)
+
+
+def test_errors(gaussian):
+    keys, x = jax.random.split(jax.random.key(0), 1), jnp.zeros((1, 2, 2, 1))
+    discrete = gaussian(process.ddpm(schedules.linear(1000)))
+    for sampler in (euler, heun):
+        with pytest.raises(ValueError, match="'ddpm' but needs edm or flow"):
+            sampler(discrete.denoise, discrete.process, levels.rounded(1000, 5), x, keys)
+    flow = gaussian(process.flow(schedules.linear_path()))
+    with pytest.raises(ValueError, match="'flow' but churn is defined for edm alone"):
+        heun(flow.denoise, flow.process, levels.uniform(5), x, keys, S_churn=1.0)
+    with pytest.raises(ValueError, match="S_churn = -1 but needs 0 or more"):
+        heun(flow.denoise, flow.process, levels.uniform(5), x, keys, S_churn=-1)
