@@ -11,16 +11,14 @@ the train state (`params`, `ema`, ...) and an item `meta`, a JSON object:
     crc32       of all of the above as compact JSON with sorted keys
 
 Orbax restores a flipped bit silently, so every restored leaf is compared with its checksum. Items
-are stored as nested dicts of arrays whose names are the leaf paths; containers without a leaf
-(optax.EmptyState, MaskedNode, None) and arrays without an element are not stored but come from
-the abstract tree, so that any tree is restored with its exact structure.
+are stored as nested dicts; containers without a leaf (optax.EmptyState, None) and arrays without
+an element come from the abstract tree, so that any tree is restored with its exact structure.
 """
 
 import datetime
 import importlib.metadata
 import json
 import logging
-import platform
 import zlib
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
@@ -32,7 +30,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from cdt.errors import UserError
-from cdt.leaves import first_mismatch, from_nested, leaf_checksums, leaf_types, to_nested
+from cdt.leaves import first_mismatch, from_nested, leaf_checksums, leaf_types, placed, to_nested
 
 PyTree = Any
 T = TypeVar("T")
@@ -44,7 +42,7 @@ _LOG = logging.getLogger(__name__)
 
 
 class _Damaged(Exception):
-    """A checkpoint that does not hold what was saved."""
+    """A checkpoint that is not what was saved."""
 
 
 def _is_not_orbax_chatter(record: logging.LogRecord) -> bool:
@@ -58,9 +56,8 @@ logging.getLogger("absl").addFilter(_is_not_orbax_chatter)
 class Checkpointer:
     """Saves, verifies and restores the checkpoints of one run; every process calls it alike.
 
-    Until the first `save` nothing in the directory is created or changed, but that
-    `restore_latest` renames damaged steps: a program that only reads may look into the directory
-    of a run that is training.
+    Only `save` and `restore_latest` change anything in the directory, so that another program
+    may read the checkpoints of a run that is training.
 
     Args:
       directory: where the steps are, local or gs://.
@@ -95,7 +92,7 @@ class Checkpointer:
         checksums = jax.device_get({name: leaf_checksums(tree) for name, tree in items.items()})
         record = {
             "schema": SCHEMA,
-            "versions": _versions(),
+            "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
             "types": {name: leaf_types(tree) for name, tree in items.items()},
             "checksums": jax.tree.map(int, checksums),
             "meta": meta,
@@ -136,14 +133,10 @@ class Checkpointer:
     def restore_items(
         self, abstract_items: Mapping[str, PyTree], step: int | None = None
     ) -> tuple[int, dict[str, PyTree], dict[str, Any]]:
-        """Restores the items asked for and no other, such as "ema", on any mesh; changes no file.
+        """As `restore_latest`, for any part of the items (such as "ema"); changes no file.
 
         Args:
-          abstract_items: as for `restore_latest`.
           step: which checkpoint; the newest that is whole by default.
-
-        Returns:
-          (step, items, meta).
 
         Raises:
           UserError: there is no such checkpoint, it is damaged, or it does not fit.
@@ -157,16 +150,10 @@ class Checkpointer:
         return (found[0], *found[1])
 
     def read_meta(self, step: int | None = None) -> dict[str, Any] | None:
-        """What `save` was given as `meta`, without reading an array.
+        """What `save` was given as `meta`, from `step` or from the newest where it is whole.
 
-        Args:
-          step: which checkpoint; the newest with readable meta by default.
-
-        Returns:
-          The meta, or None where no step was asked for and nothing has been saved.
-
-        Raises:
-          UserError: there is no such checkpoint, it is damaged, or a newer program wrote it.
+        None where nothing has been saved. Raises UserError where there is no such step, where all
+        are damaged, or where a newer program wrote it.
         """
         found = self._newest_good(self._record, step)
         return found and found[1]["meta"]
@@ -176,7 +163,7 @@ class Checkpointer:
         return max(self._steps(), default=None)
 
     def wait(self) -> None:
-        """Returns when everything is written; raises whatever a save in the background failed with."""
+        """Returns when everything is written; raises what a save in the background failed with."""
         if self._manager is not None:
             self._manager.wait_until_finished()
 
@@ -239,8 +226,8 @@ class Checkpointer:
             remains += sorted(path.name for path in self._directory.glob("corrupt-*"))
         if remains:
             raise UserError(
-                f"No good checkpoint is left in {self._directory} ({'; '.join(remains)}): bring one "
-                "back from a copy, or start from nothing with another --workdir."
+                f"No good checkpoint is left in {self._directory} ({'; '.join(remains)}): bring "
+                "one back from a copy, or start from nothing with another --workdir."
             )
         return None
 
@@ -276,12 +263,11 @@ class Checkpointer:
                 f"The checkpoint of step {step} in {self._directory} does not fit: {mismatch}; "
                 "use the config that it was saved with, or another --workdir."
             )
-        stored = {name: to_nested(_placed(tree)) for name, tree in abstract_items.items()}
+        stored = {name: to_nested(placed(tree)) for name, tree in abstract_items.items()}
         args = {name: ocp.args.StandardRestore(tree) for name, tree in stored.items() if tree}
         restored = self._orbax_restore(step, args)
         items = {
-            name: from_nested(restored.get(name, {}), tree)
-            for name, tree in abstract_items.items()
+            name: from_nested(restored.get(name, {}), tree) for name, tree in abstract_items.items()
         }
         checksums = jax.device_get({name: leaf_checksums(tree) for name, tree in items.items()})
         for name, leaves in checksums.items():
@@ -300,7 +286,7 @@ class Checkpointer:
         except (jax.errors.JaxRuntimeError, MemoryError):
             raise  # too little memory is no fault of the file
         except Exception as error:  # damage shows as anything from KeyError to UnicodeError
-            reason = f"{type(error).__name__}: {str(error)[:200].splitlines()[:1]}"
+            reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0][:200]}"
         if not _all_processes(not reason):
             raise _Damaged(reason or "another process could not read it")
         return restored
@@ -311,20 +297,6 @@ def _all_processes(ok: bool) -> bool:
     if jax.process_count() == 1:
         return ok
     return bool(np.all(multihost_utils.process_allgather(np.array(ok))))
-
-
-def _placed(abstract: PyTree) -> PyTree:
-    """The abstract tree with the first device where it gives no sharding."""
-    first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding or first),
-        abstract,
-    )
-
-
-def _versions() -> dict[str, str]:
-    installed = {name: importlib.metadata.version(name) for name in _PACKAGES}
-    return {"python": platform.python_version(), **installed}
 
 
 def _crc32(record: dict[str, Any]) -> int:

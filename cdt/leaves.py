@@ -52,6 +52,15 @@ def first_mismatch(
     return None
 
 
+def placed(abstract: PyTree) -> PyTree:
+    """The abstract tree, with the first device for every leaf that has no sharding."""
+    first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding or first),
+        abstract,
+    )
+
+
 def to_nested(tree: PyTree) -> dict[str, Any]:
     """The leaves as nested dicts, without those that have no element: Orbax refuses these."""
     leaves = {path: leaf for path, leaf in named_leaves(tree).items() if leaf.size}

@@ -143,7 +143,7 @@ def make_train_step(
             jax.random.fold_in(key, STREAM_NETWORK),
             x0, eps, draw.u, draw.weight, label,
         )  # fmt: skip
-        grad_norm = optax.global_norm(grads)
+        grad_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
         good = finite & (state.bad.in_a_row < max_bad_steps)
 

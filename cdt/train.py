@@ -105,7 +105,7 @@ def train(config: ConfigDict, workdir: str) -> int:
     )
     validate = jax.jit(make_validation(build.example_loss(model), parts.edges, config.seed))
     validation_batch = _validation_batch(config, test_source, mesh)
-    param_norm = jax.jit(optax.global_norm)
+    param_norm = jax.jit(optax.tree.norm)
 
     # --- The loop -----------------------------------------------------------------------------
     writer = Writer(path, tensorboard=config.log.tensorboard)

@@ -34,8 +34,12 @@ def ddim(
         alpha, sigma = process.alpha_sigma(next_level)
         if eta == 0:
             return alpha * x0 + sigma * eps, None
-        std = eta * jnp.sqrt(posterior(process, level, next_level).variance)  # equation 16
-        direction = jnp.sqrt(jnp.maximum(sigma**2 - std**2, 0.0))
+        q = posterior(process, level, next_level)
+        std = eta * jnp.sqrt(q.variance)  # equation 16
+        # sqrt(sigma^2 - std^2), by sigma^2 - q.variance = (q.x_scale sigma_t)^2: the difference
+        # itself cancels in float32 where eta = 1 and x_t is nearly pure noise.
+        _, sigma_t = process.alpha_sigma(level)
+        direction = jnp.sqrt((1 - eta**2) * sigma**2 + (eta * q.x_scale * sigma_t) ** 2)
         noise = step_noise(keys, i, x.shape[1:])
         return alpha * x0 + direction * eps + std * noise, None  # equation 12
 

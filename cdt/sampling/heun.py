@@ -47,7 +47,8 @@ def heun(
         gamma = jnp.where((level >= S_min) & (level <= S_max), gamma, 0.0)
         raised = level * (1 + gamma)  # algorithm 2, line 5
         noise = S_noise * step_noise(keys, i, x.shape[1:])  # line 4
-        return x + jnp.sqrt(raised**2 - level**2) * noise, raised  # line 6
+        # Line 6; raised^2 - level^2 as a product, which rounding cannot make negative.
+        return x + level * jnp.sqrt(gamma * (2 + gamma)) * noise, raised
 
     def euler_step(x, inputs):
         i, level, next_level = inputs

@@ -79,6 +79,7 @@ def test_learned_variance_loss(batch, name):
             out, jnp.float32(x0), jnp.float32(eps), jnp.float32(T)
         )
 
+    loss = jax.jit(loss)
     raw = jnp.float32(np.concatenate([output, v], -1))
     value, _ = loss(raw)
     vb = reference_vb(x0, x, x0_hat, v, T)
@@ -86,7 +87,7 @@ def test_learned_variance_loss(batch, name):
     np.testing.assert_allclose(value - (error**2).mean((1, 2, 3)), vb, rtol=2e-3, atol=1e-5)
 
     # The variational term moves the variance channels alone.
-    gradient = jax.grad(lambda out: loss(out)[0].sum())(raw)
+    gradient = jax.jit(jax.grad(lambda out: loss(out)[0].sum()))(raw)
     np.testing.assert_allclose(gradient[..., :2], 2 * error / error[0].size, rtol=1e-3, atol=1e-6)
     h = 1e-5
     numeric = (reference_vb(x0, x, x0_hat, v + h, T) - reference_vb(x0, x, x0_hat, v - h, T)) / h

@@ -29,17 +29,16 @@ def test_uniform_u_gives_every_timestep_equally_often():
 
 def test_edm_levels_are_the_log_normal_quantiles():
     p = process.edm(-1.2, 1.2)
-    u = (np.arange(100_000) + 0.5) / 100_000
+    u = (np.arange(1000) + 0.5) / 1000
     log_sigma = np.log(np.asarray(p.level(jnp.float32(u)), np.float64))
     expected = stats.norm.ppf(u, -1.2, 1.2)
-    np.testing.assert_allclose(log_sigma[100:-100], expected[100:-100], atol=1e-3)
-    assert stats.kstest(log_sigma, stats.norm(-1.2, 1.2).cdf).statistic < 1e-4
-    np.testing.assert_allclose([log_sigma.mean(), log_sigma.std()], [-1.2, 1.2], atol=1e-3)
+    np.testing.assert_allclose(log_sigma, expected, atol=1e-4)
+    assert stats.kstest(log_sigma, stats.norm(-1.2, 1.2).cdf).statistic < 6e-4
 
 
 @pytest.mark.parametrize("p", [process.edm(), process.flow(schedules.gvp_path())])
 def test_continuous_levels_come_back_from_u(p):
-    u = jnp.linspace(0.001, 0.999, 999)
+    u = (jnp.arange(1000) + 0.5) / 1000
     np.testing.assert_allclose(p.u(p.level(u)), u, atol=1e-6)
 
 
@@ -92,8 +91,8 @@ def test_time_input():
 
 def test_corrupt_has_the_stated_moments(family):
     p, _ = family
-    level = p.level(jnp.float32([0.1, 0.5, 0.9]))
-    x0 = jnp.full((3, 100, 100, 1), 0.7)
+    level = p.level(jnp.linspace(0.1, 0.9, 8))
+    x0 = jnp.full((8, 100, 100, 1), 0.7)
     x = process.corrupt(p, x0, jax.random.normal(jax.random.key(0), x0.shape), level)
     alpha, sigma = p.alpha_sigma(level)
     se = np.asarray(sigma) / 100

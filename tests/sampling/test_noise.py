@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cdt.diffusion import process, schedules
+from cdt.sampling import levels
 from cdt.sampling.ancestral import ancestral
 from cdt.sampling.ddim import ddim
 from cdt.sampling.heun import heun
@@ -15,27 +17,20 @@ from cdt.sampling.noise import initial_noise, step_noise
 
 def test_initial_noise_has_the_scale_of_the_first_level(family):
     data, grid = family
-    keys = jax.random.split(jax.random.key(0), 10_000)
+    keys = jax.random.split(jax.random.key(0), 20_000)
     x = initial_noise(data.process, grid(10), keys, (2, 2, 1))
     _, sigma = data.alpha_sigma(grid(10)[0])
-    assert x.dtype == jnp.float32 and x.shape == (10_000, 2, 2, 1)
+    assert x.dtype == jnp.float32 and x.shape == (20_000, 2, 2, 1)
     data.assert_moments(x / np.float32(sigma), np.zeros((2, 2, 1)), np.ones((2, 2, 1)))
+    again = initial_noise(data.process, grid(50), keys, (2, 2, 1))
+    np.testing.assert_array_equal(x, again)  # a finer grid starts from the same noise
 
 
-def test_initial_noise_does_not_depend_on_the_number_of_steps(family):
-    data, grid = family
-    keys = jax.random.split(jax.random.key(0), 4)
-    few, many = (initial_noise(data.process, grid(n), keys, (2, 2, 1)) for n in (5, 50))
-    np.testing.assert_array_equal(few, many)
-
-
-def test_draws_of_steps_and_start_are_independent(family):
-    data, grid = family
-    keys = jax.random.split(jax.random.key(0), 10_000)
-    _, sigma = data.alpha_sigma(grid(10)[0])
-    start = initial_noise(data.process, grid(10), keys, (1,)) / np.float32(sigma)
+def test_draws_of_steps_and_start_are_independent():
+    keys = jax.random.split(jax.random.key(0), 20_000)
+    start = initial_noise(process.flow(schedules.linear_path()), levels.uniform(10), keys, (1,))
     draws = np.concatenate([start, step_noise(keys, 0, (1,)), step_noise(keys, 1, (1,))], 1)
-    np.testing.assert_allclose(np.corrcoef(draws.T), np.eye(3), atol=0.05)
+    np.testing.assert_allclose(np.corrcoef(draws.T), np.eye(3), atol=0.04)
 
 
 @pytest.mark.parametrize("legacy", [False, True])
@@ -48,25 +43,21 @@ def test_draws_do_not_depend_on_the_batch(legacy):
 
 
 @pytest.mark.parametrize(
-    "name, sampler",
+    "p, grid, sampler",
     [
-        ("ancestral", ancestral),
-        ("ddim", partial(ddim, eta=0.7)),
-        ("heun", partial(heun, S_churn=10.0)),
+        (process.ddpm(schedules.linear(1000)), levels.strided(1000, 10), ancestral),
+        (process.flow(schedules.gvp_path()), levels.uniform(10), partial(ddim, eta=0.7)),
+        (process.edm(), levels.karras(10), partial(heun, S_churn=4.0)),
     ],
 )
-def test_samples_do_not_depend_on_the_batch(family, name, sampler):
-    data, make_grid = family
-    if name == "heun" and data.process.name != "edm":
-        sampler = ddim  # churn is EDM's; elsewhere the deterministic sampler stands in
-    grid = make_grid(10)
+def test_samples_do_not_depend_on_the_batch(gaussian, p, grid, sampler):
     keys = jax.random.split(jax.random.key(5), 6)
 
     def sample(keys):
-        x = initial_noise(data.process, grid, keys, (2, 2, 1))
-        return sampler(data.denoise, data.process, grid, x, keys)
+        x = initial_noise(p, grid, keys, (2, 2, 1))
+        return sampler(gaussian(p).denoise, p, grid, x, keys)
 
     whole = jax.jit(sample)(keys)
     order = jnp.array([5, 2, 0])
-    np.testing.assert_allclose(jax.jit(sample)(keys[order]), whole[order], rtol=1e-5, atol=1e-5)
-    assert jnp.abs(whole[0] - whole[1]).max() > 1e-3
+    np.testing.assert_allclose(jax.jit(sample)(keys[order]), whole[order], rtol=1e-4, atol=1e-4)
+    assert jnp.abs(whole[0] - whole[1]).max() > 1e-2

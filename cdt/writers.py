@@ -1,0 +1,256 @@
+"""Metrics as JSON lines from the first step, and for TensorBoard: the only importer of clu.
+
+clu's writers import TensorFlow, which keeps a core busy for many seconds. So metrics go to
+`metrics.jsonl` at once, and those for TensorBoard wait in a queue until a thread has imported it.
+A run never fails for want of a logger: whatever goes wrong here is said in one line.
+
+Each line of `metrics.jsonl` is a JSON object, either scalars
+
+    {"step": 500, "time": 1767225600.125, "loss": 0.25, ...}
+
+with seconds since 1970 and null for numbers that are not finite (JSON has none), or
+
+    {"event": "resume", "step": 400, "time": ...}
+
+where a run goes on from a checkpoint: lines before it with a later step were overtaken.
+"""
+
+import json
+import logging
+import math
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+
+from cdt.errors import UserError
+
+HISTORY_FILE = "metrics.jsonl"
+TENSORBOARD_FOLDER = "tensorboard"
+
+# An object of a bucket cannot be appended to but is written anew, so not at every line.
+_REMOTE_SECONDS = 30.0
+
+_LOG = logging.getLogger(__name__)
+
+
+class Writer:
+    """Writes the metrics of a run; process 0 alone does anything.
+
+    Args:
+      workdir: folder of the run, made if needed; local or gs://.
+      tensorboard: whether events are written for TensorBoard as well, in `workdir/tensorboard`.
+
+    Raises:
+      UserError: `workdir` cannot be written to.
+    """
+
+    def __init__(self, workdir: epath.PathLike, *, tensorboard: bool):
+        self._active = jax.process_index() == 0
+        self._failed = False
+        self._thread: _TensorBoardThread | None = None
+        if not self._active:
+            return
+        path = epath.Path(workdir)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            remote = "://" in os.fspath(workdir)
+            self._lines = (_RemoteLines if remote else _LocalLines)(path / HISTORY_FILE)
+        except OSError as error:
+            raise UserError(
+                f"Metrics cannot be written to {path} ({error.strerror or error}); choose another "
+                "--workdir or mend its permissions."
+            ) from error
+        if tensorboard:
+            self._thread = _TensorBoardThread(path / TENSORBOARD_FOLDER)
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Writes numbers.
+
+        Args:
+          step: steps done.
+          values: {name: number}, on the host; "step", "time" and "event" are taken. A name with
+            slashes is a group in TensorBoard.
+        """
+        values = {name: float(value) for name, value in values.items()}
+        finite = {name: x if math.isfinite(x) else None for name, x in values.items()}
+        self._write_line({"step": step, "time": _now(), **finite})
+        if self._thread is not None:
+            self._thread.put(lambda writer: writer.write_scalars(step, values))
+
+    def images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
+        """Writes images for TensorBoard.
+
+        Args:
+          step: steps done.
+          images: {name: uint8 [H, W, C] or [N, H, W, C]}, C 1 or 3.
+        """
+        if self._thread is not None:
+            self._thread.put(lambda writer: writer.write_images(step, images))
+
+    def resumed(self, step: int) -> None:
+        """Notes that training starts after `step`, which takes back what was written beyond it.
+
+        Args:
+          step: steps done; 0 takes back everything, as what belongs to step 0 is written again.
+        """
+        self._write_line({"event": "resume", "step": step, "time": _now()})
+
+    def start_tensorboard(self) -> None:
+        """Starts to import TensorFlow and then to write what was queued; call it once, after the
+        first step has been completed."""
+        if self._thread is not None:
+            self._thread.start()
+
+    def flush(self) -> None:
+        """Brings what has been written to where others can read it; does not wait."""
+        if self._active:
+            self._guarded(self._lines.flush)
+        if self._thread is not None:
+            self._thread.put(lambda writer: writer.flush())
+
+    def close(self) -> None:
+        """Writes everything out, for which it waits for TensorFlow if that has been started."""
+        if self._thread is not None:
+            self._thread.close()
+        if self._active:
+            self._guarded(self._lines.close)
+
+    def _write_line(self, record: dict[str, Any]) -> None:
+        if self._active:
+            line = json.dumps(record, allow_nan=False) + "\n"
+            self._guarded(self._lines.write, line.encode())
+
+    def _guarded(self, action: Callable[..., None], *args: bytes) -> None:
+        try:
+            action(*args)
+        except Exception as error:  # storage clients raise more than OSError
+            if not self._failed:
+                _LOG.warning(f"Metrics cannot be written ({error}); training goes on.")
+            self._failed = True
+
+
+def read_history(workdir: epath.PathLike) -> list[dict[str, Any]]:
+    """The scalars of a run as one history, as if it had never been interrupted.
+
+    Lines overtaken by a resume are left out, and so is a line that is not whole, as the process
+    was killed while writing it.
+
+    Returns:
+      [{"step": int, "time": seconds since 1970, name: number or nan, ...}, ...] in the order of
+      writing; empty where nothing was written.
+    """
+    path = epath.Path(workdir) / HISTORY_FILE
+    history: list[dict[str, Any]] = []
+    if not path.exists():
+        return history
+    for line in path.read_bytes().splitlines():
+        try:
+            record = json.loads(line)
+            step = record["step"]
+        except (ValueError, TypeError, KeyError):
+            continue
+        if record.get("event") == "resume":
+            history = [earlier for earlier in history if 0 < step >= earlier["step"]]
+        else:
+            history.append({name: math.nan if x is None else x for name, x in record.items()})
+    return history
+
+
+def _now() -> float:
+    return round(time.time(), 3)
+
+
+class _LocalLines:
+    """Appends lines to a local file, each at once; what a full disk refuses, with the next one."""
+
+    def __init__(self, path: epath.Path):
+        self._file = path.open("ab", buffering=0)
+        # A line that a kill cut off would swallow the next one.
+        self._pending = b"\n" if _is_torn(path) else b""
+
+    def write(self, line: bytes) -> None:
+        self._pending += line
+        self.flush()
+
+    def flush(self) -> None:
+        while self._pending:
+            self._pending = self._pending[self._file.write(self._pending) :]
+
+    def close(self) -> None:
+        self.flush()
+        self._file.close()
+
+
+class _RemoteLines:
+    """Keeps all lines in memory and writes the whole object now and then."""
+
+    def __init__(self, path: epath.Path):
+        self._path = path
+        self._text = path.read_bytes() if path.exists() else b""
+        if _is_torn(path):
+            self._text += b"\n"
+        self.flush()
+
+    def write(self, line: bytes) -> None:
+        self._text += line
+        if time.monotonic() >= self._flushed + _REMOTE_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        self._flushed = time.monotonic()
+        self._path.write_bytes(self._text)
+
+    def close(self) -> None:
+        self.flush()
+
+
+def _is_torn(path: epath.Path) -> bool:
+    return path.exists() and not (b"\n" + path.read_bytes()).endswith(b"\n")
+
+
+class _TensorBoardThread:
+    """Calls a clu writer in the background, in order, from the moment it could be imported."""
+
+    def __init__(self, folder: epath.Path):
+        self._folder = folder
+        self._calls: queue.SimpleQueue[Callable[[Any], None] | None] = queue.SimpleQueue()
+        self._failed = False
+        self._thread = threading.Thread(target=self._run, name="tensorboard", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def put(self, call: Callable[[Any], None]) -> None:
+        if not self._failed:
+            self._calls.put(call)
+
+    def close(self) -> None:
+        if self._thread.is_alive():
+            self._calls.put(None)
+            self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # no banner
+            import tensorflow as tf
+
+            tf.config.set_visible_devices([], "GPU")  # or it takes the memory that JAX trains in
+            from clu import metric_writers
+
+            writer = metric_writers.SummaryWriter(os.fspath(self._folder))
+            while (call := self._calls.get()) is not None:
+                call(writer)
+            writer.close()
+        except Exception as error:  # an import can fail with anything
+            self._failed = True
+            _LOG.warning(
+                f"No events for TensorBoard ({type(error).__name__}: {error}); "
+                f"{HISTORY_FILE} holds every number."
+            )
