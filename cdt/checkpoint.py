@@ -65,7 +65,8 @@ class Checkpointer:
     """
 
     def __init__(self, directory: epath.PathLike, *, keep: int):
-        self._directory = epath.Path(directory).resolve()
+        path = epath.Path(directory)
+        self._directory = path if path.is_absolute() else path.resolve()  # Orbax wants absolute
         self._keep = keep
         self._manager: ocp.CheckpointManager | None = None
         self._writable = False

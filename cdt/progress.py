@@ -107,8 +107,6 @@ class Progress:
     def _time_left(self, now: float) -> str:
         """At the mean speed since the first update, "?" where there is none yet."""
         done = self._step - self._first_step
-        if self._step >= self._total:
-            return "0:00"
         if self._first_time is None or done == 0:
             return "?"
         return tqdm.format_interval((now - self._first_time) / done * (self._total - self._step))

@@ -78,7 +78,7 @@ class Writer:
           values: {name: number}, on the host; "step", "time" and "event" are taken. A name with
             slashes is a group in TensorBoard.
         """
-        values = {name: float(value) for name, value in values.items()}
+        step, values = int(step), {name: float(value) for name, value in values.items()}
         finite = {name: x if math.isfinite(x) else None for name, x in values.items()}
         self._write_line({"step": step, "time": _now(), **finite})
         if self._thread is not None:
@@ -171,9 +171,9 @@ class _LocalLines:
     """Appends lines to a local file, each at once; what a full disk refuses, with the next one."""
 
     def __init__(self, path: epath.Path):
-        self._file = path.open("ab", buffering=0)
         # A line that a kill cut off would swallow the next one.
         self._pending = b"\n" if _is_torn(path) else b""
+        self._file = open(path, "ab", buffering=0)
 
     def write(self, line: bytes) -> None:
         self._pending += line
@@ -196,7 +196,7 @@ class _RemoteLines:
         self._text = path.read_bytes() if path.exists() else b""
         if _is_torn(path):
             self._text += b"\n"
-        self.flush()
+        self.flush()  # a bucket that cannot be written to is found now
 
     def write(self, line: bytes) -> None:
         self._text += line
@@ -238,7 +238,8 @@ class _TensorBoardThread:
 
     def _run(self) -> None:
         try:
-            os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # no banner
+            os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+            os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # which it announces regardless
             import tensorflow as tf
 
             tf.config.set_visible_devices([], "GPU")  # or it takes the memory that JAX trains in

@@ -91,9 +91,7 @@ def test_learned_variance_loss(batch, name):
     np.testing.assert_allclose(gradient[..., :2], 2 * error / error[0].size, rtol=1e-3, atol=1e-6)
     h = 1e-5
     numeric = (reference_vb(x0, x, x0_hat, v + h, T) - reference_vb(x0, x, x0_hat, v - h, T)) / h
-    np.testing.assert_allclose(
-        gradient[..., 2:].sum((1, 2, 3)), numeric / 2, rtol=5e-3, atol=1e-4
-    )
+    np.testing.assert_allclose(gradient[..., 2:].sum((1, 2, 3)), numeric / 2, rtol=5e-3, atol=1e-4)
 
 
 def test_a_perfect_mean_and_variance_has_no_kl(batch):
@@ -146,7 +144,9 @@ def test_edm_loss_is_the_papers_weighted_loss():
 
 def test_eps_error_carries_no_gradient(family):
     p, predictions = family
-    x0, eps, output = (jnp.float32(a) for a in np.random.default_rng(4).normal(size=(3, 8, 4, 4, 2)))
+    x0, eps, output = (
+        jnp.float32(a) for a in np.random.default_rng(4).normal(size=(3, 8, 4, 4, 2))
+    )
     level = p.level(jnp.linspace(0.1, 0.9, 8))
     for kind in predictions.values():
         loss = make_loss(p, kind)

@@ -85,9 +85,7 @@ def test_edm_is_the_papers_preconditioning(sd):
     target = prediction.target(kind, jnp.float32(x0), jnp.float32(eps), jnp.float32(s))
     np.testing.assert_allclose(target, (x0 - c_skip[column] * x) / c_out[column], rtol=1e-4)
 
-    denoised, noise = prediction.to_x0_eps(
-        p, kind, jnp.float32(f), jnp.float32(x), jnp.float32(s)
-    )
+    denoised, noise = prediction.to_x0_eps(p, kind, jnp.float32(f), jnp.float32(x), jnp.float32(s))
     d = c_skip[column] * x + c_out[column] * f
     np.testing.assert_allclose(denoised, d, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(noise, (x - d) / s[column], rtol=1e-3, atol=1e-4)

@@ -125,9 +125,7 @@ def test_posterior_of_consecutive_timesteps_is_that_of_ddpm():
     betas = schedules.linear(1000)
     alpha_bar = np.cumprod(1 - betas)
     t = np.arange(1, 1000)
-    q = process.posterior(
-        process.ddpm(betas), jnp.arange(1.0, 1000.0), jnp.arange(0.0, 999.0)
-    )
+    q = process.posterior(process.ddpm(betas), jnp.arange(1.0, 1000.0), jnp.arange(0.0, 999.0))
     before = alpha_bar[t - 1]
     np.testing.assert_allclose(q.beta, betas[t], rtol=1e-4)
     variance = (1 - before) / (1 - alpha_bar[t]) * betas[t]

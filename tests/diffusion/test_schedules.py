@@ -28,9 +28,7 @@ def test_linear_known_values():
 @pytest.mark.parametrize("num_levels", [50, 250, 4000])
 def test_linear_ends_scale_with_the_number_of_levels(num_levels):
     betas = schedules.linear(num_levels)
-    np.testing.assert_allclose(
-        betas[[0, -1]], np.array([0.1, 20.0]) / num_levels, rtol=1e-12
-    )
+    np.testing.assert_allclose(betas[[0, -1]], np.array([0.1, 20.0]) / num_levels, rtol=1e-12)
     # The same total noise whatever T: log alpha_bar stays about -10.05 (higher orders aside).
     assert abs(betas.sum() - 10.05) < 1e-9
 

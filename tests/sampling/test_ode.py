@@ -73,11 +73,11 @@ def test_one_heun_step_is_an_euler_step(gaussian):
 
 
 def test_churn_keeps_the_distribution(gaussian):
-    data, grid = gaussian(process.edm()), levels.karras(256)
+    data, grid = gaussian(process.edm()), levels.karras(64)
     keys, x = data.start(grid, 20_000)
-    options = {"S_churn": 40.0, "S_min": 0.05, "S_max": 50.0, "S_noise": 1.0}
+    options = {"S_churn": 20.0, "S_min": 0.05, "S_max": 50.0, "S_noise": 1.0}
     out = heun(data.denoise, data.process, grid, x, keys, **options)
-    data.assert_moments(out, data.mean, data.variance, slack=0.01)
+    data.assert_moments(out, data.mean, data.variance, slack=0.02)
     # It is noise indeed: the result has little to do with the deterministic one.
     plain = heun(data.denoise, data.process, grid, x, keys)
     assert np.corrcoef(np.ravel(out[..., 1, 1, 0]), np.ravel(plain[..., 1, 1, 0]))[0, 1] < 0.9

@@ -1,0 +1,97 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cdt import config as schema
+from cdt.config import default_config, duration, identity_differences
+from cdt.errors import UserError
+
+
+def test_defaults_satisfy_their_own_schema():
+    schema.check_keys(default_config())
+
+
+@pytest.mark.parametrize(
+    ("key", "suggestion"),
+    [("optim.lrr", "optim.lr"), ("optm.lr", "optim.lr"), ("timestep.patience", "timesteps.patience"),
+     ("sead", "seed"), ("timesteps.num_cluster", "timesteps.num_clusters")],
+)  # fmt: skip
+def test_unknown_key_suggests_the_nearest(key, suggestion):
+    assert f"'{suggestion}'" in str(schema.unknown_key(key))
+
+
+def test_unknown_key_without_a_near_one_lists_the_section():
+    assert "optim.weight_decay" in str(schema.unknown_key("optim.zzzzzzzzz"))
+
+
+def test_keys_are_checked_both_ways():
+    config = default_config()
+    config.optim.momentum = 0.9
+    with pytest.raises(UserError, match=r"no key 'optim.momentum'"):
+        schema.check_keys(config)
+    config = default_config()
+    del config.optim.lr
+    with pytest.raises(UserError, match=r"lacks the key 'optim.lr'"):
+        schema.check_keys(config)
+
+
+@pytest.mark.parametrize("value", ["fast", None, (1.0,)])
+def test_values_of_another_type(value):
+    config = default_config()
+    with config.ignore_type():
+        config.optim.lr = value
+    with pytest.raises(UserError, match=r"config.optim.lr is .* it must be a float"):
+        schema.check_keys(config)
+
+
+def test_an_int_is_a_float_and_a_list_a_tuple():
+    config = default_config()
+    with config.ignore_type():
+        config.optim.lr = 1
+        config.timesteps.edges = [0, 0.5, 1]
+    schema.check_keys(config)
+
+
+@pytest.mark.parametrize(
+    ("text", "steps"),
+    [("2000", 2000), ("2000 steps", 2000), ("2_000 steps", 2000), ("1000 examples", 8),
+     ("1024 examples", 8), ("3 epochs", 36), ("0.5 epochs", 6), ("0", 0), ("1e3 steps", 1000)],
+)  # fmt: skip
+def test_durations(text, steps):
+    assert duration(text, "train.duration", batch_size=128, num_examples=1500) == steps
+
+
+@pytest.mark.parametrize("text", ["", "many", "3 hours", "-1 steps", "nan", "inf", "1e12", "3steps"])
+def test_wrong_durations(text):
+    with pytest.raises(UserError, match="must be a duration such as"):
+        duration(text, "train.duration", 128, 1500)
+
+
+@given(st.text(max_size=20))
+def test_any_duration_is_steps_or_one_sentence(text):
+    try:
+        assert duration(text, "train.duration", 128, 1500) >= 0
+    except UserError as error:
+        assert str(error).startswith("config.train.duration is ") and "\n" not in str(error)
+
+
+def test_identity_sees_what_makes_a_run_and_nothing_else():
+    import json
+
+    saved = json.loads(json.dumps(schema.flatten(default_config())))
+    config = default_config()
+    assert identity_differences(config, schema.identity(config)) == []
+    config.log.every = "1 steps"
+    config.train.duration = "9999 steps"
+    config.sample.num = 3
+    config.mesh.data = 1
+    config.model.unroll = True
+    known = schema.identity(config)
+    saved = {k: v for k, v in saved.items() if k in known}
+    assert identity_differences(config, saved) == []
+    config.optim.lr = 3e-4
+    config.timesteps.patience = 7
+    config.model.depth = 9
+    differences = identity_differences(config, saved)
+    assert len(differences) == 3
+    assert "optim.lr (there 0.0001, now 0.0003)" in differences

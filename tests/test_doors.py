@@ -1,0 +1,87 @@
+"""Who may import whom. The rules of docs/design.md, read off the source."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1] / "cdt"
+
+# package or module -> the parts of cdt it may import (itself always).
+ALLOWED = {
+    "diffusion": set(),
+    "timesteps": set(),
+    "curriculum": {"timesteps"},
+    "models": set(),
+    "sampling": {"diffusion"},
+    "data": {"errors"},
+    "evals": {"data"},
+    "errors": set(),
+    "state": {"curriculum"},
+    "optim": set(),
+    "sharding": set(),
+    "step": {"curriculum", "timesteps", "optim", "state"},
+    "validation": {"step"},
+    "config": {"errors"},
+    "checkpoint": {"errors", "leaves"},
+    "leaves": set(),
+    "writers": {"errors"},
+    "progress": set(),
+    "plots": set(),
+}
+# outside package -> the only modules that may import it.
+OWNED = {
+    "orbax": {"checkpoint"},
+    "clu.metric_writers": {"writers"},
+    "tensorflow": {"writers"},
+    "ml_collections": {"config", "build", "workdir", "main", "train", "sample", "evaluate"},
+    "flax.linen": {"models"},
+    "flax": {"models", "state", "leaves"},
+}
+
+
+def imports_of(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+FILES = sorted(ROOT.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_go_downward(path):
+    room = room_of(path)
+    inside = {name.split(".")[1] for name in imports_of(path) if name.startswith("cdt.")}
+    inside = {n for n in inside if (ROOT / n).is_dir() or (ROOT / f"{n}.py").exists()}
+    if room in ALLOWED:
+        assert inside - {room} <= ALLOWED[room]
+    if room not in {"main", "train", "sample", "evaluate"}:
+        assert not inside & {"main", "train", "sample", "evaluate"} - {room}
+        if room != "build":
+            assert "build" not in inside
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_outside_packages_have_one_importer(path):
+    for package, rooms in OWNED.items():
+        uses = any(n == package or n.startswith(package + ".") for n in imports_of(path))
+        assert not uses or room_of(path) in rooms, f"{package} belongs to {rooms}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_no_private_jax(path):
+    assert not any(name.startswith("jax._src") for name in imports_of(path))
+
+
+def test_every_rule_names_something_that_exists():
+    for name in ALLOWED:
+        assert (ROOT / name).is_dir() or (ROOT / f"{name}.py").exists(), name
