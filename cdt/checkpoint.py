@@ -36,7 +36,6 @@ PyTree = Any
 T = TypeVar("T")
 
 SCHEMA = 1
-
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 _LOG = logging.getLogger(__name__)
 
@@ -45,12 +44,10 @@ class _Damaged(Exception):
     """A checkpoint that is not what was saved."""
 
 
-def _is_not_orbax_chatter(record: logging.LogRecord) -> bool:
-    return record.levelno >= logging.ERROR or "orbax" not in record.pathname
-
-
 # Orbax tells each save in a dozen lines, through the logger that all users of absl share.
-logging.getLogger("absl").addFilter(_is_not_orbax_chatter)
+logging.getLogger("absl").addFilter(
+    lambda record: record.levelno >= logging.ERROR or "orbax" not in record.pathname
+)
 
 
 class Checkpointer:
@@ -66,7 +63,7 @@ class Checkpointer:
 
     def __init__(self, directory: epath.PathLike, *, keep: int):
         path = epath.Path(directory)
-        self._directory = path if path.is_absolute() else path.resolve()  # Orbax wants absolute
+        self._directory = path if path.is_absolute() else path.resolve()
         self._keep = keep
         self._manager: ocp.CheckpointManager | None = None
         self._writable = False
@@ -74,8 +71,8 @@ class Checkpointer:
     def save(self, step: int, items: Mapping[str, PyTree], meta: Mapping[str, Any]) -> None:
         """Starts to save; the arrays may be donated as soon as this returns.
 
-        Waits for the arrays, their checksums and their copy to the host, and for the save before
-        this one; the files are written in the background. A step saved already is left as it is.
+        Waits for the arrays, their checksums, their copy to the host and the save before this one;
+        the files are written in the background. A step saved already is left as it is.
 
         Args:
           step: steps done, greater than every step saved before.
@@ -90,12 +87,11 @@ class Checkpointer:
         if step in manager.all_steps():
             self.wait()
             return
-        checksums = jax.device_get({name: leaf_checksums(tree) for name, tree in items.items()})
         record = {
             "schema": SCHEMA,
             "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
             "types": {name: leaf_types(tree) for name, tree in items.items()},
-            "checksums": jax.tree.map(int, checksums),
+            "checksums": _checksums(items),
             "meta": meta,
         }
         record = json.loads(json.dumps(record))  # as it will be read: tuples become lists
@@ -114,8 +110,8 @@ class Checkpointer:
     ) -> tuple[int, dict[str, PyTree], dict[str, Any]] | None:
         """Restores the newest checkpoint that is whole, for a run that will save on.
 
-        Newer ones that are damaged are renamed to corrupt-<step>-<time>, with one log line each:
-        Orbax would refuse to save until training has passed their step.
+        Newer ones that are damaged are renamed to corrupt-<step>-<time>, with one log line each,
+        or Orbax would refuse to save until training has passed their step.
 
         Args:
           abstract_items: {name: tree of jax.ShapeDtypeStruct}, with the shardings that the
@@ -153,8 +149,7 @@ class Checkpointer:
     def read_meta(self, step: int | None = None) -> dict[str, Any] | None:
         """What `save` was given as `meta`, from `step` or from the newest where it is whole.
 
-        None where nothing has been saved. Raises UserError where there is no such step, where all
-        are damaged, or where a newer program wrote it.
+        None where nothing has been saved. Raises UserError as `restore_items` does.
         """
         found = self._newest_good(self._record, step)
         return found and found[1]["meta"]
@@ -234,8 +229,7 @@ class Checkpointer:
 
     def _set_aside(self, step: int) -> str:
         """Renames a step so that Orbax no longer sees it, and returns the new name."""
-        time = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%S.%f")
-        name = f"corrupt-{step}-{time}"
+        name = f"corrupt-{step}-{datetime.datetime.now(datetime.UTC):%Y%m%dT%H%M%S.%f}"
         self.close()  # Orbax keeps a list of the steps
         if jax.process_index() == 0:
             (self._directory / str(step)).rename(self._directory / name)
@@ -270,17 +264,15 @@ class Checkpointer:
         items = {
             name: from_nested(restored.get(name, {}), tree) for name, tree in abstract_items.items()
         }
-        checksums = jax.device_get({name: leaf_checksums(tree) for name, tree in items.items()})
-        for name, leaves in checksums.items():
+        for name, leaves in _checksums(items).items():
             for path, checksum in leaves.items():
-                if int(checksum) != record["checksums"][name][path]:
+                if checksum != record["checksums"][name][path]:
                     raise _Damaged(f"{name}/{path} does not match its checksum")
         return items, record["meta"]
 
     def _orbax_restore(self, step: int, args: dict[str, Any]) -> dict[str, Any]:
         """Restores on all processes, or raises _Damaged on all of them."""
-        restored: dict[str, Any] = {}
-        reason = ""
+        restored, reason = {}, ""
         try:
             if args:
                 restored = dict(self._open().restore(step, args=ocp.args.Composite(**args)).items())
@@ -298,6 +290,11 @@ def _all_processes(ok: bool) -> bool:
     if jax.process_count() == 1:
         return ok
     return bool(np.all(multihost_utils.process_allgather(np.array(ok))))
+
+
+def _checksums(items: Mapping[str, PyTree]) -> dict[str, dict[str, int]]:
+    on_device = {name: leaf_checksums(tree) for name, tree in items.items()}
+    return jax.tree.map(int, jax.device_get(on_device))
 
 
 def _crc32(record: dict[str, Any]) -> int:

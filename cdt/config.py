@@ -240,9 +240,9 @@ def identity_differences(config: ConfigDict, saved: dict[str, object]) -> list[s
     ]
 
 
-def no_variant(variant: str, *known: str) -> None:
-    """Raises UserError unless a config file's variant is empty; `known` are those it has."""
-    if variant:
+def check_variant(variant: str, *known: str) -> None:
+    """Raises UserError unless a config file's variant is empty or one of `known`."""
+    if variant and variant not in known:
         raise UserError(
-            f"The config has no variant ':{variant}'; it has {', '.join(':' + k for k in known)}."
+            f"The config has no variant '{variant}'; did you mean one of {', '.join(known)}?"
         )

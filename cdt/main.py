@@ -43,6 +43,8 @@ def parse(argv: list[str]):
     try:
         rest = FLAGS(argv)
         config = FLAGS.config
+        if config is not None:
+            config.keys()  # ml_collections tells of a file that failed to load only on access
     except flags.IllegalFlagValueError as error:
         raise UserError(f"{error}; give a value of the key's type.") from None
     except flags.Error as error:
@@ -55,9 +57,12 @@ def parse(argv: list[str]):
         if isinstance(cause, UserError):
             raise cause from None
         path = next((a.partition("=")[2] for a in argv if a.startswith("--config=")), "")
+        reason = f"{type(cause).__name__}: {' '.join(str(cause).split())}"
+        if not os.path.exists(path.partition(":")[0]):
+            reason = "there is no such file"
         raise UserError(
-            f"The config file '{path}' cannot be used ({type(cause).__name__}: {cause}); give the "
-            "path of a Python file with a function get_config(variant)."
+            f"The config file '{path}' cannot be used ({reason}); give the path of a Python file "
+            "with a function get_config(variant)."
         ) from None
     if rest[1:]:
         raise UserError(f"'{rest[1]}' is not a flag; write --name=value.")

@@ -1,5 +1,6 @@
 """How far a run is, for a person: a bar in a terminal, plain lines elsewhere."""
 
+import os
 import sys
 import time
 from typing import TextIO
@@ -33,7 +34,7 @@ class Progress:
         self._stage = self._loss = self._rate = ""
         self._active = jax.process_index() == 0
         self._bar = None
-        if self._active and stream.isatty():
+        if self._active and _is_terminal(stream):
             self._bar = tqdm(
                 total=total_steps,
                 initial=start_step,
@@ -110,3 +111,8 @@ class Progress:
         if self._first_time is None or done == 0:
             return "?"
         return tqdm.format_interval((now - self._first_time) / done * (self._total - self._step))
+
+
+def _is_terminal(stream: TextIO) -> bool:
+    """Whether a bar would be seen: some containers have terminals of 0 x 0, where tqdm is mute."""
+    return stream.isatty() and min(os.get_terminal_size(stream.fileno())) > 0

@@ -7,10 +7,11 @@ cores, under 5 minutes. Expected: see docs/benchmarks.md (pixel Frechet distance
 own measurement). `:smoke` is the seconds-long version.
 """
 
-from cdt.config import default_config, no_variant
+from cdt.config import check_variant, default_config
 
 
 def get_config(variant: str = ""):
+    check_variant(variant, "smoke")
     config = default_config()
 
     config.data.name = "digits"
@@ -61,6 +62,4 @@ def get_config(variant: str = ""):
         config.sample.steps = 4
         config.sample.num = 20
         config.evaluate.num = 100
-    else:
-        no_variant(variant, "smoke")
     return config

@@ -11,10 +11,11 @@ images are those of TFDS, which are not resized as ADM's are, so Frechet distanc
 with statistics of the same images. `:smoke` trains for seconds on mock data of the same form.
 """
 
-from cdt.config import default_config, no_variant
+from cdt.config import check_variant, default_config
 
 
 def get_config(variant: str = ""):
+    check_variant(variant, "smoke")
     config = default_config()
 
     config.data.name = "tfds"
@@ -73,6 +74,4 @@ def get_config(variant: str = ""):
         config.sample.steps = 2
         config.sample.num = 8
         config.evaluate.num = 32
-    else:
-        no_variant(variant, "smoke")
     return config

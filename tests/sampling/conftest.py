@@ -64,8 +64,7 @@ class Gaussian(NamedTuple):
 
 
 FAMILIES = {
-    "ddpm-linear": (process.ddpm(schedules.linear(1000)), lambda n: levels.rounded(1000, n)),
-    "ddpm-cosine": (process.ddpm(schedules.cosine(1000)), lambda n: levels.rounded(1000, n)),
+    "ddpm": (process.ddpm(schedules.linear(1000)), lambda n: levels.rounded(1000, n)),
     "edm": (process.edm(), levels.karras),
     "flow-linear": (process.flow(schedules.linear_path()), levels.uniform),
     "flow-gvp": (process.flow(schedules.gvp_path()), levels.uniform),
