@@ -226,10 +226,14 @@ def mesh(config: ConfigDict) -> jax.sharding.Mesh:
     return sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
 
 
-def steps(config: ConfigDict, key: str, num_examples: int) -> int:
-    """The duration under a config key such as "train.duration", in steps."""
+def steps(config: ConfigDict, key: str, num_examples: int, least: int = 1) -> int:
+    """The duration under a config key such as "train.duration", in steps, at least `least`."""
     section, _, name = key.partition(".")
-    return duration(config[section][name], key, config.train.batch_size, num_examples)
+    text = config[section][name]
+    result = duration(text, key, config.train.batch_size, num_examples)
+    if result < least:
+        raise UserError(f"config.{key} is '{text}', which is no step at all; give at least one step.")
+    return result
 
 
 def training(
@@ -252,14 +256,9 @@ def training(
             f"config.train.batch_size is {config.train.batch_size}; it must be divisible by the "
             f"{num_devices} device(s) times {config.train.accumulate} microbatch(es) of a step."
         )
-    if steps(config, "train.duration", num_examples) < 1:
-        raise UserError(
-            f"config.train.duration is '{config.train.duration}', which is no step at all; give at "
-            "least one step."
-        )
     c = config.optim
     schedule = optim.learning_rate(
-        c.schedule, c.lr, steps(config, "optim.warmup", num_examples),
+        c.schedule, c.lr, steps(config, "optim.warmup", num_examples, least=0),
         steps(config, "train.duration", num_examples),
     )  # fmt: skip
     tx = optim.optimizer(
@@ -366,6 +365,11 @@ def sampler(config: ConfigDict, model: Model) -> Callable[[PyTree, Array, Array]
             "(config.model.num_classes = 0); set it to 1."
         )
     interval = tuple(c.guidance_interval)
+    if len(interval) != 2 or not 0.0 <= interval[0] < interval[1] <= 1.0:
+        raise UserError(
+            f"config.sample.guidance_interval is {interval}; it must be two numbers with "
+            "0 <= lo < hi <= 1, in u."
+        )
 
     def sample(params, indices, labels):
         def network(x, level, labels):
@@ -408,8 +412,11 @@ def _levels_and_sampler(config: ConfigDict, process: Process):
         grid = levels.strided(process.num_levels, c.steps)
     else:
         grid = levels.rounded(process.num_levels, c.steps)
-    if c.churn and c.sampler != "heun":
-        raise UserError(f"config.sample.churn is {c.churn}, but '{c.sampler}' has none; set it to 0.")
+    if c.churn < 0 or (c.churn > 0 and (c.sampler != "heun" or process.name != "edm")):
+        raise UserError(
+            f"config.sample.churn is {c.churn} with the sampler '{c.sampler}' and the family "
+            f"'{process.name}'; only 'heun' on 'edm' churns, by 0 or more: set it to 0."
+        )
     if c.sampler == "ddim":
         run = functools.partial(run, eta=c.eta)
     elif c.churn:

@@ -34,7 +34,6 @@ from cdt.leaves import first_mismatch, from_nested, leaf_checksums, leaf_types, 
 
 PyTree = Any
 T = TypeVar("T")
-
 SCHEMA = 1
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 _LOG = logging.getLogger(__name__)
@@ -44,10 +43,9 @@ class _Damaged(Exception):
     """A checkpoint that is not what was saved."""
 
 
-# Orbax tells each save in a dozen lines, through the logger that all users of absl share.
-logging.getLogger("absl").addFilter(
-    lambda record: record.levelno >= logging.ERROR or "orbax" not in record.pathname
-)
+# Orbax tells each save in a dozen lines, and each failure, which it raises too, in hundreds;
+# through the logger that all users of absl share.
+logging.getLogger("absl").addFilter(lambda record: "/orbax/checkpoint/" not in record.pathname)
 
 
 class Checkpointer:
@@ -178,6 +176,8 @@ class Checkpointer:
                 read_only=not write,
                 cleanup_tmp_directories=write,  # of saves that were killed
                 save_root_metadata=False,
+                # Else Orbax waits five minutes for a folder that could not be made.
+                async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
             )
             self._manager = ocp.CheckpointManager(self._directory, options=options)
             self._writable = write

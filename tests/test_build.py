@@ -1,0 +1,168 @@
+"""What the builder refuses, in one sentence each, and what it makes of good configs."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cdt import build
+from cdt.config import default_config
+from cdt.errors import UserError, user_errors
+
+
+def build_all(config, num_devices=1):
+    """Everything training and sampling build before anything compiles."""
+    with user_errors():
+        train, _ = build.data(config)
+        build.mesh(config)
+        model = build.model(config)
+        open_all = build.open_all_at(config, train.size)
+        parts = build.training(config, model, num_devices, train.size, open_all)
+        build.sampler(config, model)
+        build.sample_labels(config, np.arange(4))
+        build.ema_name(config)
+        build.feature_space(config)
+        jax.eval_shape(parts.init, jax.random.key(0))
+    return parts
+
+
+def small(**overrides):
+    config = default_config()
+    config.model.hidden_size, config.model.depth = 32, 2
+    config.model.num_classes = 10
+    config.update_from_flattened_dict(overrides)
+    return config
+
+
+BAD = {
+    "misspelt family": ({"process.name": "fow"}, "did you mean 'flow'"),
+    "misspelt sampler": ({"sample.sampler": "hein"}, "did you mean 'heun'"),
+    "misspelt source": ({"data.name": "digit"}, "did you mean 'digits'"),
+    "misspelt clusters": ({"timesteps.clusters": "unifrom"}, "did you mean 'uniform'"),
+    "misspelt pacing": ({"timesteps.pacing": "patient"}, "did you mean 'patience'"),
+    "misspelt timesteps": ({"timesteps.name": "curiculum"}, "did you mean 'curriculum'"),
+    "misspelt path": ({"process.path": "lin"}, "linear"),
+    "misspelt dtype": ({"model.dtype": "float16"}, "bfloat16"),
+    "misspelt schedule": ({"optim.schedule": "cosin"}, "cosine"),
+    "unknown features": ({"evaluate.features": "inception"}, "must be one of pixels"),
+    "unknown average": ({"sample.ema": "0.5"}, "0.9999"),
+    "no clusters": ({"timesteps.num_clusters": 0}, "number of clusters is 0"),
+    "too many clusters": (
+        {"process.name": "ddpm", "sample.sampler": "ddim", "timesteps.num_clusters": 1001},
+        "at most that many",
+    ),
+    "edges fall": ({"timesteps.clusters": "custom", "timesteps.edges": (0.0, 0.6, 0.5, 1.0)},
+                   "strictly increasing"),
+    "edges end early": ({"timesteps.clusters": "custom", "timesteps.edges": (0.0, 0.5)}, "end"),
+    "no edges": ({"timesteps.clusters": "custom"}, "at least two"),
+    "order": ({"timesteps.num_clusters": 3, "timesteps.order": "1,2,2"}, "not a permutation"),
+    "order name": ({"timesteps.order": "easy"}, "unknown"),
+    "patience": ({"timesteps.patience": 0}, "must be at least 1"),
+    "smoothing": ({"timesteps.smoothing": 1.0}, r"lie in \[0, 1\)"),
+    "max_share": ({"timesteps.max_share": 0.0}, r"lie in \(0, 1\]"),
+    "patch": ({"model.patch_size": 3}, "divisible"),
+    "heads": ({"model.num_heads": 5}, "divisible"),
+    "named model": ({"model.size": "M/2"}, "SIZE"),
+    "classes": ({"model.num_classes": 5}, "more than the model's 5"),
+    "sampler and family": ({"process.name": "ddpm"}, "use ancestral or ddim"),
+    "churn": ({"sample.churn": 10.0}, "churn"),
+    "guidance": ({"model.num_classes": 0, "sample.guidance": 2.0}, "unconditional"),
+    "interval": ({"sample.guidance": 2.0, "sample.guidance_interval": (0.8, 0.2)}, "lo < hi"),
+    "sampled class": ({"sample.classes": (10,)}, "classes are 0..9"),
+    "no steps": ({"train.duration": "0 steps"}, "at least one step"),
+    "no sampler steps": ({"sample.steps": 0}, "at least 1"),
+    "ddim steps": (
+        {"process.name": "ddpm", "sample.sampler": "ddim", "sample.steps": 30}, "divisor"),
+    "image size": ({"data.image_size": 16}, "8x8x1"),
+    "learned variance": ({"process.learn_variance": True}, "needs the family 'ddpm'"),
+    "mesh": ({"mesh.data": 3}, "does not fit"),
+    "decay": ({"ema.decays": (1.0,)}, "must lie in"),
+    "weight decay": ({"optim.name": "adam", "optim.weight_decay": 0.1}, "use 'adamw'"),
+    "label dropout": ({"train.label_dropout": 1.5}, "lie in"),
+    "missing data": ({"data.name": "npz", "data.path": "nowhere.npz"}, "no data file"),
+    "accumulate": ({"train.accumulate": 3}, "divisible"),
+    "warm-up": ({"optim.warmup": "5000 steps"}, "not shorter"),
+    "interval of logging": ({"log.every": "0 steps"}, "at least one step"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_configs_are_refused_in_one_sentence(name):
+    overrides, words = BAD[name]
+    with pytest.raises(UserError, match=words) as error:
+        build_all(small(**overrides))
+    assert "\n" not in str(error.value)
+
+
+def test_batch_must_divide_over_the_devices():
+    with pytest.raises(UserError, match=r"divisible by the 7 device\(s\)"):
+        build_all(small(), num_devices=7)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {},
+        {"model.num_classes": 0},
+        {"process.path": "gvp"},
+        {"process.name": "edm"},
+        {"process.name": "edm", "sample.churn": 40.0},
+        {"process.name": "ddpm", "sample.sampler": "ancestral", "process.learn_variance": True},
+        {"process.name": "ddpm", "process.schedule": "cosine", "process.prediction": "v",
+         "sample.sampler": "ddim", "sample.steps": 50, "sample.clip": True},
+        {"process.name": "ddpm", "process.prediction": "x0", "sample.sampler": "ancestral"},
+        {"timesteps.name": "uniform", "optim.clip_norm": 1.0, "ema.half_lives_kimg": (10.0,)},
+        {"timesteps.pacing": "fixed", "timesteps.clusters": "snr", "timesteps.order": "random"},
+        {"model.dtype": "bfloat16", "model.remat": True, "sample.guidance": 2.0},
+    ],
+)  # fmt: skip
+def test_good_configs_take_a_step_and_sample(overrides):
+    config = small(**overrides)
+    config.sample.steps = 2
+    train, _ = build.data(config)
+    model = build.model(config)
+    parts = build.training(config, model, 1, train.size, 100)
+    state = jax.jit(parts.init)(jax.random.key(0))
+    indices = np.arange(8)
+    batch = {"image": jnp.asarray(train.images(indices)), "label": jnp.asarray(train.labels[indices])}
+    new, metrics = jax.jit(parts.step)(state, batch)
+    assert np.isfinite(metrics["loss"]) and metrics["bad_steps"] == 0
+    assert not np.array_equal(new.params["final"]["kernel"], state.params["final"]["kernel"])
+    images = jax.jit(build.sampler(config, model))(new.params, jnp.arange(4), jnp.arange(4))
+    assert images.shape == (4, 8, 8, 1) and images.dtype == jnp.uint8
+
+
+def test_sample_i_does_not_depend_on_its_batch():
+    config = small()
+    config.sample.steps, config.sample.guidance = 3, 2.0
+    model = build.model(config)
+    params = model.init(jax.random.key(0))
+    # Untrained networks output zero; give them something to say.
+    params = jax.tree.map(lambda x: x + 0.05 * jax.random.normal(jax.random.key(1), x.shape), params)
+    sample = jax.jit(build.sampler(config, model))
+    whole = np.asarray(sample(params, jnp.arange(12), jnp.arange(12) % 10), np.int32)
+    part = np.asarray(sample(params, jnp.arange(5, 9), jnp.arange(5, 9)), np.int32)
+    assert np.abs(whole[5:9] - part).max() <= 1  # rounding to uint8
+
+
+def test_first_samples_are_balanced_over_the_classes():
+    config = small()
+    assert build.sample_labels(config, np.arange(20)).tolist() == [*range(10)] * 2
+    config.sample.classes = (3, 7)
+    assert build.sample_labels(config, np.arange(4)).tolist() == [3, 7, 3, 7]
+
+
+def test_evaluations_count_heun_twice_and_guidance_twice():
+    config = small()
+    config.sample.steps = 10
+    assert build.evaluations(config) == 19
+    config.sample.sampler = "euler"
+    assert build.evaluations(config) == 10
+    config.sample.guidance = 1.5
+    assert build.evaluations(config) == 20
+
+
+def test_max_share_is_an_absolute_step():
+    config = small()
+    config.train.duration, config.timesteps.max_share = "2000 steps", 0.125
+    assert build.open_all_at(config, 1500) == 250
