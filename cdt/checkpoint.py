@@ -139,8 +139,7 @@ class Checkpointer:
         found = self._newest_good(lambda step: self._restore(step, abstract_items), step)
         if found is None:
             raise UserError(
-                f"There is no checkpoint in {self._directory}: train first, or give the --workdir "
-                "of a run that has saved one."
+                f"There is no checkpoint in {self._directory}: train first, or mend --workdir."
             )
         return (found[0], *found[1])
 
@@ -162,7 +161,7 @@ class Checkpointer:
             self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """As `wait`, and frees Orbax's threads; the next call opens them again."""
+        """As `wait`, and frees Orbax's threads; the next call starts them again."""
         if self._manager is not None:
             self._manager.close()
             self._manager = None
