@@ -51,8 +51,7 @@ logging.getLogger("absl").addFilter(lambda record: "/orbax/checkpoint/" not in r
 class Checkpointer:
     """Saves, verifies and restores the checkpoints of one run; every process calls it alike.
 
-    Only `save` and `restore_latest` change anything in the directory, so that another program
-    may read the checkpoints of a run that is training.
+    Only `save` and `restore_latest` change the directory: others may read while a run trains.
 
     Args:
       directory: where the steps are, local or gs://.

@@ -49,7 +49,7 @@ def parse(argv: list[str]):
         raise UserError(f"{error}; give a value of the key's type.") from None
     except flags.Error as error:
         raise UserError(f"{error}; the flags are --config, --workdir and --mode.") from None
-    except (OSError, AttributeError, KeyError, TypeError, ValueError, UserError) as error:
+    except Exception as error:  # a config file is a program: it may raise anything
         # ml_collections wraps what the file raised; the innermost error says what was wrong.
         cause = error
         while cause.__cause__ or cause.__context__:

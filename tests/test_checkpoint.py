@@ -23,7 +23,10 @@ from cdt.checkpoint import Checkpointer
 from cdt.errors import UserError
 
 # Where a file cannot be read or written Orbax abandons its coroutines for the others.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning",
+    "ignore:coroutine .* was never awaited:RuntimeWarning",
+)
 
 META = {"config": {"lr": 2e-4, "sizes": [1, 2], "limit": None}, "open_all_at": 17}
 
@@ -258,10 +261,10 @@ def array_files(step_directory) -> list:
 
 
 def other_files(step_directory) -> list:
-    """The files about the step, about meta, and about one item for all."""
-    folders = [step_directory.glob("*"), *(step_directory / f for f in ("meta", "params"))]
-    paths = [path for f in folders for path in (f if f is folders[0] else f.rglob("*"))]
-    return sorted(p for p in paths if p.is_file() and p.parent.name != "d")
+    """The files that describe the step, its meta and, for all items alike, its params."""
+    described = [step_directory / "meta", step_directory / "params"]
+    paths = [*step_directory.iterdir(), *(path for item in described for path in item.rglob("*"))]
+    return sorted(path for path in paths if path.is_file() and path.parent.name != "d")
 
 
 def check_exact_or_set_aside(directory, caplog) -> bool:

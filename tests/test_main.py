@@ -1,0 +1,129 @@
+"""The front door as a person meets it: real processes, exit codes, one sentence."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parents[1]
+DIGITS = "--config=configs/digits.py:smoke"
+
+
+def environment(devices=1):
+    flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
+    return os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
+
+
+def cdt(*arguments, devices=1):
+    return subprocess.run(
+        [sys.executable, "-m", "cdt.main", *arguments], cwd=ROOT, env=environment(devices),
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+
+
+BAD = {
+    "unknown key": ([DIGITS, "--config.optim.lrr=1"], "did you mean 'optim.lr'"),
+    "unknown section": ([DIGITS, "--config.optm.lr=1"], "did you mean 'optim.lr'"),
+    "wrong type": ([DIGITS, "--config.optim.lr=fast"], "could not convert"),
+    "no such file": (["--config=configs/digit.py"], "no such file"),
+    "no such variant": (["--config=configs/digits.py:huge"], "no variant 'huge'"),
+    "no config": ([], "--config is missing"),
+    "wrong mode": ([DIGITS, "--mode=trian"], "did you mean 'train'"),
+    "unknown flag": ([DIGITS, "--wrokdir=x"], "wrokdir"),
+    "not a flag": ([DIGITS, "optim.lr=1"], "not a flag"),
+    "wrong value": ([DIGITS, "--config.process.name=folw"], "did you mean 'flow'"),
+    "no checkpoint": ([DIGITS, "--mode=sample"], "train first"),
+    "nothing to evaluate": ([DIGITS, "--mode=evaluate"], "train first"),
+    "no data set": (
+        ["--config=configs/imagenet64.py", "--config.data.path=no_such_data_set"], "TFDS"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_one_sentence_and_exit_code_2(name, tmp_path):
+    arguments, words = BAD[name]
+    result = cdt(*arguments, f"--workdir={tmp_path / 'run'}")
+    assert result.returncode == 2, result.stderr
+    lines = [line for line in result.stderr.splitlines() if line.startswith("cdt: ")]
+    assert len(lines) == 1 and words in lines[0], result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_workdir_is_required():
+    result = cdt(DIGITS)
+    assert result.returncode == 2 and "--workdir is missing" in result.stderr
+
+
+def test_config_file_that_raises(tmp_path):
+    (tmp_path / "broken.py").write_text("def get_config(variant=''):\n    return 1 / 0\n")
+    result = cdt(f"--config={tmp_path}/broken.py", f"--workdir={tmp_path}/run")
+    assert result.returncode == 2 and "ZeroDivisionError" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_train_sample_evaluate_and_a_change_of_devices(tmp_path):
+    run = f"--workdir={tmp_path}"
+    first = cdt(DIGITS, run, "--config.train.duration=18 steps", devices=8)
+    assert first.returncode == 0, first.stderr
+    assert "blocks/mlp/in/kernel" in first.stdout  # the table of parameters
+    # Eight devices, then one: the run goes on, with the losses of one that never moved.
+    on = cdt(DIGITS, run, devices=1)
+    assert on.returncode == 0, on.stderr
+    assert "resuming at step 18 of 24" in on.stdout
+
+    alone = cdt(DIGITS, f"--workdir={tmp_path}/alone", "--config.train.duration=18 steps")
+    assert alone.returncode == 0, alone.stderr
+    assert cdt(DIGITS, f"--workdir={tmp_path}/alone").returncode == 0
+
+    def losses(path):
+        records = [json.loads(x) for x in (path / "metrics.jsonl").read_text().splitlines()]
+        return np.array([r["loss"] for r in records if "loss" in r])
+
+    np.testing.assert_allclose(losses(tmp_path), losses(tmp_path / "alone"), rtol=1e-5)
+
+    sampled = cdt(DIGITS, run, "--mode=sample", "--config.sample.num=30")
+    assert sampled.returncode == 0, sampled.stderr
+    folder = tmp_path / "samples" / "step_24"
+    with np.load(folder / "samples.npz") as arrays:
+        assert arrays["arr_0"].shape == (30, 8, 8, 1) and arrays["arr_0"].dtype == np.uint8
+        assert arrays["arr_1"].tolist() == [*range(10)] * 3
+    assert Image.open(folder / "grid.png").size[0] > 10 * 64
+
+    evaluated = cdt(DIGITS, run, "--mode=evaluate")
+    assert evaluated.returncode == 0, evaluated.stderr
+    result = json.loads((tmp_path / "evaluations" / "step_24_pixels.json").read_text())
+    assert {"sampler", "evaluations", "guidance", "ema", "n", "reference_train"} <= result.keys()
+    assert result["n"] == 100 and result["reference_train"]["n"] == 1500
+    # Barely trained: far from the data, but not as far as nothing.
+    assert 10 < result["frechet_train"] < 100
+    assert 1.5 < result["nearest_train_of_test"] < 3
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_leaves_with_75(tmp_path, number):
+    command = [
+        sys.executable, "-m", "cdt.main", DIGITS, f"--workdir={tmp_path}",
+        "--config.train.duration=100_000 steps",
+    ]  # fmt: skip
+    with subprocess.Popen(
+        command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True,
+    ) as process:  # fmt: skip
+        for line in process.stderr:
+            if line.startswith("step 1/"):
+                break
+        time.sleep(0.5)
+        process.send_signal(number)
+        out, _ = process.communicate(timeout=60)
+    assert process.returncode == 75
+    assert "run the same command to go on" in out
+    steps = [int(p.name) for p in (tmp_path / "checkpoints").iterdir()]
+    assert f"saved at step {max(steps)}" in out
