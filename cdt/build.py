@@ -104,7 +104,8 @@ def _at_least(config: ConfigDict, key: str, least) -> None:
 def data(config: ConfigDict) -> tuple[sources.Source, sources.Source]:
     """The training and the held-out source, checked against the config."""
     open_source = choose("data.name", config.data.name, SOURCES)
-    train, test = (open_source(config, s) for s in (config.data.train_split, config.data.test_split))
+    train = open_source(config, config.data.train_split)
+    test = open_source(config, config.data.test_split)
     size = (config.data.image_size, config.data.image_size, config.data.channels)
     for source in (train, test):
         if tuple(source.shape) != size:
@@ -232,7 +233,7 @@ def steps(config: ConfigDict, key: str, num_examples: int, least: int = 1) -> in
     text = config[section][name]
     result = duration(text, key, config.train.batch_size, num_examples)
     if result < least:
-        raise UserError(f"config.{key} is '{text}', which is no step at all; give at least one step.")
+        raise UserError(f"config.{key} is '{text}', which is no step at all; give at least one.")
     return result
 
 
@@ -261,9 +262,7 @@ def training(
         c.schedule, c.lr, steps(config, "optim.warmup", num_examples, least=0),
         steps(config, "train.duration", num_examples),
     )  # fmt: skip
-    tx = optim.optimizer(
-        c.name, schedule, c.b1, c.b2, c.eps, c.weight_decay, c.clip_norm or None
-    )
+    tx = optim.optimizer(c.name, schedule, c.b1, c.b2, c.eps, c.weight_decay, c.clip_norm or None)
     averages = optim.ema(ema_decays(config))
     timesteps, edges = timestep_sampler(config, model.process, open_all_at)
     if not 0.0 <= config.train.label_dropout <= 1.0:
@@ -424,26 +423,6 @@ def _levels_and_sampler(config: ConfigDict, process: Process):
             run, S_churn=c.churn, S_min=c.churn_min, S_max=c.churn_max, S_noise=c.churn_noise
         )
     return grid, run
-
-
-def sample_labels(config: ConfigDict, indices: np.ndarray) -> np.ndarray:
-    """int32 label of each sample: the classes in turn, so that any first n are balanced."""
-    num_classes = config.model.num_classes
-    classes = np.asarray(config.sample.classes or range(max(num_classes, 1)), np.int32)
-    if config.sample.classes and (classes.min() < 0 or classes.max() >= max(num_classes, 1)):
-        raise UserError(
-            f"config.sample.classes is {tuple(config.sample.classes)}; the model's classes are "
-            f"0..{num_classes - 1}."
-            if num_classes
-            else "config.sample.classes is given, but the model is unconditional; leave it empty."
-        )
-    return classes[np.asarray(indices) % len(classes)]
-
-
-def evaluations(config: ConfigDict) -> int:
-    """Evaluations of the network an image costs, guidance counted twice."""
-    nfe = 2 * config.sample.steps - 1 if config.sample.sampler == "heun" else config.sample.steps
-    return nfe * (2 if config.sample.guidance != 1.0 else 1)
 
 
 def feature_space(config: ConfigDict):

@@ -1,26 +1,20 @@
 """Checkpoints that are found whole or not used: the only importer of Orbax.
 
 A checkpoint is one folder per step under `workdir/checkpoints`, with one Orbax item per part of
-the train state (`params`, `ema`, ...) and an item `meta`, a JSON object:
-
-    schema      int, format of the checkpoint; a newer one than this program knows is refused
-    versions    {package: version} at the time of saving
-    types       {item: {leaf path: "float32[3,4]"}}
-    checksums   {item: {leaf path: uint32}}, see `leaf_checksums`
-    meta        what the caller wants kept: config, data position, ...
-    crc32       of all of the above as compact JSON with sorted keys
+the train state (`params`, `ema`, ...) and an item `meta`, the manifest (see `cdt.manifest`).
 
 Orbax restores a flipped bit silently, so every restored leaf is compared with its checksum. Items
 are stored as nested dicts; containers without a leaf (optax.EmptyState, None) and arrays without
 an element come from the abstract tree, so that any tree is restored with its exact structure.
 """
 
+import contextlib
 import datetime
-import importlib.metadata
-import json
+import gc
 import logging
-import zlib
-from collections.abc import Callable, Mapping
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import jax
@@ -30,18 +24,20 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from cdt.errors import UserError
-from cdt.leaves import first_mismatch, from_nested, leaf_checksums, leaf_types, placed, to_nested
+from cdt.leaves import from_nested, placed, to_nested
+from cdt.manifest import (
+    SCHEMA,
+    Damaged,
+    check_items,
+    check_manifest,
+    first_mismatch,
+    make_manifest,
+)
 
 PyTree = Any
 T = TypeVar("T")
-SCHEMA = 1
-_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
 _LOG = logging.getLogger(__name__)
-
-
-class _Damaged(Exception):
-    """A checkpoint that is not what was saved."""
-
 
 # Orbax tells each save in a dozen lines, and each failure, which it raises too, in hundreds;
 # through the logger that all users of absl share.
@@ -63,7 +59,6 @@ class Checkpointer:
         self._directory = path if path.is_absolute() else path.resolve()
         self._keep = keep
         self._manager: ocp.CheckpointManager | None = None
-        self._writable = False
 
     def save(self, step: int, items: Mapping[str, PyTree], meta: Mapping[str, Any]) -> None:
         """Starts to save; the arrays may be donated as soon as this returns.
@@ -80,22 +75,13 @@ class Checkpointer:
           RuntimeError: newer checkpoints exist, so that this one would not be the one found.
           Exception: whatever the save before this one failed with in the background.
         """
-        manager = self._open(write=True)
+        manager = self._open()
         if step in manager.all_steps():
             self.wait()
             return
-        record = {
-            "schema": SCHEMA,
-            "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
-            "types": {name: leaf_types(tree) for name, tree in items.items()},
-            "checksums": _checksums(items),
-            "meta": meta,
-        }
-        record = json.loads(json.dumps(record))  # as it will be read: tuples become lists
-        record["crc32"] = _crc32(record)
         stored = {name: to_nested(tree) for name, tree in items.items()}
         saves = {name: ocp.args.StandardSave(tree) for name, tree in stored.items() if tree}
-        saves["meta"] = ocp.args.JsonSave(record)
+        saves["meta"] = ocp.args.JsonSave(make_manifest(items, meta))
         if not manager.save(step, args=ocp.args.Composite(**saves)):
             raise RuntimeError(
                 f"Step {step} was not saved in {self._directory}, which holds step "
@@ -147,7 +133,7 @@ class Checkpointer:
 
         None where nothing has been saved. Raises UserError as `restore_items` does.
         """
-        found = self._newest_good(self._record, step)
+        found = self._newest_good(self._manifest, step)
         return found and found[1]["meta"]
 
     def latest_step(self) -> int | None:
@@ -160,35 +146,27 @@ class Checkpointer:
             self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """As `wait`, and frees Orbax's threads; the next call starts them again."""
+        """As `wait`, and frees Orbax's threads; the next `save` starts them again."""
         if self._manager is not None:
             self._manager.close()
             self._manager = None
 
-    def _open(self, *, write: bool = False) -> ocp.CheckpointManager:
-        if self._manager is None or (write and not self._writable):
-            self.close()
+    def _open(self) -> ocp.CheckpointManager:
+        if self._manager is None:
             options = ocp.CheckpointManagerOptions(
                 max_to_keep=self._keep,
-                create=write,
-                read_only=not write,
-                cleanup_tmp_directories=write,  # of saves that were killed
+                cleanup_tmp_directories=True,  # of saves that were killed
                 save_root_metadata=False,
                 # Else Orbax waits five minutes for a folder that could not be made.
                 async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
             )
             self._manager = ocp.CheckpointManager(self._directory, options=options)
-            self._writable = write
         return self._manager
 
     def _steps(self) -> list[int]:
         """Steps saved completely, the newest first."""
         self.wait()
-        if not self._directory.exists():
-            return []
-        manager = self._open()
-        manager.reload()  # another program may be saving here
-        return sorted(manager.all_steps(), reverse=True)
+        return sorted(ocp.utils.checkpoint_steps(self._directory), reverse=True)
 
     def _newest_good(
         self, read: Callable[[int], T], only: int | None = None, *, set_aside: bool = False
@@ -204,16 +182,17 @@ class Checkpointer:
         for step in steps if only is None else [only]:
             try:
                 result = read(step)
-            except _Damaged as error:
+            except Damaged as error:
                 damaged[step] = str(error)
                 continue
             # Renamed only now: where no step can be read, the storage may be away for a moment.
             for bad, reason in damaged.items():
                 fate = f"renamed to {self._set_aside(bad)}" if set_aside else "passed over"
-                _LOG.warning(
-                    f"The checkpoint of step {bad} in {self._directory} is damaged ({reason}); "
-                    f"it is {fate} and step {step} is used."
-                )
+                if jax.process_index() == 0:
+                    _LOG.warning(
+                        f"The checkpoint of step {bad} in {self._directory} is damaged ({reason}); "
+                        f"it is {fate} and step {step} is used."
+                    )
             return step, result
         remains = [f"step {step}: {reason}" for step, reason in damaged.items()]
         if only is None:
@@ -228,59 +207,79 @@ class Checkpointer:
     def _set_aside(self, step: int) -> str:
         """Renames a step so that Orbax no longer sees it, and returns the new name."""
         name = f"corrupt-{step}-{datetime.datetime.now(datetime.UTC):%Y%m%dT%H%M%S.%f}"
-        self.close()  # Orbax keeps a list of the steps
+        self.close()  # as Orbax keeps a list of the steps to save on
         if jax.process_index() == 0:
             (self._directory / str(step)).rename(self._directory / name)
         _all_processes(True)
         return name
 
-    def _record(self, step: int) -> dict[str, Any]:
-        """The item "meta", verified."""
-        record = self._orbax_restore(step, {"meta": ocp.args.JsonRestore()})["meta"]
-        if not isinstance(record, dict) or record.pop("crc32", None) != _crc32(record):
-            raise _Damaged("meta does not match its checksum")
-        if record["schema"] > SCHEMA:
+    def _manifest(self, step: int) -> dict[str, Any]:
+        handler, args = ocp.JsonCheckpointHandler(), ocp.args.JsonRestore()
+        manifest = self._read(step, lambda folder: handler.restore(folder / "meta", args=args))
+        check_manifest(manifest)
+        if manifest["schema"] > SCHEMA:
             raise UserError(
                 f"The checkpoint of step {step} in {self._directory} has schema "
-                f"{record['schema']} and this program knows {SCHEMA} at most: use a newer cdt."
+                f"{manifest['schema']} and this program knows {SCHEMA} at most: use a newer cdt."
             )
-        return record
+        return manifest
 
     def _restore(
         self, step: int, abstract_items: Mapping[str, PyTree]
     ) -> tuple[dict[str, PyTree], dict[str, Any]]:
-        record = self._record(step)
-        wanted = {name: leaf_types(tree) for name, tree in abstract_items.items()}
-        if mismatch := first_mismatch(record["types"], wanted):
+        manifest = self._manifest(step)
+        if mismatch := first_mismatch(manifest, abstract_items):
             raise UserError(
                 f"The checkpoint of step {step} in {self._directory} does not fit: {mismatch}; "
                 "use the config that it was saved with, or another --workdir."
             )
         stored = {name: to_nested(placed(tree)) for name, tree in abstract_items.items()}
-        args = {name: ocp.args.StandardRestore(tree) for name, tree in stored.items() if tree}
-        restored = self._orbax_restore(step, args)
+        handler, args = ocp.StandardCheckpointHandler(), ocp.args.StandardRestore
+        restored = self._read(
+            step,
+            lambda folder: {
+                name: handler.restore(folder / name, args=args(tree))
+                for name, tree in stored.items()
+                if tree
+            },
+        )
         items = {
             name: from_nested(restored.get(name, {}), tree) for name, tree in abstract_items.items()
         }
-        for name, leaves in _checksums(items).items():
-            for path, checksum in leaves.items():
-                if checksum != record["checksums"][name][path]:
-                    raise _Damaged(f"{name}/{path} does not match its checksum")
-        return items, record["meta"]
+        check_items(manifest, items)
+        return items, manifest["meta"]
 
-    def _orbax_restore(self, step: int, args: dict[str, Any]) -> dict[str, Any]:
-        """Restores on all processes, or raises _Damaged on all of them."""
-        restored, reason = {}, ""
-        try:
-            if args:
-                restored = dict(self._open().restore(step, args=ocp.args.Composite(**args)).items())
-        except (jax.errors.JaxRuntimeError, MemoryError):
-            raise  # too little memory is no fault of the file
-        except Exception as error:  # damage shows as anything from KeyError to UnicodeError
-            reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0][:200]}"
+    def _read(self, step: int, read: Callable[[epath.Path], T]) -> T:
+        """`read` of the step's folder on all processes, or Damaged on all of them.
+
+        `read` calls Orbax's handlers and not its manager, which waits for all processes after
+        reading: for ever, when a file that one of them needs is damaged.
+        """
+        result, reason = None, ""
+        with _quiet():
+            try:
+                result = read(self._directory / str(step))
+            except (jax.errors.JaxRuntimeError, MemoryError):
+                raise  # too little memory is no fault of the file
+            except Exception as error:  # damage shows as anything from KeyError to UnicodeError
+                reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0][:200]}"
+            if reason:
+                gc.collect()
         if not _all_processes(not reason):
-            raise _Damaged(reason or "another process could not read it")
-        return restored
+            raise Damaged(reason or "another process could not read it")
+        return result
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Orbax abandons its other coroutines on damage, and Python says so in hundreds of lines."""
+    hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)
+            yield
+    finally:
+        sys.unraisablehook = hook
 
 
 def _all_processes(ok: bool) -> bool:
@@ -288,12 +287,3 @@ def _all_processes(ok: bool) -> bool:
     if jax.process_count() == 1:
         return ok
     return bool(np.all(multihost_utils.process_allgather(np.array(ok))))
-
-
-def _checksums(items: Mapping[str, PyTree]) -> dict[str, dict[str, int]]:
-    on_device = {name: leaf_checksums(tree) for name, tree in items.items()}
-    return jax.tree.map(int, jax.device_get(on_device))
-
-
-def _crc32(record: dict[str, Any]) -> int:
-    return zlib.crc32(json.dumps(record, sort_keys=True, separators=(",", ":")).encode())

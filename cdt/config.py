@@ -144,7 +144,7 @@ def flatten(config: ConfigDict) -> dict[str, object]:
 
 
 def nearest(word: str, known) -> str:
-    """"; did you mean 'x'?" where a known word is close, otherwise the list of known words."""
+    """ "; did you mean 'x'?" where a known word is close, otherwise the list of known words."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f"did you mean '{close[0]}'?" if close else f"it must be one of {', '.join(known)}."
 

@@ -12,7 +12,7 @@ from cdt.errors import EXIT_FINISHED, user_errors
 from cdt.evals.frechet import frechet_distance, statistics
 from cdt.evals.neighbours import mean_nearest_distance
 from cdt.evals.reference import features_of, reference_statistics
-from cdt.sample import describe, generate, load_params
+from cdt.sample import describe, generate, load_params, sample_labels
 
 # Above this many reference images a search through all of them would take longer than sampling.
 _MAX_NEIGHBOURS = 10_000
@@ -33,7 +33,7 @@ def evaluate(config: ConfigDict, workdir: str) -> int:
         train, test = build.data(config)
         feature_fn = build.feature_space(config)
         run = jax.jit(build.sampler(config, model))
-        labels = build.sample_labels(config, np.arange(config.evaluate.num))
+        labels = sample_labels(config, np.arange(config.evaluate.num))
         step, params = load_params(config, path, mesh, model)
     samples = feature_fn(generate(run, mesh, params, labels, config.sample.batch_size))
 

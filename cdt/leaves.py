@@ -34,24 +34,6 @@ def leaf_types(tree: PyTree) -> dict[str, str]:
     }
 
 
-def first_mismatch(
-    saved: Mapping[str, Mapping[str, str]], wanted: Mapping[str, Mapping[str, str]]
-) -> str | None:
-    """The first difference between {item: leaf_types} of a checkpoint and of a run, in words.
-
-    Items of the checkpoint that are not wanted are no difference; leaves are.
-    """
-    for item, types in wanted.items():
-        if item not in saved:
-            return f"it holds no '{item}' but {', '.join(saved)}"
-        for path in [*types, *saved[item]]:
-            there = saved[item].get(path, "missing")
-            here = types.get(path, "missing")
-            if there != here:
-                return f"{item}/{path} is {there} in the checkpoint and {here} in this run"
-    return None
-
-
 def placed(abstract: PyTree) -> PyTree:
     """The abstract tree, with the first device for every leaf that has no sharding."""
     first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])

@@ -34,7 +34,7 @@ def parse(argv: list[str]):
     """(config, workdir, mode) from the command line.
 
     Raises:
-      UserError: an unknown flag, config key or mode, a missing one, or a config that cannot be read.
+      UserError: a flag, config key or mode is unknown or missing, or the config cannot be read.
     """
     for argument in argv[1:]:
         key = argument.lstrip("-").partition("=")[0]

@@ -11,10 +11,30 @@ from ml_collections import ConfigDict
 
 from cdt import build, plots, sharding
 from cdt.checkpoint import Checkpointer
-from cdt.errors import EXIT_FINISHED, user_errors
+from cdt.errors import EXIT_FINISHED, UserError, user_errors
 from cdt.workdir import check_identity
 
 PyTree = Any
+
+
+def sample_labels(config: ConfigDict, indices: np.ndarray) -> np.ndarray:
+    """int32 label of each sample: the classes in turn, so that any first n are balanced."""
+    num_classes = config.model.num_classes
+    classes = np.asarray(config.sample.classes or range(max(num_classes, 1)), np.int32)
+    if config.sample.classes and (classes.min() < 0 or classes.max() >= max(num_classes, 1)):
+        raise UserError(
+            f"config.sample.classes is {tuple(config.sample.classes)}; the model's classes are "
+            f"0..{num_classes - 1}."
+            if num_classes
+            else "config.sample.classes is given, but the model is unconditional; leave it empty."
+        )
+    return classes[np.asarray(indices) % len(classes)]
+
+
+def evaluations(config: ConfigDict) -> int:
+    """Evaluations of the network an image costs, guidance counted twice."""
+    nfe = 2 * config.sample.steps - 1 if config.sample.sampler == "heun" else config.sample.steps
+    return nfe * (2 if config.sample.guidance != 1.0 else 1)
 
 
 def generate(
@@ -60,7 +80,8 @@ def load_params(
         item, tree = "params", shapes
     else:
         item, tree = "ema", {name: shapes for name in build.ema_decays(config)}
-    placed = sharding.abstract(tree, sharding.state_sharding(mesh, tree, config.mesh.min_shard_size))
+    shardings = sharding.state_sharding(mesh, tree, config.mesh.min_shard_size)
+    placed = sharding.abstract(tree, shardings)
     checkpoints = Checkpointer(workdir / "checkpoints", keep=config.checkpoint.keep)
     step, items, _ = checkpoints.restore_items({item: placed})
     checkpoints.close()
@@ -73,7 +94,7 @@ def describe(config: ConfigDict, step: int, n: int) -> dict[str, object]:
         "step": step,
         "sampler": config.sample.sampler,
         "sampler_steps": config.sample.steps,
-        "evaluations": build.evaluations(config),
+        "evaluations": evaluations(config),
         "guidance": config.sample.guidance,
         "ema": build.ema_name(config),
         "n": n,
@@ -89,7 +110,7 @@ def sample(config: ConfigDict, workdir: str) -> int:
         mesh = build.mesh(config)
         model = build.model(config)
         run = jax.jit(build.sampler(config, model))
-        labels = build.sample_labels(config, np.arange(config.sample.num))
+        labels = sample_labels(config, np.arange(config.sample.num))
         step, params = load_params(config, path, mesh, model)
     images = generate(run, mesh, params, labels, config.sample.batch_size)
 
@@ -102,5 +123,6 @@ def sample(config: ConfigDict, workdir: str) -> int:
     np.savez(buffer, **arrays)
     (folder / "samples.npz").write_bytes(buffer.getvalue())
     about = ", ".join(f"{k} {v}" for k, v in describe(config, step, len(images)).items())
-    print(f"{folder / 'samples.npz'}: {about}\n{folder / 'grid.png'}: the first {len(images[:100])}")
+    print(f"{folder / 'samples.npz'}: {about}")
+    print(f"{folder / 'grid.png'}: the first {len(images[:100])}")
     return EXIT_FINISHED

@@ -18,7 +18,7 @@ from cdt.config import flatten
 from cdt.data.pipeline import Prefetcher, make_batch
 from cdt.errors import EXIT_BAD_NUMBERS, EXIT_FINISHED, EXIT_STOPPED, user_errors
 from cdt.progress import Progress
-from cdt.sample import generate
+from cdt.sample import generate, sample_labels
 from cdt.signals import StopRequest
 from cdt.state import TrainState, no_bad_steps
 from cdt.validation import make_validation
@@ -57,7 +57,7 @@ def train(config: ConfigDict, workdir: str) -> int:
         open_all_at = saved["open_all_at"] if saved else build.open_all_at(config, num_examples)
         parts = build.training(config, model, mesh.size, num_examples, open_all_at)
         sample = jax.jit(build.sampler(config, model))
-        sample_labels = build.sample_labels(config, np.arange(min(config.sample.num, 100)))
+        grid_labels = sample_labels(config, np.arange(min(config.sample.num, 100)))
         ema_name = build.ema_name(config)
         every = {
             name: build.steps(config, f"{name}.every", num_examples)
@@ -121,8 +121,12 @@ def train(config: ConfigDict, workdir: str) -> int:
     def run_validation(done: int, initial: np.ndarray | None) -> np.ndarray:
         loss = fetch(validate(state.params, validation_batch))
         initial = loss if initial is None else initial
-        writer.scalars(done, _per_cluster("validation_loss", loss) | {"validation_loss": loss.mean()})
-        writer.scalars(done, _per_cluster("convergence", 1.0 - loss / initial))
+        writer.scalars(
+            done,
+            {"validation_loss": float(loss.mean())}
+            | _per_cluster("validation_loss", loss)
+            | _per_cluster("convergence", 1.0 - loss / initial),
+        )
         return initial
 
     with StopRequest() as stop:
@@ -169,7 +173,7 @@ def train(config: ConfigDict, workdir: str) -> int:
                 run_validation(done, initial)
             if done % every["sample"] == 0 or last:
                 params = state.params if ema_name == "raw" else state.ema[ema_name]
-                images = generate(sample, mesh, params, sample_labels, config.sample.batch_size)
+                images = generate(sample, mesh, params, grid_labels, config.sample.batch_size)
                 _write_grid(path, writer, done, images, model.num_classes)
             if done % every["log"] == 0:
                 window_start, window_began = done, time.perf_counter()

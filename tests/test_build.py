@@ -8,6 +8,7 @@ import pytest
 from cdt import build
 from cdt.config import default_config
 from cdt.errors import UserError, user_errors
+from cdt.sample import evaluations, sample_labels
 
 
 def build_all(config, num_devices=1):
@@ -19,7 +20,7 @@ def build_all(config, num_devices=1):
         open_all = build.open_all_at(config, train.size)
         parts = build.training(config, model, num_devices, train.size, open_all)
         build.sampler(config, model)
-        build.sample_labels(config, np.arange(4))
+        sample_labels(config, np.arange(4))
         build.ema_name(config)
         build.feature_space(config)
         jax.eval_shape(parts.init, jax.random.key(0))
@@ -124,7 +125,7 @@ def test_good_configs_take_a_step_and_sample(overrides):
     parts = build.training(config, model, 1, train.size, 100)
     state = jax.jit(parts.init)(jax.random.key(0))
     indices = np.arange(8)
-    batch = {"image": jnp.asarray(train.images(indices)), "label": jnp.asarray(train.labels[indices])}
+    batch = {"image": train.images(indices), "label": train.labels[indices]}
     new, metrics = jax.jit(parts.step)(state, batch)
     assert np.isfinite(metrics["loss"]) and metrics["bad_steps"] == 0
     assert not np.array_equal(new.params["final"]["kernel"], state.params["final"]["kernel"])
@@ -138,7 +139,8 @@ def test_sample_i_does_not_depend_on_its_batch():
     model = build.model(config)
     params = model.init(jax.random.key(0))
     # Untrained networks output zero; give them something to say.
-    params = jax.tree.map(lambda x: x + 0.05 * jax.random.normal(jax.random.key(1), x.shape), params)
+    noise = jax.random.key(1)
+    params = jax.tree.map(lambda x: x + 0.05 * jax.random.normal(noise, x.shape), params)
     sample = jax.jit(build.sampler(config, model))
     whole = np.asarray(sample(params, jnp.arange(12), jnp.arange(12) % 10), np.int32)
     part = np.asarray(sample(params, jnp.arange(5, 9), jnp.arange(5, 9)), np.int32)
@@ -147,19 +149,19 @@ def test_sample_i_does_not_depend_on_its_batch():
 
 def test_first_samples_are_balanced_over_the_classes():
     config = small()
-    assert build.sample_labels(config, np.arange(20)).tolist() == [*range(10)] * 2
+    assert sample_labels(config, np.arange(20)).tolist() == [*range(10)] * 2
     config.sample.classes = (3, 7)
-    assert build.sample_labels(config, np.arange(4)).tolist() == [3, 7, 3, 7]
+    assert sample_labels(config, np.arange(4)).tolist() == [3, 7, 3, 7]
 
 
 def test_evaluations_count_heun_twice_and_guidance_twice():
     config = small()
     config.sample.steps = 10
-    assert build.evaluations(config) == 19
+    assert evaluations(config) == 19
     config.sample.sampler = "euler"
-    assert build.evaluations(config) == 10
+    assert evaluations(config) == 10
     config.sample.guidance = 1.5
-    assert build.evaluations(config) == 20
+    assert evaluations(config) == 20
 
 
 def test_max_share_is_an_absolute_step():

@@ -13,9 +13,14 @@ def test_defaults_satisfy_their_own_schema():
 
 @pytest.mark.parametrize(
     ("key", "suggestion"),
-    [("optim.lrr", "optim.lr"), ("optm.lr", "optim.lr"), ("timestep.patience", "timesteps.patience"),
-     ("sead", "seed"), ("timesteps.num_cluster", "timesteps.num_clusters")],
-)  # fmt: skip
+    [
+        ("optim.lrr", "optim.lr"),
+        ("optm.lr", "optim.lr"),
+        ("timestep.patience", "timesteps.patience"),
+        ("sead", "seed"),
+        ("timesteps.num_cluster", "timesteps.num_clusters"),
+    ],
+)
 def test_unknown_key_suggests_the_nearest(key, suggestion):
     assert f"'{suggestion}'" in str(schema.unknown_key(key))
 
@@ -61,7 +66,7 @@ def test_durations(text, steps):
     assert duration(text, "train.duration", batch_size=128, num_examples=1500) == steps
 
 
-@pytest.mark.parametrize("text", ["", "many", "3 hours", "-1 steps", "nan", "inf", "1e12", "3steps"])
+@pytest.mark.parametrize("text", ["", "many", "3 hours", "-1 steps", "nan", "1e12", "3steps"])
 def test_wrong_durations(text):
     with pytest.raises(UserError, match="must be a duration such as"):
         duration(text, "train.duration", 128, 1500)

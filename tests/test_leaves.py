@@ -102,16 +102,3 @@ def test_nested_and_back_keeps_containers_none_and_empty_arrays():
     assert jax.tree.structure(back) == jax.tree.structure(tree)
     assert leaves.leaf_types(back) == leaves.leaf_types(tree)
     assert jax.tree.all(jax.tree.map(lambda a, b: bool(jnp.array_equal(a, b)), back, tree))
-
-
-def test_the_first_mismatch_is_named():
-    saved = {"params": {"a": "float32[2]", "b": "int32[]"}, "opt": {}}
-    assert leaves.first_mismatch(saved, {"params": saved["params"]}) is None
-    for wanted, words in [
-        ({"params": {"a": "float32[3]", "b": "int32[]"}}, "params/a is float32[2] in the checkp"),
-        ({"params": {"a": "bfloat16[2]", "b": "int32[]"}}, "and bfloat16[2] in this run"),
-        ({"params": {"a": "float32[2]"}}, "params/b is int32[] in the checkpoint and missing"),
-        ({"params": saved["params"] | {"c": "int32[]"}}, "params/c is missing in the checkpoint"),
-        ({"ema": {}}, "no 'ema' but params, opt"),
-    ]:
-        assert words in leaves.first_mismatch(saved, wanted)

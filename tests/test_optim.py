@@ -22,7 +22,8 @@ def test_schedules_in_closed_form(name, after):
     schedule = optim.learning_rate(name, 2.0, 10, 100)
     np.testing.assert_allclose(values(schedule, range(10)), 2.0 * np.arange(10) / 10, rtol=1e-6)
     steps = np.arange(10, 100, dtype=float)
-    np.testing.assert_allclose(values(schedule, range(10, 100)), 2.0 * after(steps), rtol=1e-5, atol=1e-6)
+    found = values(schedule, range(10, 100))
+    np.testing.assert_allclose(found, 2.0 * after(steps), rtol=1e-5, atol=1e-6)
 
 
 def test_schedule_without_warm_up_starts_at_its_peak():

@@ -32,8 +32,12 @@ def test_state_is_split_along_the_largest_divisible_dimension():
     }
     specs = jax.tree.map(lambda s: tuple(s.spec), sharding.state_sharding(mesh, shapes, 100))
     assert specs == {
-        "kernel": (None, None, "fsdp"), "odd": ("fsdp", None), "none": (), "small": (), "scalar": (),
-    }  # fmt: skip
+        "kernel": (None, None, "fsdp"),
+        "odd": ("fsdp", None),
+        "none": (),
+        "small": (),
+        "scalar": (),
+    }
 
 
 def test_global_batch_keeps_order_and_splits_over_all_devices():

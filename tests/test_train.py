@@ -50,9 +50,7 @@ def assert_same_arrays(a, b):
 
 def without_times(records):
     unsteady = {"time", "images_per_second", "data_wait_share"}
-    return [
-        {k: v for k, v in r.items() if k not in unsteady} for r in records if "event" not in r
-    ]
+    return [{k: v for k, v in r.items() if k not in unsteady} for r in records if "event" not in r]
 
 
 class StopAt:

@@ -85,9 +85,7 @@ def curriculum(
     upper = jnp.asarray(np.nextafter(edges[1:], np.float32(0)))
 
     def init() -> CurriculumState:
-        return CurriculumState(
-            density.init(), pacing.init(), jnp.zeros(num_clusters, jnp.int32)
-        )
+        return CurriculumState(density.init(), pacing.init(), jnp.zeros(num_clusters, jnp.int32))
 
     def sample(state: CurriculumState, key: Array, n: int) -> Draw:
         v = jax.random.uniform(key, (n,), jnp.float32)

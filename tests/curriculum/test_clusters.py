@@ -33,9 +33,7 @@ def test_snr_edges_are_equally_spaced_in_log_snr(name):
     edges = snr_edges(log_snr, 8)
     assert edges[0] == 0 and edges[-1] == 1
     ends = log_snr(np.array([0.001, 0.999]))
-    np.testing.assert_allclose(
-        log_snr(edges[1:-1]), np.linspace(*ends, 9)[1:-1], rtol=0, atol=1e-4
-    )
+    np.testing.assert_allclose(log_snr(edges[1:-1]), np.linspace(*ends, 9)[1:-1], rtol=0, atol=1e-4)
 
 
 def test_snr_edges_of_edm_in_closed_form():

@@ -1,5 +1,6 @@
 """Pacing against the ten-line loop that METHOD describes in words, in float32 like the original."""
 
+import functools
 import itertools
 
 import jax
@@ -40,9 +41,7 @@ def run(pacing, losses):
     return jax.lax.scan(one, pacing.init(), (jnp.asarray(losses), steps))[1]
 
 
-OPTIONS = list(
-    itertools.product([1, 4, 20], [5], [0.0, 0.9], [0.0, 0.01], [None, 7], [None, 40])
-)
+OPTIONS = list(itertools.product([1, 4, 20], [5], [0.0, 0.9], [0.0, 0.01], [None, 7], [None, 40]))
 
 
 def test_patience_against_the_loop_with_every_option():
@@ -52,7 +51,7 @@ def test_patience_against_the_loop_with_every_option():
     traces[:, 80:100] = traces[:, 79:80]
     stages_seen = set()
     for options in OPTIONS:
-        states = jax.vmap(lambda losses, pacing=patience(*options): run(pacing, losses))(traces)
+        states = jax.vmap(functools.partial(run, patience(*options)))(traces)
         for losses, stages in zip(traces, states.stage, strict=True):
             expected = reference(losses, *options)
             np.testing.assert_array_equal(stages, expected)

@@ -36,7 +36,8 @@ def edges_of(kind, process, n):
     if kind == "custom":
         edges = np.array([0, 0.03, 0.2, 0.55, 0.96, 1])
     else:
-        edges = uniform_edges(n) if kind == "uniform" else snr_edges(process.log_snr, n, process.num_levels)
+        snr = snr_edges(process.log_snr, n, process.num_levels)
+        edges = uniform_edges(n) if kind == "uniform" else snr
     return edge_table(edges, process.num_levels)
 
 
