@@ -262,7 +262,7 @@ class Checkpointer:
             except (jax.errors.JaxRuntimeError, MemoryError):
                 raise  # too little memory is no fault of the file
             except Exception as error:  # damage shows as anything from KeyError to UnicodeError
-                reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0][:200]}"
+                reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0][:100]}"
             if reason:
                 gc.collect()
         if not _all_processes(not reason):

@@ -70,7 +70,7 @@ BAD = {
     "guidance": ({"model.num_classes": 0, "sample.guidance": 2.0}, "unconditional"),
     "interval": ({"sample.guidance": 2.0, "sample.guidance_interval": (0.8, 0.2)}, "lo < hi"),
     "sampled class": ({"sample.classes": (10,)}, "classes are 0..9"),
-    "no steps": ({"train.duration": "0 steps"}, "at least one step"),
+    "no steps": ({"train.duration": "0 steps"}, "at least one"),
     "no sampler steps": ({"sample.steps": 0}, "at least 1"),
     "ddim steps": (
         {"process.name": "ddpm", "sample.sampler": "ddim", "sample.steps": 30}, "divisor"),
@@ -83,7 +83,7 @@ BAD = {
     "missing data": ({"data.name": "npz", "data.path": "nowhere.npz"}, "no data file"),
     "accumulate": ({"train.accumulate": 3}, "divisible"),
     "warm-up": ({"optim.warmup": "5000 steps"}, "not shorter"),
-    "interval of logging": ({"log.every": "0 steps"}, "at least one step"),
+    "interval of logging": ({"log.every": "0 steps"}, "at least one"),
 }  # fmt: skip
 
 

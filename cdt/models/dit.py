@@ -9,8 +9,7 @@ from cdt.models.layers import (
     Dense,
     Mlp,
     SelfAttention,
-    layer_norm,
-    modulate,
+    adaptive_layer_norm,
     patchify,
     position_embedding,
     unpatchify,
@@ -60,8 +59,8 @@ class DiTBlock(nn.Module):
         shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = jnp.split(modulation, 6, axis=-1)
         attention = SelfAttention(self.num_heads, self.dtype, name="attention")
         mlp = Mlp(self.mlp_hidden_size, self.dtype, name="mlp")
-        x = x + gate_1[:, None] * attention(modulate(layer_norm(x), shift_1, scale_1))
-        x = x + gate_2[:, None] * mlp(modulate(layer_norm(x), shift_2, scale_2))
+        x = x + gate_1[:, None] * attention(adaptive_layer_norm(x, shift_1, scale_1))
+        x = x + gate_2[:, None] * mlp(adaptive_layer_norm(x, shift_2, scale_2))
         return x, None
 
 
@@ -150,7 +149,7 @@ class DiT(nn.Module):
             2 * self.hidden_size, dtype=self.dtype, kernel_init=zeros, name="final_adaln"
         )(condition)
         shift, scale = jnp.split(modulation, 2, axis=-1)
-        tokens = modulate(layer_norm(tokens), shift, scale)
+        tokens = adaptive_layer_norm(tokens, shift, scale)
         tokens = Dense(
             self.patch_size**2 * self.out_channels,
             dtype=self.dtype,
