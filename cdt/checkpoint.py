@@ -272,7 +272,10 @@ class Checkpointer:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Orbax abandons its other coroutines on damage, and Python says so in hundreds of lines."""
+    """Orbax abandons its other coroutines on damage, and Python says so in hundreds of lines.
+
+    One that waits for a file still may come through later.
+    """
     hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
     try:
         with warnings.catch_warnings():

@@ -23,6 +23,7 @@ def get_config(variant: str = ""):
     config.model.depth = 4
     config.model.num_heads = 4
     config.model.num_classes = 10
+    config.model.unroll = True  # four blocks compile quickly and run faster unrolled
 
     config.process.name = "flow"  # or "ddpm" (sampler "ddim" or "ancestral"), or "edm"
 
@@ -40,7 +41,7 @@ def get_config(variant: str = ""):
     config.ema.decays = (0.995, 0.98)
 
     config.train.duration = "2000 steps"
-    config.train.batch_size = 128
+    config.train.batch_size = 64
 
     config.sample.sampler = "heun"
     config.sample.steps = 25

@@ -1,0 +1,52 @@
+"""Time and label embeddings."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cdt.models.conditioning import LabelEmbedder, TimestepEmbedder, timestep_embedding
+
+
+@pytest.mark.parametrize("time", [0.0, 0.37, 1.0, -1.55, 500.0, 999.0])
+def test_timestep_embedding_formula(time):
+    expected = np.empty(256)
+    for i in range(128):
+        angle = time * 10000.0 ** (-i / 128)
+        expected[i], expected[128 + i] = np.cos(angle), np.sin(angle)
+    actual = timestep_embedding(jnp.array([time], jnp.float32))
+    # A float32 angle of 999 is good to 999 * 2^-24 = 6e-5.
+    np.testing.assert_allclose(actual[0], expected, atol=2e-4)
+
+
+def test_timestep_embedding_takes_integers():
+    time = jnp.array([0, 3, 999])
+    np.testing.assert_array_equal(
+        timestep_embedding(time), timestep_embedding(time.astype(jnp.float32))
+    )
+
+
+def test_timestep_embedder_has_two_layers_of_std_002():
+    params = TimestepEmbedder(384).init(jax.random.key(0), jnp.zeros(1))["params"]
+    for layer, d_in in {"in": 256, "out": 384}.items():
+        assert params[layer]["kernel"].shape == (d_in, 384)
+        assert np.std(params[layer]["kernel"]) == pytest.approx(0.02, rel=0.02)
+        np.testing.assert_array_equal(params[layer]["bias"], 0)
+
+
+def test_label_embedder_looks_rows_up_exactly():
+    module = LabelEmbedder(num_classes=10, hidden_size=64)
+    label = jnp.array([3, 10, 0, 3])
+    params = module.init(jax.random.key(0), label)
+    table = params["params"]["table"]
+    assert table.shape == (11, 64)  # the null class has a row of its own
+    assert np.std(table) == pytest.approx(0.02, rel=0.1)
+    np.testing.assert_array_equal(module.apply(params, label), table[label])
+
+
+def test_label_embedder_gradient_counts_labels():
+    module = LabelEmbedder(num_classes=3, hidden_size=2)
+    label = jnp.array([1, 1, 3])
+    params = module.init(jax.random.key(0), label)
+    gradient = jax.grad(lambda p: module.apply(p, label).sum())(params)["params"]["table"]
+    np.testing.assert_array_equal(gradient, [[0, 0], [2, 2], [0, 0], [1, 1]])

@@ -1,0 +1,106 @@
+"""Layers against independent float64 formulas, and the CPU's form of a dense layer."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cdt.models import layers
+
+
+def normal(seed, *shape):
+    return jax.random.normal(jax.random.key(seed), shape)
+
+
+def test_patchify_row_by_row():
+    image = jnp.arange(4 * 6).reshape(1, 4, 6, 1)
+    tokens = layers.patchify(image, 2)
+    assert tokens.shape == (1, 6, 4)
+    np.testing.assert_array_equal(tokens[0, 0], [0, 1, 6, 7])
+    np.testing.assert_array_equal(tokens[0, 1], [2, 3, 8, 9])
+    np.testing.assert_array_equal(tokens[0, 3], [12, 13, 18, 19])
+
+
+@pytest.mark.parametrize("patch_size", [1, 2, 4])
+def test_unpatchify_undoes_patchify(patch_size):
+    image = normal(0, 2, 8, 12, 3)
+    tokens = layers.patchify(image, patch_size)
+    restored = layers.unpatchify(tokens, patch_size, 8 // patch_size, 12 // patch_size)
+    np.testing.assert_array_equal(restored, image)
+
+
+def test_patchify_rejects_an_indivisible_image():
+    with pytest.raises(ValueError, match="image size 8x9 is not divisible by patch size 2"):
+        layers.patchify(jnp.zeros((1, 8, 9, 1)), 2)
+
+
+def test_position_embedding_formula():
+    rows, columns, dim = 3, 5, 24
+    table = layers.position_embedding(rows, columns, dim)
+    assert table.dtype == np.float32
+    for r in range(rows):
+        for c in range(columns):
+            for i in range(dim // 4):
+                w = 10000.0 ** (-i / 6)
+                expected = [np.sin(c * w), np.cos(c * w), np.sin(r * w), np.cos(r * w)]
+                np.testing.assert_allclose(table[r * columns + c, i :: dim // 4], expected, 1e-6)
+
+
+def test_position_embedding_rejects_an_indivisible_width():
+    with pytest.raises(ValueError, match="width 10 is not divisible by 4"):
+        layers.position_embedding(2, 2, 10)
+
+
+def test_adaptive_layer_norm_formula():
+    x, shift, scale = 3 * normal(0, 2, 5, 8) + 1, normal(1, 2, 8), normal(2, 2, 8)
+    x64, shift64, scale64 = (np.asarray(a, np.float64) for a in (x, shift, scale))
+    mean = x64.mean(-1, keepdims=True)
+    normalised = (x64 - mean) / np.sqrt(x64.var(-1, keepdims=True) + 1e-6)
+    expected = normalised * (1 + scale64[:, None]) + shift64[:, None]
+    np.testing.assert_allclose(
+        layers.adaptive_layer_norm(x, shift, scale), expected, rtol=1e-5, atol=1e-6
+    )
+
+
+def test_attention_formula():
+    module, x = layers.SelfAttention(num_heads=2), normal(0, 2, 6, 8)
+    params = module.init(jax.random.key(1), x)["params"]
+    kernels = {k: np.asarray(params[k]["kernel"], np.float64) for k in params}
+    q, k, v = np.split(np.asarray(x, np.float64) @ kernels["qkv"], 3, axis=-1)
+    heads = []
+    for h in (slice(0, 4), slice(4, 8)):
+        scores = np.exp(q[..., h] @ k[..., h].swapaxes(1, 2) / np.sqrt(4))
+        heads.append(scores / scores.sum(-1, keepdims=True) @ v[..., h])
+    expected = np.concatenate(heads, -1) @ kernels["out"]
+    np.testing.assert_allclose(module.apply({"params": params}, x), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_attention_rejects_an_indivisible_width():
+    with pytest.raises(ValueError, match="width 8 is not divisible by 3 attention heads"):
+        layers.SelfAttention(num_heads=3).init(jax.random.key(0), jnp.zeros((1, 2, 8)))
+
+
+@pytest.mark.parametrize("features", [3, 7, 32])  # both branches of the CPU's gradient
+def test_dense_on_the_cpu_equals_the_plain_product(features, monkeypatch):
+    module, x = layers.Dense(features), normal(0, 4, 5, 7)
+    params = module.init(jax.random.key(1), x)
+
+    def value_and_gradient():
+        return jax.value_and_grad(lambda p, x: jnp.sum(jnp.sin(module.apply(p, x))), (0, 1))(
+            params, x
+        )
+
+    ours = value_and_gradient()
+    monkeypatch.setattr(layers, "cpu_matmuls", lambda: False)
+    plain = value_and_gradient()
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), ours, plain)
+
+
+@pytest.mark.parametrize("backend, flat", [("cpu", True), ("gpu", False), ("tpu", False)])
+def test_dense_sees_one_matrix_on_the_cpu_alone(monkeypatch, backend, flat):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+
+    def product(x):
+        return layers.dense_product(x, jnp.ones((7, 3)), (((2,), (0,)), ((), ())))
+
+    assert ("f32[20,7]" in str(jax.make_jaxpr(product)(jnp.ones((4, 5, 7))))) == flat
