@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from cdt import build, plots, sharding
 from cdt.checkpoint import Checkpointer
+from cdt.compilation import compile_together
 from cdt.config import flatten
 from cdt.data.pipeline import Prefetcher, make_batch
 from cdt.errors import EXIT_BAD_NUMBERS, EXIT_FINISHED, EXIT_STOPPED, user_errors
@@ -74,38 +75,47 @@ def train(config: ConfigDict, workdir: str) -> int:
         )
         record_config(path, config)
 
-    # --- State: shapes, shardings, values; or the newest good checkpoint ----------------------
+    # --- State: shapes and shardings; the newest good checkpoint, if there is one --------------
     key = jax.random.key(config.seed)
     shapes = jax.eval_shape(parts.init, key)
     shardings = sharding.state_sharding(mesh, shapes, config.mesh.min_shard_size)
-    restored = checkpoints.restore_latest(_items(sharding.abstract(shapes, shardings)))
+    abstract_state = sharding.abstract(shapes, shardings)
+    restored = checkpoints.restore_latest(_items(abstract_state))
+    start = 0
+    if restored is not None:
+        start, items, _ = restored
+        print(f"resuming at step {start} of {total_steps}")
+        if start >= total_steps:
+            print(f"finished already: {start} of {total_steps} steps are done; see {path}")
+            return EXIT_FINISHED
+
+    # --- Programs: each compiled once, ahead of time, side by side ----------------------------
+    replicated = sharding.replicated(mesh)
+    over_devices = sharding.batch_sharding(mesh)
+    abstract_batch = {
+        name: jax.ShapeDtypeStruct(
+            (config.train.batch_size, *x.shape[1:]), x.dtype, sharding=over_devices
+        )
+        for name, x in batch_at(start).items()
+    }
+    validation_batch = _validation_batch(config, test_source, mesh)
+    validate = make_validation(build.example_loss(model), parts.edges, config.seed)
+    programs = [
+        jax.jit(parts.step, donate_argnums=0, out_shardings=(shardings, replicated)).lower(
+            abstract_state, abstract_batch
+        ),
+        jax.jit(validate, out_shardings=replicated).lower(abstract_state.params, validation_batch),
+    ]
     if restored is None:
-        state = jax.jit(parts.init, out_shardings=shardings)(key)
+        programs.append(jax.jit(parts.init, out_shardings=shardings).lower(key))
+    step, validate, *init = compile_together(programs)
+    param_norm = jax.jit(optax.tree.norm)
+
+    if restored is None:
+        state = init[0](key)
         print(parameter_overview.get_parameter_overview(shapes.params, include_stats=False))
     else:
-        state = _state(restored[1])
-        print(f"resuming at step {restored[0]} of {total_steps}")
-    start = int(fetch(state.step))
-    if start >= total_steps:
-        print(f"finished already: {start} of {total_steps} steps are done; see {path}")
-        return EXIT_FINISHED
-
-    # --- Programs: each compiled once, ahead of time ------------------------------------------
-    replicated = sharding.replicated(mesh)
-    batch_shapes = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(
-            (config.train.batch_size, *x.shape[1:]), x.dtype, sharding=sharding.batch_sharding(mesh)
-        ),
-        batch_at(start),
-    )
-    step = (
-        jax.jit(parts.step, donate_argnums=0, out_shardings=(shardings, replicated))
-        .lower(sharding.abstract(shapes, shardings), batch_shapes)
-        .compile()
-    )
-    validate = jax.jit(make_validation(build.example_loss(model), parts.edges, config.seed))
-    validation_batch = _validation_batch(config, test_source, mesh)
-    param_norm = jax.jit(optax.tree.norm)
+        state = _state(items)
 
     # --- The loop -----------------------------------------------------------------------------
     writer = Writer(path, tensorboard=config.log.tensorboard)

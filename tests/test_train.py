@@ -195,8 +195,8 @@ def test_the_step_is_compiled_once_and_fetched_from_only_when_due(tmp_path, monk
         assert loop.train(smoke(**{"train.duration": "18 steps"}), str(tmp_path)) == 0
     compiled = [r.getMessage() for r in caplog.records if "Finished XLA compilation" in r.message]
     assert len([m for m in compiled if "jit(step)" in m]) == 1, compiled
-    # The step to start from, 3 logs, 3 validations (0, 12 and the last), the report at the end.
-    assert len(fetches) == 1 + 3 + 3 + 1
+    # 3 logs, 3 validations (0, 12 and the last), the report at the end.
+    assert len(fetches) == 3 + 3 + 1
 
 
 def test_read_only_workdir(tmp_path, monkeypatch):

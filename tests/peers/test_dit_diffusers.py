@@ -32,7 +32,7 @@ def diffusers_dit(params):
         in_channels=CHANNELS, out_channels=OUT_CHANNELS, sample_size=SIDE, patch_size=PATCH,
         num_embeds_ada_norm=CLASSES, norm_eps=1e-6,
     )  # fmt: skip
-    state = {"pos_embed.pos_embed": peer.pos_embed.pos_embed}
+    state = {}
 
     def copy(ours, theirs):
         state[f"{theirs}.weight"] = torch.from_numpy(ours["kernel"].T.copy())
