@@ -4,6 +4,7 @@ import json
 import logging
 import time
 from collections import deque
+from contextlib import closing
 
 import jax
 import numpy as np
@@ -139,14 +140,16 @@ def train(config: ConfigDict, workdir: str) -> int:
         )
         return initial
 
-    with StopRequest() as stop:
+    # Closed in reverse order, after an exception too: what was logged and saved is written out.
+    with StopRequest() as stop, closing(checkpoints), closing(writer), closing(progress), \
+            closing(batches):  # fmt: skip
+        writer.resumed(start)  # takes back what a run that was killed logged beyond this step
         if start == 0:
             initial = run_validation(0, None)
             state = state.replace(
                 clusters=state.clusters._replace(initial_loss=jax.device_put(initial, replicated))
             )
         else:
-            writer.resumed(start)
             initial = fetch(state.clusters.initial_loss)
         window_start, window_began, waited = start, time.perf_counter(), 0.0
 
@@ -196,11 +199,7 @@ def train(config: ConfigDict, workdir: str) -> int:
             if exit_code:
                 break
 
-    # --- The end: nothing is left unwritten ---------------------------------------------------
-    batches.close()
-    checkpoints.close()
-    progress.close()
-    writer.close()
+    # --- The end ------------------------------------------------------------------------------
     if exit_code == EXIT_BAD_NUMBERS:
         logging.error(
             f"The loss or its gradient was not finite for {config.train.max_bad_steps} steps in a "

@@ -191,8 +191,12 @@ def test_the_step_is_compiled_once_and_fetched_from_only_when_due(tmp_path, monk
         return fetch(tree)
 
     monkeypatch.setattr(loop, "fetch", counted)
-    with jax.log_compiles(), caplog.at_level(logging.WARNING):
-        assert loop.train(smoke(**{"train.duration": "18 steps"}), str(tmp_path)) == 0
+    jax.config.update("jax_log_compiles", True)  # in all threads; the context manager is in one
+    try:
+        with caplog.at_level(logging.WARNING):
+            assert loop.train(smoke(**{"train.duration": "18 steps"}), str(tmp_path)) == 0
+    finally:
+        jax.config.update("jax_log_compiles", False)
     compiled = [r.getMessage() for r in caplog.records if "Finished XLA compilation" in r.message]
     assert len([m for m in compiled if "jit(step)" in m]) == 1, compiled
     # 3 logs, 3 validations (0, 12 and the last), the report at the end.
