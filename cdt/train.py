@@ -141,8 +141,13 @@ def train(config: ConfigDict, workdir: str) -> int:
         return initial
 
     # Closed in reverse order, after an exception too: what was logged and saved is written out.
-    with StopRequest() as stop, closing(checkpoints), closing(writer), closing(progress), \
-            closing(batches):  # fmt: skip
+    with (
+        StopRequest() as stop,
+        closing(checkpoints),
+        closing(writer),
+        closing(progress),
+        closing(batches),
+    ):
         writer.resumed(start)  # takes back what a run that was killed logged beyond this step
         if start == 0:
             initial = run_validation(0, None)
