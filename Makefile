@@ -29,7 +29,7 @@ train: $(VENV)/installed
 	$(VENV)/bin/python -m cdt.main --config=configs/digits.py --workdir=$(RUN) --mode=evaluate
 
 test: lint
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile
 
 test-peers: .venv-peers/installed
 	.venv-peers/bin/python -m pytest tests/peers
