@@ -21,7 +21,8 @@ def digits_config():
     config = default_config()
     config.model.num_classes = 10
     config.model.depth = 4
-    config.train.batch_size = 128
+    config.train.batch_size = 64
+    config.model.unroll = True
     return config
 
 
@@ -82,7 +83,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pairs", type=int, default=40)
     pairs = parser.parse_args().pairs
-    compare("digits DiT, batch 128", digits_config(), pairs, calls=8)
+    compare("digits DiT, batch 64", digits_config(), pairs, calls=8)
     compare("DiT-S/4 32x32x3, batch 16", dit_s4_config(), pairs, calls=2)
 
 

@@ -28,6 +28,7 @@ from diffusers.models.normalization import AdaLayerNormZero
 
 from cdt import build
 from cdt.config import default_config
+from cdt.malloc import keep_freed_memory
 from cdt.models.dit import named_dit
 
 WARMUP = 5  # pairs that are not counted
@@ -38,7 +39,7 @@ def digits_config():
     config.model.num_classes = 10
     config.model.depth = 4
     config.model.hidden_size, config.model.num_heads, config.model.patch_size = 128, 4, 2
-    config.train.batch_size = 128
+    config.train.batch_size = 64
     return config
 
 
@@ -196,6 +197,7 @@ def main() -> None:
     parser.add_argument("--case", choices=[*CASES], action="append", help="default: all")
     parser.add_argument("--pairs", type=int, default=40)
     args = parser.parse_args()
+    keep_freed_memory()  # as the program itself does; PyTorch gains by it too
     print(f"jax {jax.__version__}, torch {torch.__version__}, {torch.get_num_threads()} threads")
     for name in args.case or CASES:
         compare(name, args.pairs)

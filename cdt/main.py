@@ -19,6 +19,7 @@ from ml_collections import config_flags
 
 from cdt import config as schema
 from cdt.errors import EXIT_USER_ERROR, UserError
+from cdt.malloc import keep_freed_memory
 
 FLAGS = flags.FLAGS
 MODES = ("train", "sample", "evaluate")
@@ -81,6 +82,7 @@ def run(argv: list[str]) -> int:
     try:
         config, workdir, mode = parse(argv)
         schema.check_keys(config)
+        keep_freed_memory()  # before JAX starts its threads
         # Imported once the command line is known to be sound: JAX takes a second to load.
         from cdt.compilation import use_persistent_cache
 

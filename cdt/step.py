@@ -143,21 +143,22 @@ def make_train_step(
             jax.random.fold_in(key, STREAM_NETWORK),
             x0, eps, draw.u, draw.weight, label,
         )  # fmt: skip
-        grad_norm = optax.tree.norm(grads)
+        # A dot product of each leaf: on the CPU faster than a norm, which writes the squares.
+        grad_norm = jnp.sqrt(sum(jnp.vdot(g, g) for g in jax.tree.leaves(grads)))
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
         good = finite & (state.bad.in_a_row < max_bad_steps)
 
+        def select(new, old):
+            return jax.tree.map(lambda a, b: jnp.where(good, a, b), new, old)
+
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        new = (
-            params,
-            ema.update(state.ema, params, state.step),
-            opt_state,
-            timesteps.update(state.timesteps, draw, Feedback(losses, eps_error), state.step),
-        )
-        old = (state.params, state.ema, state.opt_state, state.timesteps)
-        params, averages, opt_state, timesteps_state = jax.tree.map(
-            lambda a, b: jnp.where(good, a, b), new, old
+        # Selected before the averages read them, so that one pass writes the parameters.
+        params = select(optax.apply_updates(state.params, updates), state.params)
+        averages = select(ema.update(state.ema, params, state.step), state.ema)
+        opt_state = select(opt_state, state.opt_state)
+        feedback = Feedback(losses, eps_error)
+        timesteps_state = select(
+            timesteps.update(state.timesteps, draw, feedback, state.step), state.timesteps
         )
         clusters = statistics.accumulate(
             state.clusters,

@@ -26,6 +26,7 @@ ALLOWED = {
     "checkpoint": {"errors", "leaves", "manifest"},
     "manifest": {"errors", "leaves"},
     "compilation": set(),
+    "malloc": set(),
     "signals": set(),
     "workdir": {"config", "errors"},
     "leaves": set(),
