@@ -85,10 +85,10 @@ def train(config: ConfigDict, workdir: str) -> int:
     start = 0
     if restored is not None:
         start, items, _ = restored
-        print(f"resuming at step {start} of {total_steps}")
         if start >= total_steps:
             print(f"finished already: {start} of {total_steps} steps are done; see {path}")
             return EXIT_FINISHED
+        print(f"resuming at step {start} of {total_steps}")
 
     # --- Programs: each compiled once, ahead of time, side by side ----------------------------
     replicated = sharding.replicated(mesh)
