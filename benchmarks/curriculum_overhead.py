@@ -1,6 +1,6 @@
 """What the curriculum costs: the train step with it against the same step with uniform sampling.
 
-    python benchmarks/curriculum_overhead.py
+    python -m benchmarks.curriculum_overhead
 
 Prints, for the digits DiT and for DiT-S/4 on 32x32x3, the ratio of FLOPs of the compiled programs
 and the ratio of their times, measured in interleaved pairs (median, and a bootstrap interval of the
@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from cdt import build
+from cdt.compilation import compile_program
 from cdt.config import default_config
 
 
@@ -46,7 +47,8 @@ def compiled_step(config, name):
         {"image": source.images(indices), "label": source.labels[indices].astype(np.int32)}
     )
     state = jax.jit(parts.init)(jax.random.key(0))
-    return jax.jit(parts.step, donate_argnums=0).lower(state, batch).compile(), state, batch
+    program = jax.jit(parts.step, donate_argnums=0).lower(state, batch)
+    return compile_program(program), state, batch
 
 
 def seconds(step, state, batch, calls):

@@ -1,6 +1,6 @@
 """The shipped digits run against the same run with uniform sampling, over seeds.
 
-    python benchmarks/digits.py --workdir=runs/benchmark-digits --seeds 0 1 2
+    python -m benchmarks.digits --workdir=runs/benchmark-digits --seeds 0 1 2
 
 Trains both for every seed (running it again resumes), evaluates, and prints one line a run: pixel
 Frechet distance to the 1,500 training and the 297 held-out images (n = 2,000, pixels in [-1, 1]),

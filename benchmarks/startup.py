@@ -1,6 +1,6 @@
 """Seconds from process start to the first completed training step on digits, cold and warm.
 
-    python benchmarks/startup.py
+    python -m benchmarks.startup
 
 Cold is an empty compilation cache, warm the cache that the cold start filled. Targets on two CPU
 cores: <= 20 s cold, <= 12 s warm. The first step is seen from outside, by the progress line.

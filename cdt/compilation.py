@@ -22,7 +22,16 @@ def use_persistent_cache(folder: str) -> None:
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
+def compile_program(program: jax.stages.Lowered) -> jax.stages.Compiled:
+    """Compiles one lowered program with the options that serve the backend."""
+    # XLA:CPU copies donated state that one loop reads while another writes it; deciding by regions
+    # of the program, as other backends do, saves many of these copies (4 % of a step of DiT-S/4).
+    cpu = jax.default_backend() == "cpu"
+    options = {"xla_cpu_copy_insertion_use_region_analysis": True} if cpu else None
+    return program.compile(compiler_options=options)
+
+
 def compile_together(programs: Sequence[jax.stages.Lowered]) -> list[jax.stages.Compiled]:
     """Compiles lowered programs at the same time: XLA holds no Python lock while it works."""
     with ThreadPoolExecutor() as pool:
-        return list(pool.map(lambda program: program.compile(), programs))
+        return list(pool.map(compile_program, programs))
