@@ -51,7 +51,10 @@ def default_config() -> ConfigDict:
     config.process.sigma_data = 0.5
 
     config.timesteps = ConfigDict()
-    config.timesteps.name = "curriculum"  # curriculum | uniform: ordinary training
+    # curriculum | uniform: ordinary training | logit_normal | second_moment | info_noise |
+    # two_phase: logit_normal, then uniform
+    config.timesteps.name = "curriculum"
+    config.timesteps.density = "uniform"  # curriculum: any of the four densities, stage by stage
     config.timesteps.num_clusters = 20  # N; also for the statistics of a uniform run
     config.timesteps.clusters = "uniform"  # uniform | snr | custom
     config.timesteps.edges = ()  # custom: N + 1 numbers in u, from 0 to 1
@@ -63,6 +66,16 @@ def default_config() -> ConfigDict:
     config.timesteps.max_stage_steps = 0  # a stage is no longer than this; 0: no limit
     config.timesteps.max_share = 1.0  # share of the run after which every cluster is open
     config.timesteps.steps_per_stage = 200  # fixed
+    config.timesteps.logit_mean = 0.0  # logit_normal: u = sigmoid(mean + std z)
+    config.timesteps.logit_std = 1.0
+    config.timesteps.num_bins = 100  # second_moment, info_noise: bins of u that remember losses
+    config.timesteps.switch_share = 0.4  # two_phase: share of the run before the switch
+
+    config.loss = ConfigDict()
+    config.loss.weight = "none"  # none | min_snr | p2 | uncertainty: learned (EDM2)
+    config.loss.min_snr_gamma = 5.0
+    config.loss.p2_k = 1.0
+    config.loss.p2_gamma = 1.0
 
     config.optim = ConfigDict()
     config.optim.name = "adamw"  # adamw | adam

@@ -60,6 +60,15 @@ BAD = {
     "order name": ({"timesteps.order": "easy"}, "unknown"),
     "patience": ({"timesteps.patience": 0}, "must be at least 1"),
     "smoothing": ({"timesteps.smoothing": 1.0}, r"lie in \[0, 1\)"),
+    "misspelt density": ({"timesteps.density": "logit_nromal"}, "did you mean 'logit_normal'"),
+    "misspelt weight": ({"loss.weight": "minsnr"}, "did you mean 'min_snr'"),
+    "logit std": ({"timesteps.name": "logit_normal", "timesteps.logit_std": 0.0}, "positive"),
+    "bins": ({"timesteps.density": "second_moment", "timesteps.num_bins": 0}, "at least one"),
+    "one bin": ({"timesteps.name": "info_noise", "timesteps.num_bins": 1}, "at least two"),
+    "switch": ({"timesteps.name": "two_phase", "timesteps.switch_share": 0.0}, "switch_share"),
+    "gamma": ({"loss.weight": "min_snr", "loss.min_snr_gamma": 0.0}, "positive"),
+    "learned twice": (
+        {"timesteps.name": "info_noise", "loss.weight": "uncertainty"}, "choose another"),
     "max_share": ({"timesteps.max_share": 0.0}, r"lie in \(0, 1\]"),
     "patch": ({"model.patch_size": 3}, "divisible"),
     "heads": ({"model.num_heads": 5}, "divisible"),
@@ -168,3 +177,27 @@ def test_max_share_is_an_absolute_step():
     config = small()
     config.train.duration, config.timesteps.max_share = "2000 steps", 0.125
     assert build.open_all_at(config, 1500) == 250
+
+
+@pytest.mark.parametrize("weight", ["none", "min_snr", "p2", "uncertainty"])
+@pytest.mark.parametrize("timesteps", ["uniform", "logit_normal", "second_moment", "info_noise",
+                                       "two_phase", "curriculum"])  # fmt: skip
+@pytest.mark.parametrize("family", ["flow", "ddpm", "edm"])
+def test_every_peer_steps_in_every_family(family, timesteps, weight):
+    if (timesteps, weight) == ("info_noise", "uncertainty"):
+        return  # refused, see BAD
+    config = small(**{"process.name": family, "loss.weight": weight, "train.batch_size": 16})
+    config.timesteps.name = timesteps
+    if timesteps == "curriculum":  # every density inside the curriculum is one of the loop's peers
+        config.timesteps.density = {"none": "uniform", "min_snr": "info_noise"}.get(
+            weight, "second_moment"
+        )
+    model = build.model(config)
+    parts = build.training(config, model, 1, 1500, 100)
+    state = jax.eval_shape(parts.init, jax.random.key(0))
+    batch = {"image": jnp.zeros((16, 8, 8, 1), jnp.uint8), "label": jnp.zeros(16, jnp.int32)}
+    new, metrics = jax.eval_shape(parts.step, state, batch)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), new) == jax.tree.map(
+        lambda x: (x.shape, x.dtype), state
+    )
+    assert ("loss_uncertainty" in new.params) == (weight == "uncertainty")

@@ -15,6 +15,7 @@ from cdt import train as loop
 from cdt.checkpoint import Checkpointer
 from cdt.errors import UserError
 from cdt.progress import Progress
+from cdt.signals import StopRequest
 from cdt.writers import read_history
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -132,8 +133,12 @@ def test_stopped_and_resumed_equals_undisturbed_bitwise(
     assert without_times(read_history(tmp_path)) == without_times(read_history(undisturbed))
 
 
-def test_signal_handlers_are_restored(undisturbed):
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+def test_signal_handlers_are_restored():
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = [signal.getsignal(number) for number in numbers]
+    with StopRequest():
+        assert all(signal.getsignal(n) is not b for n, b in zip(numbers, before, strict=True))
+    assert [signal.getsignal(number) for number in numbers] == before
 
 
 def test_killed_without_warning_repeats_from_the_last_checkpoint(

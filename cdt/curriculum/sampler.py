@@ -103,7 +103,13 @@ def curriculum(
         u = density.icdf(state.density, cdf[piece] + (mass - before[piece]))
         u = jnp.clip(u, lower[piece], upper[piece])
         u = jnp.where(stage >= num_clusters, density.icdf(state.density, v), u)
-        return Draw(u, density.weight(state.density, u))
+        # The weights correct towards the objective restricted to the same clusters, renormalised
+        # as well: exactly 1 where the density is its own objective.
+        objective = density.objective_cdf(state.density, jnp.asarray(edges))
+        objective_mass = jnp.sum(jnp.where(is_open, jnp.diff(objective), 0.0))
+        total = jnp.sum(jnp.where(is_open, jnp.diff(cdf), 0.0))
+        share = jnp.where(stage >= num_clusters, 1.0, total / objective_mass)
+        return Draw(u, density.weight(state.density, u) * share)
 
     def update(state: CurriculumState, draw, feedback, step) -> CurriculumState:
         return CurriculumState(

@@ -9,9 +9,15 @@ from jax.scipy.special import ndtr
 
 from cdt.diffusion.prediction import Prediction, split_output, target, to_x0_eps
 from cdt.diffusion.process import Process, corrupt, per_example, posterior
+from cdt.diffusion.weights import Weight
 
 
-def make_loss(process: Process, prediction: Prediction, learn_variance: bool = False) -> Callable:
+def make_loss(
+    process: Process,
+    prediction: Prediction,
+    learn_variance: bool = False,
+    weight: Weight = jnp.ones_like,
+) -> Callable:
     """Builds the loss of one family and parameterisation.
 
     The loss is the mean squared error of the network's own output. For EDM that *is* the paper's
@@ -23,9 +29,14 @@ def make_loss(process: Process, prediction: Prediction, learn_variance: bool = F
     in bits per dimension, without a factor (their lambda = 0.001 times T = 1000 terms); it trains
     the variance alone, its mean being held constant.
 
+    Args:
+      weight: native level [B] -> factor of the squared error (`diffusion.weights`); it does not
+        touch the variational term.
+
     Returns:
-      loss(output, x0, eps, level) -> (loss[B], eps_error[B]): output is the raw network output
-      [B, ..., C or 2C], x0 and eps are [B, ..., C], level is native [B]. eps_error is
+      loss(output, x0, eps, level, log_variance=None) -> (loss[B], eps_error[B]): output is the raw
+      network output [B, ..., C or 2C], x0 and eps are [B, ..., C], level is native [B]; with a
+      learned log_variance a [B] the squared error m becomes m exp(-a) + a. eps_error is
       |eps_hat - eps|^2 summed over dimensions, with the gradient stopped.
     Raises:
       ValueError: for a learned variance on a continuous family, which has no previous level.
@@ -36,11 +47,13 @@ def make_loss(process: Process, prediction: Prediction, learn_variance: bool = F
             "discrete one; use ddpm or switch learn_variance off"
         )
 
-    def loss(output, x0, eps, level):
+    def loss(output, x0, eps, level, log_variance=None):
         x0, eps = x0.astype(jnp.float32), eps.astype(jnp.float32)
         mean, variance = split_output(output, x0.shape[-1], learn_variance)
         error = mean - target(prediction, x0, eps, level)
-        value = _mean_over_dimensions(error**2)
+        value = weight(level) * _mean_over_dimensions(error**2)
+        if log_variance is not None:
+            value = value * jnp.exp(-log_variance) + log_variance
         error = jax.lax.stop_gradient(error)
         x0_error, eps_error = to_x0_eps(process, prediction, error, jnp.zeros_like(error), level)
         if learn_variance:
@@ -96,7 +109,11 @@ def _mean_over_dimensions(values):
 
 
 def make_example_loss(
-    apply: Callable, process: Process, prediction: Prediction, loss: Callable
+    apply: Callable,
+    process: Process,
+    prediction: Prediction,
+    loss: Callable,
+    log_variance: Callable | None = None,
 ) -> Callable:
     """Builds the loss of examples at noise levels u, which training, validation and the study of
     difficulty share.
@@ -105,6 +122,8 @@ def make_example_loss(
       apply: (params, scaled x [B, ..., C], time input [B], label int32[B], PRNG key or None) ->
         raw output [B, ..., C or 2C].
       loss: what `make_loss` returns.
+      log_variance: (params, native level [B]) -> learned uncertainty [B]
+        (`diffusion.uncertainty`); None for none.
 
     Returns:
       example_loss(params, x0, eps, u, label, key) -> (loss[B], eps_error[B]); u is f32[B].
@@ -115,6 +134,7 @@ def make_example_loss(
         x = corrupt(process, x0, eps, level)
         x = per_example(prediction.c_in(level), x) * x
         output = apply(params, x, process.time_input(level), label, key)
-        return loss(output, x0, eps, level)
+        a = None if log_variance is None else log_variance(params, level)
+        return loss(output, x0, eps, level, a)
 
     return example_loss

@@ -31,11 +31,16 @@ class Feedback(NamedTuple):
 
 
 class Density(NamedTuple):
-    """A probability density over u, described by its distribution function F."""
+    """A probability density over u, described by its distribution function F.
+
+    Draws times weights stand for the density of `objective_cdf`: F itself where the density is
+    meant to change the objective (the weight is then 1), u where it only lowers the variance.
+    """
 
     init: Callable[[], State]
     cdf: Callable[[State, Array], Array]  # (state, u) -> F(u), increasing, [0, 1] onto [0, 1]
     icdf: Callable[[State, Array], Array]  # (state, q) -> u with F(u) = q
+    objective_cdf: Callable[[State, Array], Array]  # (state, u) -> F of the weighted draws, below
     weight: Callable[[State, Array], Array]  # (state, u) -> importance weight
     update: Callable[[State, Draw, Feedback], State]
 

@@ -12,6 +12,7 @@ def uniform() -> Density:
         init=lambda: (),
         cdf=lambda state, u: u,
         icdf=lambda state, q: q,
+        objective_cdf=lambda state, u: u,
         weight=lambda state, u: jnp.ones_like(u),
         update=lambda state, draw, feedback: state,
     )

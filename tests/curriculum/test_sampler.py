@@ -24,8 +24,12 @@ FAMILIES = {
 
 def squared() -> Density:
     """A density that is not uniform: F(u) = u^2, p(u) = 2u."""
+    cdf = lambda state, u: u**2  # noqa: E731
     return uniform()._replace(
-        cdf=lambda state, u: u**2, icdf=lambda state, q: jnp.sqrt(q), weight=lambda s, u: 3 * u
+        cdf=cdf,
+        objective_cdf=cdf,
+        icdf=lambda state, q: jnp.sqrt(q),
+        weight=lambda s, u: 3 * u,
     )
 
 

@@ -1,0 +1,30 @@
+"""What every part of the builder says when a config value is wrong."""
+
+from ml_collections import ConfigDict
+
+from cdt.config import duration, nearest
+from cdt.errors import UserError
+
+
+def choose(key: str, value: str, table):
+    """The entry of a table (or the name itself, of a tuple of names) that a config names."""
+    if value not in table:
+        raise UserError(f"config.{key} is '{value}'; {nearest(value, table)}")
+    return table[value] if isinstance(table, dict) else value
+
+
+def at_least(config: ConfigDict, key: str, least) -> None:
+    section, _, name = key.rpartition(".")
+    value = config[section][name] if section else config[name]
+    if value < least:
+        raise UserError(f"config.{key} is {value}; it must be at least {least}.")
+
+
+def steps(config: ConfigDict, key: str, num_examples: int, least: int = 1) -> int:
+    """The duration under a config key such as "train.duration", in steps, at least `least`."""
+    section, _, name = key.partition(".")
+    text = config[section][name]
+    result = duration(text, key, config.train.batch_size, num_examples)
+    if result < least:
+        raise UserError(f"config.{key} is '{text}', which is no step at all; give at least one.")
+    return result

@@ -1,0 +1,115 @@
+"""Config -> samples of a model, and the feature space in which they are judged."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from ml_collections import ConfigDict
+
+from cdt.build.choices import choose
+from cdt.build.models import Model
+from cdt.diffusion.denoiser import make_denoiser
+from cdt.diffusion.guidance import classifier_free_guidance
+from cdt.diffusion.process import Process, per_example
+from cdt.errors import UserError
+from cdt.evals import features
+from cdt.sampling import levels
+from cdt.sampling.ancestral import ancestral
+from cdt.sampling.ddim import ddim
+from cdt.sampling.euler import euler
+from cdt.sampling.heun import heun
+from cdt.sampling.noise import initial_noise
+
+PyTree = Any
+
+# Heun and Euler need a derivative in the level, which the discrete family has not.
+SAMPLERS = {
+    "ancestral": (ancestral, ("ddpm", "edm", "flow")),
+    "ddim": (ddim, ("ddpm", "edm", "flow")),
+    "heun": (heun, ("edm", "flow")),
+    "euler": (euler, ("edm", "flow")),
+}
+FEATURES = {"pixels": features.pixels}
+
+
+def sampler(config: ConfigDict, model: Model) -> Callable[[PyTree, Array, Array], Array]:
+    """Returns sample(params, indices int32[B], labels int32[B]) -> uint8[B, H, W, C].
+
+    Image i depends on `sample.seed`, i and its label alone: not on the batch or the devices.
+    """
+    c = config.sample
+    sample_levels, run = _levels_and_sampler(config, model.process)
+    guided = c.guidance != 1.0
+    if guided and not model.num_classes:
+        raise UserError(
+            f"config.sample.guidance is {c.guidance}, but the model is unconditional "
+            "(config.model.num_classes = 0); set it to 1."
+        )
+    interval = tuple(c.guidance_interval)
+    if len(interval) != 2 or not 0.0 <= interval[0] < interval[1] <= 1.0:
+        raise UserError(
+            f"config.sample.guidance_interval is {interval}; it must be two numbers with "
+            "0 <= lo < hi <= 1, in u."
+        )
+
+    def sample(params, indices, labels):
+        def network(x, level, labels):
+            scaled = per_example(model.prediction.c_in(level), x) * x
+            return model.apply(params, scaled, model.process.time_input(level), labels, None)
+
+        if guided:
+            denoised = classifier_free_guidance(
+                network, model.process, labels, model.num_classes, c.guidance,
+                None if interval == (0.0, 1.0) else interval,
+            )  # fmt: skip
+        else:
+            denoised = functools.partial(network, labels=labels)
+        denoise = make_denoiser(
+            denoised, model.process, model.prediction, model.learn_variance, c.clip
+        )
+        keys = jax.vmap(functools.partial(jax.random.fold_in, jax.random.key(c.seed)))(indices)
+        x = initial_noise(model.process, sample_levels, keys, model.image_shape)
+        x0 = run(denoise, model.process, sample_levels, x, keys)
+        return jnp.clip(127.5 * x0 + 128.0, 0.0, 255.0).astype(jnp.uint8)
+
+    return sample
+
+
+def _levels_and_sampler(config: ConfigDict, process: Process):
+    """The grid of levels and the sampler with its options bound."""
+    c = config.sample
+    run, families = choose("sample.sampler", c.sampler, SAMPLERS)
+    if process.name not in families:
+        fitting = [name for name, (_, fits) in SAMPLERS.items() if process.name in fits]
+        raise UserError(
+            f"config.sample.sampler '{c.sampler}' does not fit the family '{process.name}', whose "
+            f"levels are discrete; use {' or '.join(fitting)}."
+        )
+    if process.name == "edm":
+        grid = levels.karras(c.steps, c.sigma_min, c.sigma_max, c.rho)
+    elif process.name == "flow":
+        grid = levels.uniform(c.steps)
+    elif c.sampler == "ddim":
+        grid = levels.strided(process.num_levels, c.steps)
+    else:
+        grid = levels.rounded(process.num_levels, c.steps)
+    if c.churn < 0 or (c.churn > 0 and (c.sampler != "heun" or process.name != "edm")):
+        raise UserError(
+            f"config.sample.churn is {c.churn} with the sampler '{c.sampler}' and the family "
+            f"'{process.name}'; only 'heun' on 'edm' churns, by 0 or more: set it to 0."
+        )
+    if c.sampler == "ddim":
+        run = functools.partial(run, eta=c.eta)
+    elif c.churn:
+        run = functools.partial(
+            run, S_churn=c.churn, S_min=c.churn_min, S_max=c.churn_max, S_noise=c.churn_noise
+        )
+    return grid, run
+
+
+def feature_space(config: ConfigDict):
+    """The feature function that evaluation compares images in."""
+    return choose("evaluate.features", config.evaluate.features, FEATURES)

@@ -1,0 +1,143 @@
+"""Config -> noise family, prediction and network; the losses of a model."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jax import Array
+from ml_collections import ConfigDict
+
+from cdt.build.choices import at_least, choose
+from cdt.diffusion import prediction as predictions
+from cdt.diffusion import process as processes
+from cdt.diffusion import schedules, weights
+from cdt.diffusion.loss import make_example_loss, make_loss
+from cdt.diffusion.prediction import Prediction
+from cdt.diffusion.process import Process
+from cdt.diffusion.uncertainty import init_uncertainty, make_log_variance
+from cdt.errors import UserError
+from cdt.models.dit import DiT, named_dit
+from cdt.step import ExampleLoss
+
+PyTree = Any
+
+SCHEDULES = {"linear": schedules.linear, "cosine": schedules.cosine}
+PATHS = {"linear": schedules.linear_path, "gvp": schedules.gvp_path}
+PROCESSES = {
+    "flow": lambda c: processes.flow(choose("process.path", c.path, PATHS)()),
+    "ddpm": lambda c: processes.ddpm(
+        choose("process.schedule", c.schedule, SCHEDULES)(c.num_timesteps)
+    ),
+    "edm": lambda c: processes.edm(c.p_mean, c.p_std),
+}
+DDPM_PREDICTIONS = {
+    "eps": lambda process: predictions.eps(),
+    "x0": lambda process: predictions.x0(),
+    "v": predictions.v,
+}
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+MODELS = ("dit",)
+WEIGHTS = {
+    "none": lambda c, process, prediction: weights.none(),
+    "min_snr": lambda c, process, prediction: weights.min_snr(process, prediction, c.min_snr_gamma),
+    "p2": lambda c, process, prediction: weights.p2(process, prediction, c.p2_k, c.p2_gamma),
+    "uncertainty": lambda c, process, prediction: weights.none(),
+}
+
+
+class Model(NamedTuple):
+    """A network together with the process it denoises."""
+
+    process: Process
+    prediction: Prediction
+    learn_variance: bool
+    init: Callable[[Array], PyTree]  # PRNG key -> params f32
+    apply: Callable  # (params, x, time, label, key) -> raw output
+    image_shape: tuple[int, int, int]
+    num_classes: int  # 0: unconditional; the null label is num_classes
+    log_variance: Callable | None  # (params, level) -> the loss's learned uncertainty, or None
+
+
+def model(config: ConfigDict) -> Model:
+    """Builds the process, its prediction and the network."""
+    c = config.process
+    at_least(config, "process.num_timesteps", 1)
+    process = choose("process.name", c.name, PROCESSES)(c)
+    if c.name == "ddpm":
+        prediction = choose("process.prediction", c.prediction, DDPM_PREDICTIONS)(process)
+    elif c.name == "edm":
+        prediction = predictions.edm(c.sigma_data)
+    else:
+        prediction = predictions.velocity(process)
+    if c.learn_variance and c.name != "ddpm":
+        raise UserError(
+            f"config.process.learn_variance needs the family 'ddpm', not '{c.name}'; set it to "
+            "False."
+        )
+
+    image_shape = (config.data.image_size, config.data.image_size, config.data.channels)
+    network = _network(config, out_channels=config.data.channels * (2 if c.learn_variance else 1))
+    conditional = config.model.num_classes > 0
+    uncertain = config.loss.weight == "uncertainty"
+
+    def label_of(label):
+        return label if conditional else None
+
+    def init(key):
+        x = jnp.zeros((1, *image_shape))
+        params = network.init(key, x, jnp.zeros(1), label_of(jnp.zeros(1, jnp.int32)))["params"]
+        return params | ({"loss_uncertainty": init_uncertainty()} if uncertain else {})
+
+    def apply(params, x, time, label, key):
+        rngs = None if key is None else {"dropout": key}
+        return network.apply({"params": params}, x, time, label_of(label), rngs=rngs)
+
+    def log_variance(params, level):
+        return make_log_variance(process)(params["loss_uncertainty"], level)
+
+    return Model(
+        process, prediction, c.learn_variance, init, apply, image_shape,
+        config.model.num_classes, log_variance if uncertain else None,
+    )  # fmt: skip
+
+
+def _network(config: ConfigDict, out_channels: int) -> DiT:
+    c = config.model
+    choose("model.name", c.name, MODELS)
+    for key in ("model.patch_size", "model.hidden_size", "model.depth", "model.num_heads"):
+        at_least(config, key, 1)
+    at_least(config, "model.num_classes", 0)
+    options = dict(
+        num_classes=c.num_classes or None,
+        out_channels=out_channels,
+        dtype=choose("model.dtype", c.dtype, DTYPES),
+        unroll=c.unroll,
+        remat=c.remat,
+    )
+    if c.size:
+        return named_dit(c.size, **options)
+    return DiT(
+        patch_size=c.patch_size,
+        hidden_size=c.hidden_size,
+        depth=c.depth,
+        num_heads=c.num_heads,
+        **options,
+    )
+
+
+def example_loss(model: Model) -> ExampleLoss:
+    """The unweighted loss, which validation measures whatever training optimises."""
+    loss = make_loss(model.process, model.prediction, model.learn_variance)
+    return make_example_loss(model.apply, model.process, model.prediction, loss)
+
+
+def training_loss(config: ConfigDict, model: Model) -> ExampleLoss:
+    """The loss that is optimised: weighted as `config.loss` says."""
+    weight = loss_weight(config, model.process, model.prediction)
+    loss = make_loss(model.process, model.prediction, model.learn_variance, weight)
+    return make_example_loss(model.apply, model.process, model.prediction, loss, model.log_variance)
+
+
+def loss_weight(config: ConfigDict, process: Process, prediction: Prediction) -> weights.Weight:
+    """The weight of the squared error at each level; 1 where it is learned."""
+    return choose("loss.weight", config.loss.weight, WEIGHTS)(config.loss, process, prediction)

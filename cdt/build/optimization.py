@@ -1,0 +1,96 @@
+"""Config -> mesh, optimizer, averages and the train step."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from cdt import optim, sharding
+from cdt.build.choices import at_least, choose, steps
+from cdt.build.levels import timestep_sampler
+from cdt.build.models import Model, training_loss
+from cdt.errors import UserError
+from cdt.step import make_init, make_train_step
+
+
+class Training(NamedTuple):
+    """What the loop runs."""
+
+    init: Callable  # PRNG key -> TrainState
+    step: Callable  # (TrainState, batch) -> (TrainState, metrics), not jitted
+    schedule: Callable  # int32 optimizer step -> learning rate
+    edges: np.ndarray  # f32[N+1]
+    num_stages: int  # 1 without a curriculum
+
+
+def mesh(config: ConfigDict) -> jax.sharding.Mesh:
+    """The mesh over all devices."""
+    return sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
+
+
+def training(
+    config: ConfigDict, model: Model, num_devices: int, num_examples: int, open_all_at: int
+) -> Training:
+    """Builds the train step and everything it needs.
+
+    Args:
+      config: the run's.
+      model: from `model`.
+      num_devices: over which every microbatch must divide.
+      num_examples: size of the training set.
+      open_all_at: absolute step from which every cluster is open; of a resumed run the one it
+        started with, see `open_all_at`.
+    """
+    for key in ("train.max_bad_steps", "train.accumulate", "train.batch_size"):
+        at_least(config, key, 1)
+    if config.train.batch_size % (num_devices * config.train.accumulate):
+        raise UserError(
+            f"config.train.batch_size is {config.train.batch_size}; it must be divisible by the "
+            f"{num_devices} device(s) times {config.train.accumulate} microbatch(es) of a step."
+        )
+    c = config.optim
+    schedule = optim.learning_rate(
+        c.schedule, c.lr, steps(config, "optim.warmup", num_examples, least=0),
+        steps(config, "train.duration", num_examples),
+    )  # fmt: skip
+    tx = optim.optimizer(c.name, schedule, c.b1, c.b2, c.eps, c.weight_decay, c.clip_norm or None)
+    averages = optim.ema(ema_decays(config))
+    timesteps, edges = timestep_sampler(config, model, open_all_at)
+    if not 0.0 <= config.train.label_dropout <= 1.0:
+        raise UserError(
+            f"config.train.label_dropout is {config.train.label_dropout}; it must lie in [0, 1]."
+        )
+    step = make_train_step(
+        training_loss(config, model), tx, averages, timesteps, edges,
+        seed=config.seed,
+        null_label=model.num_classes,
+        label_dropout=config.train.label_dropout if model.num_classes else 0.0,
+        accumulate=config.train.accumulate,
+        log_every=steps(config, "log.every", num_examples),
+        max_bad_steps=config.train.max_bad_steps,
+    )  # fmt: skip
+    init = make_init(model.init, tx, averages, timesteps, len(edges) - 1)
+    num_stages = len(edges) - 1 if config.timesteps.name == "curriculum" else 1
+    return Training(init, step, schedule, edges, num_stages)
+
+
+def ema_decays(config: ConfigDict) -> dict[str, optim.Schedule]:
+    """Name -> decay of every average: "0.9999", and "500kimg" for half-lives."""
+    decays = {}
+    for decay in config.ema.decays:
+        if not 0.0 <= decay < 1.0:
+            raise UserError(f"config.ema.decays has {decay}; a decay must lie in [0, 1).")
+        decays[f"{decay:g}"] = optim.fixed_decay(decay)
+    for kimg in config.ema.half_lives_kimg:
+        if not kimg > 0:
+            raise UserError(f"config.ema.half_lives_kimg has {kimg}; it must be positive.")
+        decays[f"{kimg:g}kimg"] = optim.half_life(1000 * kimg, config.train.batch_size)
+    return decays
+
+
+def ema_name(config: ConfigDict) -> str:
+    """The average to sample from, or "raw" for the parameters themselves."""
+    names = [*ema_decays(config), "raw"]
+    return choose("sample.ema", config.sample.ema or names[0], tuple(names))

