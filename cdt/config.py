@@ -7,7 +7,9 @@ Durations are strings: "2000" or "2000 steps", "500_000 examples", "30 epochs".
 """
 
 import difflib
+import json
 
+from etils import epath
 from ml_collections import ConfigDict
 
 from cdt.errors import UserError
@@ -58,6 +60,7 @@ def default_config() -> ConfigDict:
     config.timesteps.num_clusters = 20  # N; also for the statistics of a uniform run
     config.timesteps.clusters = "uniform"  # uniform | snr | custom
     config.timesteps.edges = ()  # custom: N + 1 numbers in u, from 0 to 1
+    config.timesteps.edges_file = ""  # custom: curriculum.json of a difficulty study, order too
     config.timesteps.order = "easy_to_hard"  # | hard_to_easy | random | "3,1,2": 1 is the hardest
     config.timesteps.pacing = "patience"  # patience | fixed
     config.timesteps.patience = 200  # tau, steps without improvement that end a stage
@@ -139,7 +142,21 @@ def default_config() -> ConfigDict:
 
     config.evaluate = ConfigDict()
     config.evaluate.num = 2000  # generated images
-    config.evaluate.features = "pixels"
+    config.evaluate.features = "pixels"  # pixels | efficientnet-lite0 | inception: FID and the rest
+    config.evaluate.weights = ""  # inception: its file; empty: ~/.cache/cdt, downloaded if absent
+    config.evaluate.batch_size = 64  # images through the feature network at a time
+    config.evaluate.reference = ""  # npz of statistics or images, or a folder; empty: the data
+    config.evaluate.samples = ""  # npz or folder to evaluate instead of the run's own samples
+    config.evaluate.every = "0 steps"  # while training; 0: never
+    config.evaluate.emas = ()  # averages evaluated while training; empty: the one that is sampled
+
+    config.difficulty = ConfigDict()  # --mode=difficulty; the clusters are those of `timesteps`
+    config.difficulty.duration = "500 steps"  # training of each cluster's model
+    config.difficulty.validations = 25  # points of each curve
+    config.difficulty.seeds = 3
+    config.difficulty.num_pairs = 100  # relative entropy: pairs of neighbouring levels
+    config.difficulty.num_draws = 1000
+    config.difficulty.max_images = 50_000  # evenly spaced ones where there are more
 
     config.compilation_cache = "~/.cache/cdt/xla"  # empty: off
     return config
@@ -199,6 +216,33 @@ def check_keys(config: ConfigDict) -> None:
             )
 
 
+def with_fitted_edges(config: ConfigDict) -> None:
+    """Puts the clusters of `timesteps.edges_file` into the config, in place of the file's name:
+    the numbers, not a path, are what makes a run the run it is.
+
+    Raises:
+      UserError: the file is missing or is no fitted curriculum.
+    """
+    path = config.timesteps.edges_file
+    if not path:
+        return
+    try:
+        fitted = json.loads(epath.Path(path).read_text())
+        edges, order = tuple(map(float, fitted["edges"])), str(fitted["order"])
+    except OSError:
+        raise UserError(
+            f"config.timesteps.edges_file is '{path}'; there is no such file."
+        ) from None
+    except (ValueError, KeyError, TypeError):
+        raise UserError(
+            f"config.timesteps.edges_file is '{path}', which is no fitted curriculum; give the "
+            "curriculum.json of --mode=difficulty."
+        ) from None
+    config.timesteps.update(
+        clusters="custom", edges=edges, num_clusters=len(edges) - 1, order=order, edges_file=""
+    )
+
+
 def duration(text: str, key: str, batch_size: int, num_examples: int) -> int:
     """Steps in a duration.
 
@@ -228,9 +272,9 @@ def duration(text: str, key: str, batch_size: int, num_examples: int) -> int:
 
 
 # What may change when a run resumes: how it is watched, how long it is, how it is executed.
-_FREE = ("mesh.", "validation.", "log.", "checkpoint.", "sample.", "evaluate.", "model.unroll",
-         "model.remat", "train.duration", "train.accumulate", "train.max_bad_steps",
-         "compilation_cache")  # fmt: skip
+_FREE = ("mesh.", "difficulty.", "validation.", "log.", "checkpoint.", "sample.", "evaluate.",
+         "model.unroll", "model.remat", "train.duration", "train.accumulate",
+         "train.max_bad_steps", "compilation_cache")  # fmt: skip
 
 
 def identity(config: ConfigDict) -> dict[str, object]:

@@ -1,6 +1,8 @@
-"""--mode=evaluate: Frechet distance to training and held-out images, and signs of memorising."""
+"""--mode=evaluate: the distance of samples to a reference, and signs of memorising."""
 
 import json
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -8,51 +10,128 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from cdt import build
+from cdt.data.sources import Source
 from cdt.errors import EXIT_FINISHED, user_errors
-from cdt.evals.frechet import frechet_distance, statistics
+from cdt.evals import metrics
+from cdt.evals.images import read_images
 from cdt.evals.neighbours import mean_nearest_distance
-from cdt.evals.reference import features_of, reference_statistics
+from cdt.evals.reference import file_reference, source_reference
+from cdt.evals.summary import in_blocks, summarise
 from cdt.sample import describe, generate, load_params, sample_labels
+from cdt.writers import Writer
 
-# Above this many reference images a search through all of them would take longer than sampling.
-_MAX_NEIGHBOURS = 10_000
+PyTree = Any
 
 
 def evaluate(config: ConfigDict, workdir: str) -> int:
-    """Samples the newest checkpoint, prints a table and writes
-    `evaluations/step_<step>_<features>.json` in the workdir; returns the exit code.
+    """Evaluates the newest checkpoint's samples, or those of `evaluate.samples`; prints a table and
+    writes `evaluations/<what>_<features>.json` in the workdir; returns the exit code.
 
-    The nearest-neighbour distances are those of samples and of held-out images to the training
-    images (the first 10,000 where there are more): samples that lie much closer than held-out
-    images do are copies.
+    Without `evaluate.reference` samples are compared with the training and with the held-out
+    images. The nearest-neighbour distances are then those of samples and of held-out images to the
+    training images: samples that lie much closer than held-out images do are copies.
     """
-    path = epath.Path(workdir)
+    path, c = epath.Path(workdir), config.evaluate
     with user_errors():
-        mesh = build.mesh(config)
-        model = build.model(config)
-        train, test = build.data(config)
         feature_fn = build.feature_space(config)
-        run = jax.jit(build.sampler(config, model))
-        labels = sample_labels(config, np.arange(config.evaluate.num))
-        step, params = load_params(config, path, mesh, model)
-    samples = feature_fn(generate(run, mesh, params, labels, config.sample.batch_size))
-
-    results = describe(config, step, len(samples)) | {"features": config.evaluate.features}
-    own = statistics([samples])
-    for name, source in (("train", train), ("test", test)):
-        reference, key = reference_statistics(source, feature_fn, path / "references")
-        results[f"frechet_{name}"] = frechet_distance(own, reference)
-        results[f"reference_{name}"] = {"source": source.name, "n": reference.n, "hash": key[:16]}
-    known = _features(train, feature_fn)
-    results["nearest_train_of_samples"] = mean_nearest_distance(samples, known)
-    results["nearest_train_of_test"] = mean_nearest_distance(_features(test, feature_fn), known)
+        sources = (
+            {} if c.reference else dict(zip(("train", "test"), build.data(config), strict=True))
+        )
+        if c.samples:
+            images = read_images(c.samples)
+            results, name = {"samples": c.samples, "n": len(images)}, "samples"
+        else:
+            images, results = _generate(config, path)
+            name = f"step_{results['step']}"
+        results["features"] = c.features
+        samples = summarise(in_blocks(images), feature_fn)
+        if c.reference:
+            references = {"reference": file_reference(c.reference, feature_fn)}
+        else:
+            references = {
+                split: source_reference(source, feature_fn, path / "references")
+                for split, source in sources.items()
+            }
+        values = metrics.scores(samples)
+        for split, reference in references.items():
+            n, key = reference.summary.statistics.n, reference.hash[:16]
+            results[f"reference_{split}"] = {"source": reference.name, "n": n, "hash": key}
+            found = metrics.compare(samples, reference)
+            values |= {f"{metric}_{split}": value for metric, value in found.items()}
+    if sources:
+        train, test = (references[split].summary.features for split in ("train", "test"))
+        values["nearest_train_of_samples"] = mean_nearest_distance(samples.features, train)
+        values["nearest_train_of_test"] = mean_nearest_distance(test, train)
+    results |= values
 
     print(table(results))
-    target = path / "evaluations" / f"step_{step}_{config.evaluate.features}.json"
+    target = path / "evaluations" / f"{name}_{c.features}.json"
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(json.dumps(results, indent=1))
     print(f"written to {target}")
+    if "step" in results:
+        write_scalars(config, path, results["step"], {results["ema"]: values})
     return EXIT_FINISHED
+
+
+def make_evaluation(
+    config: ConfigDict, path: epath.Path, mesh: jax.sharding.Mesh, sample: Callable, train: Source
+) -> Callable[[PyTree], dict[str, float]]:
+    """Returns evaluation(params) -> {metric: value} against the training images, or against
+    `evaluate.reference`, for use while a run trains.
+
+    Args:
+      sample: jitted, from `build.sampler`.
+      train: the training data.
+
+    Raises:
+      UserError: the feature network's weights or the reference cannot be used.
+    """
+    c = config.evaluate
+    with user_errors():
+        feature_fn = build.feature_space(config)
+        if c.reference:
+            reference = file_reference(c.reference, feature_fn)
+        else:
+            reference = source_reference(train, feature_fn, path / "references")
+    labels = sample_labels(config, np.arange(c.num))
+
+    def evaluation(params):
+        images = generate(sample, mesh, params, labels, config.sample.batch_size)
+        samples = summarise(in_blocks(images), feature_fn)
+        return metrics.scores(samples) | metrics.compare(samples, reference)
+
+    return evaluation
+
+
+def write_scalars(
+    config: ConfigDict, path: epath.Path, step: int, values: dict[str, dict[str, float]]
+) -> None:
+    """{average: {metric: value}} as scalars of the run."""
+    writer = Writer(path, tensorboard=config.log.tensorboard)
+    writer.scalars(step, scalars(config, values))
+    writer.start_tensorboard()
+    writer.close()
+
+
+def scalars(config: ConfigDict, values: dict[str, dict[str, float]]) -> dict[str, float]:
+    """Names of the metrics as the writers know them: evaluation_<features>/<metric>/<average>."""
+    return {
+        f"evaluation_{config.evaluate.features}/{metric}/ema_{average}": value
+        for average, found in values.items()
+        for metric, value in found.items()
+    }
+
+
+def _generate(config: ConfigDict, path: epath.Path) -> tuple[np.ndarray, dict[str, object]]:
+    """(uint8 images of the newest checkpoint, what they are)."""
+    mesh = build.mesh(config)
+    model = build.model(config)
+    run = jax.jit(build.sampler(config, model))
+    labels = sample_labels(config, np.arange(config.evaluate.num))
+    step, params = load_params(config, path, mesh, model)
+    images = generate(run, mesh, params, labels, config.sample.batch_size)
+    return images, describe(config, step, len(images))
 
 
 def table(results: dict) -> str:
@@ -66,13 +145,3 @@ def table(results: dict) -> str:
         rows.append((name.replace("_", " "), str(value)))
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
-
-
-def _features(source, feature_fn) -> np.ndarray:
-    blocks, n = [], 0
-    for block in features_of(source, feature_fn):
-        blocks.append(block)
-        n += len(block)
-        if n >= _MAX_NEIGHBOURS:
-            break
-    return np.concatenate(blocks)[:_MAX_NEIGHBOURS]

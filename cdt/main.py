@@ -22,7 +22,7 @@ from cdt.errors import EXIT_USER_ERROR, UserError
 from cdt.malloc import keep_freed_memory
 
 FLAGS = flags.FLAGS
-MODES = ("train", "sample", "evaluate")
+MODES = ("train", "sample", "evaluate", "difficulty")
 
 config_flags.DEFINE_config_file(
     "config", None, "Config file, FILE or FILE:VARIANT, such as configs/digits.py:smoke."
@@ -82,6 +82,7 @@ def run(argv: list[str]) -> int:
     try:
         config, workdir, mode = parse(argv)
         schema.check_keys(config)
+        schema.with_fitted_edges(config)
         keep_freed_memory()  # before JAX starts its threads
         # Imported once the command line is known to be sound: JAX takes a second to load.
         from cdt.compilation import use_persistent_cache
@@ -95,6 +96,10 @@ def run(argv: list[str]) -> int:
             from cdt.sample import sample
 
             return sample(config, workdir)
+        if mode == "difficulty":
+            from cdt.study import study
+
+            return study(config, workdir)
         from cdt.evaluate import evaluate
 
         return evaluate(config, workdir)

@@ -82,3 +82,12 @@ def abstract(tree: PyTree, shardings: PyTree) -> PyTree:
         tree,
         shardings,
     )
+
+
+def abstract_batch(mesh: Mesh, batch: dict[str, np.ndarray], batch_size: int) -> PyTree:
+    """The shapes of `global_batch` for this process's block of a global batch of `batch_size`."""
+    over_devices = batch_sharding(mesh)
+    return {
+        name: jax.ShapeDtypeStruct((batch_size, *x.shape[1:]), x.dtype, sharding=over_devices)
+        for name, x in batch.items()
+    }

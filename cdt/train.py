@@ -19,6 +19,7 @@ from cdt.compilation import compile_together
 from cdt.config import flatten
 from cdt.data.pipeline import Prefetcher, make_batch
 from cdt.errors import EXIT_BAD_NUMBERS, EXIT_FINISHED, EXIT_STOPPED, user_errors
+from cdt.evaluate import make_evaluation, scalars
 from cdt.progress import Progress
 from cdt.sample import generate, sample_labels
 from cdt.signals import StopRequest
@@ -61,10 +62,12 @@ def train(config: ConfigDict, workdir: str) -> int:
         sample = jax.jit(build.sampler(config, model))
         grid_labels = sample_labels(config, np.arange(min(config.sample.num, 100)))
         ema_name = build.ema_name(config)
+        evaluated = build.evaluated_emas(config)
         every = {
             name: build.steps(config, f"{name}.every", num_examples)
             for name in ("log", "validation", "sample", "checkpoint")
         }
+        every["evaluate"] = build.steps(config, "evaluate.every", num_examples, least=0)
         total_steps = build.steps(config, "train.duration", num_examples)
         batch_at = make_batch(
             train_source,
@@ -75,6 +78,9 @@ def train(config: ConfigDict, workdir: str) -> int:
             flip=config.data.flip,
         )
         record_config(path, config)
+        evaluation = None
+        if every["evaluate"]:
+            evaluation = make_evaluation(config, path, mesh, sample, train_source)
 
     # --- State: shapes and shardings; the newest good checkpoint, if there is one --------------
     key = jax.random.key(config.seed)
@@ -92,14 +98,8 @@ def train(config: ConfigDict, workdir: str) -> int:
 
     # --- Programs: each compiled once, ahead of time, side by side ----------------------------
     replicated = sharding.replicated(mesh)
-    over_devices = sharding.batch_sharding(mesh)
-    abstract_batch = {
-        name: jax.ShapeDtypeStruct(
-            (config.train.batch_size, *x.shape[1:]), x.dtype, sharding=over_devices
-        )
-        for name, x in batch_at(start).items()
-    }
-    validation_batch = _validation_batch(config, test_source, mesh)
+    abstract_batch = sharding.abstract_batch(mesh, batch_at(start), config.train.batch_size)
+    validation_batch = build.validation_batch(config, test_source, mesh)
     validate = make_validation(build.example_loss(model), parts.edges, config.seed)
     programs = [
         jax.jit(parts.step, donate_argnums=0, out_shardings=(shardings, replicated)).lower(
@@ -190,9 +190,12 @@ def train(config: ConfigDict, workdir: str) -> int:
             if done % every["validation"] == 0 or last:
                 run_validation(done, initial)
             if done % every["sample"] == 0 or last:
-                params = state.params if ema_name == "raw" else state.ema[ema_name]
+                params = _average(state, ema_name)
                 images = generate(sample, mesh, params, grid_labels, config.sample.batch_size)
                 _write_grid(path, writer, done, images, model.num_classes)
+            if evaluation and (done % every["evaluate"] == 0 or last):
+                values = {name: evaluation(_average(state, name)) for name in evaluated}
+                writer.scalars(done, scalars(config, values))
             if done % every["log"] == 0:
                 window_start, window_began = done, time.perf_counter()
                 waited = batches.wait_seconds
@@ -244,12 +247,9 @@ def _state(items: dict) -> TrainState:
     )
 
 
-def _validation_batch(config: ConfigDict, source, mesh) -> dict[str, jax.Array]:
-    """The first held-out images, as many as asked for and the devices divide."""
-    n = min(config.validation.images, source.size) // mesh.size * mesh.size
-    indices = np.arange(max(n, mesh.size)) % source.size
-    labels = np.zeros(len(indices), np.int32) if source.labels is None else source.labels[indices]
-    return sharding.global_batch(mesh, {"image": source.images(indices), "label": labels})
+def _average(state: TrainState, name: str):
+    """The parameters that `build.ema_name` names."""
+    return state.params if name == "raw" else state.ema[name]
 
 
 def _per_cluster(name: str, values: np.ndarray) -> dict[str, float]:

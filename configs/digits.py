@@ -63,4 +63,9 @@ def get_config(variant: str = ""):
         config.sample.steps = 4
         config.sample.num = 20
         config.evaluate.num = 100
+        config.difficulty.duration = "12 steps"
+        config.difficulty.validations = 4
+        config.difficulty.seeds = 1
+        config.difficulty.num_pairs = 10
+        config.difficulty.num_draws = 50
     return config

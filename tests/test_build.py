@@ -22,6 +22,7 @@ def build_all(config, num_devices=1):
         build.sampler(config, model)
         sample_labels(config, np.arange(4))
         build.ema_name(config)
+        build.evaluated_emas(config)
         build.feature_space(config)
         jax.eval_shape(parts.init, jax.random.key(0))
     return parts
@@ -45,7 +46,10 @@ BAD = {
     "misspelt path": ({"process.path": "lin"}, "linear"),
     "misspelt dtype": ({"model.dtype": "float16"}, "bfloat16"),
     "misspelt schedule": ({"optim.schedule": "cosin"}, "cosine"),
-    "unknown features": ({"evaluate.features": "inception"}, "must be one of pixels"),
+    "unknown features": ({"evaluate.features": "vgg"}, "must be one of pixels"),
+    "no weights": ({"evaluate.features": "inception", "evaluate.weights": "nowhere.pth"},
+                   "pt_inception-2015-12-05-6726825d.pth"),
+    "unknown averages": ({"evaluate.emas": ("raw", "0.5")}, "0.9999"),
     "unknown average": ({"sample.ema": "0.5"}, "0.9999"),
     "no clusters": ({"timesteps.num_clusters": 0}, "number of clusters is 0"),
     "too many clusters": (

@@ -2,13 +2,22 @@
 constructors; everything below takes functions and arrays."""
 
 from cdt.build.choices import steps
-from cdt.build.datasets import data
+from cdt.build.datasets import data, validation_batch
+from cdt.build.difficulty import Difficulty, difficulty
 from cdt.build.generation import feature_space, sampler
 from cdt.build.levels import open_all_at, timestep_sampler
 from cdt.build.models import Model, example_loss, model, training_loss
-from cdt.build.optimization import Training, ema_decays, ema_name, mesh, training
+from cdt.build.optimization import (
+    Training,
+    ema_decays,
+    ema_name,
+    evaluated_emas,
+    mesh,
+    training,
+)
 
 __all__ = [
-    "Model", "Training", "data", "ema_decays", "ema_name", "example_loss", "feature_space", "mesh",
-    "model", "open_all_at", "sampler", "steps", "timestep_sampler", "training", "training_loss",
+    "Difficulty", "Model", "Training", "data", "difficulty", "ema_decays", "ema_name",
+    "evaluated_emas", "example_loss", "feature_space", "mesh", "model", "open_all_at", "sampler",
+    "steps", "timestep_sampler", "training", "training_loss", "validation_batch",
 ]  # fmt: skip

@@ -1,7 +1,10 @@
 """Config -> data sources."""
 
+import jax
+import numpy as np
 from ml_collections import ConfigDict
 
+from cdt import sharding
 from cdt.build.choices import choose
 from cdt.data import sources
 from cdt.errors import UserError
@@ -41,3 +44,13 @@ def data(config: ConfigDict) -> tuple[sources.Source, sources.Source]:
                 f"{known}; set config.model.num_classes to {source.num_classes}."
             )
     return train, test
+
+
+def validation_batch(
+    config: ConfigDict, source: sources.Source, mesh: jax.sharding.Mesh
+) -> dict[str, jax.Array]:
+    """The first held-out images, as many as asked for and the devices divide."""
+    n = min(config.validation.images, source.size) // mesh.size * mesh.size
+    indices = np.arange(max(n, mesh.size)) % source.size
+    labels = np.zeros(len(indices), np.int32) if source.labels is None else source.labels[indices]
+    return sharding.global_batch(mesh, {"image": source.images(indices), "label": labels})

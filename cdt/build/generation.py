@@ -9,13 +9,15 @@ import jax.numpy as jnp
 from jax import Array
 from ml_collections import ConfigDict
 
-from cdt.build.choices import choose
+from cdt.build.choices import at_least, choose
 from cdt.build.models import Model
 from cdt.diffusion.denoiser import make_denoiser
 from cdt.diffusion.guidance import classifier_free_guidance
 from cdt.diffusion.process import Process, per_example
 from cdt.errors import UserError
-from cdt.evals import features
+from cdt.evals.efficientnet_lite import efficientnet_lite0
+from cdt.evals.features import pixels
+from cdt.evals.inception import inception
 from cdt.sampling import levels
 from cdt.sampling.ancestral import ancestral
 from cdt.sampling.ddim import ddim
@@ -32,7 +34,11 @@ SAMPLERS = {
     "heun": (heun, ("edm", "flow")),
     "euler": (euler, ("edm", "flow")),
 }
-FEATURES = {"pixels": features.pixels}
+FEATURES = {
+    "pixels": lambda c: pixels,
+    "efficientnet-lite0": lambda c: efficientnet_lite0(batch_size=c.batch_size),
+    "inception": lambda c: inception(c.weights or None, batch_size=c.batch_size),
+}
 
 
 def sampler(config: ConfigDict, model: Model) -> Callable[[PyTree, Array, Array], Array]:
@@ -112,4 +118,5 @@ def _levels_and_sampler(config: ConfigDict, process: Process):
 
 def feature_space(config: ConfigDict):
     """The feature function that evaluation compares images in."""
-    return choose("evaluate.features", config.evaluate.features, FEATURES)
+    at_least(config, "evaluate.batch_size", 1)
+    return choose("evaluate.features", config.evaluate.features, FEATURES)(config.evaluate)

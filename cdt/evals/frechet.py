@@ -14,32 +14,49 @@ class Statistics(NamedTuple):
     n: int
 
 
-def statistics(batches: Iterable[np.ndarray]) -> Statistics:
-    """Mean and unbiased covariance of features [n_i, d] that arrive in batches, in one pass.
+class RunningStatistics:
+    """Mean and unbiased covariance of features that arrive in batches, in one pass.
 
     Accumulates centred sums in float64 and merges them by the pairwise update of Chan, Golub and
     LeVeque (1979), which keeps its precision where the mean is large beside the deviations.
-
-    Raises:
-      ValueError: if there are fewer than two feature vectors in all.
     """
-    n = 0
-    mu = scatter = 0.0
-    for batch in batches:
+
+    def __init__(self):
+        self._n = 0
+        self._mu = self._scatter = 0.0
+
+    def add(self, batch: np.ndarray) -> None:
+        """Adds features [n, d]."""
         features = np.asarray(batch, np.float64)
         count = len(features)
         if count == 0:
-            continue
+            return
         batch_mu = features.mean(axis=0)
         centred = features - batch_mu
-        delta = batch_mu - mu
-        total = n + count
-        scatter = scatter + centred.T @ centred + np.outer(delta, delta) * (n * count / total)
-        mu = mu + delta * (count / total)
-        n = total
-    if n < 2:
-        raise ValueError(f"a covariance needs at least two feature vectors, got {n}")
-    return Statistics(mu, scatter / (n - 1), n)
+        delta = batch_mu - self._mu
+        total = self._n + count
+        between = np.outer(delta, delta) * (self._n * count / total)
+        self._scatter = self._scatter + centred.T @ centred + between
+        self._mu = self._mu + delta * (count / total)
+        self._n = total
+
+    def result(self) -> Statistics:
+        """Of everything added so far.
+
+        Raises:
+          ValueError: if there are fewer than two feature vectors in all.
+        """
+        if self._n < 2:
+            raise ValueError(f"a covariance needs at least two feature vectors, got {self._n}")
+        return Statistics(self._mu, self._scatter / (self._n - 1), self._n)
+
+
+def statistics(batches: Iterable[np.ndarray]) -> Statistics:
+    """`RunningStatistics` of features [n_i, d], all at once."""
+    running = RunningStatistics()
+    for batch in batches:
+        running.add(batch)
+    return running.result()
 
 
 def frechet_distance(a: Statistics, b: Statistics) -> float:

@@ -10,14 +10,15 @@ torch-fidelity releases the same file under another name.
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from cdt.evals.weights import Layer, WeightFile, convolve, fold_batch_norm, in_batches, locate
+from cdt.evals.features import Activations, in_batches
+from cdt.evals.layers import Layer, convolve, fold_batch_norm
+from cdt.evals.weights import WeightFile, locate
 from cdt.torch_file import read_state_dict
 
 WEIGHTS = WeightFile(
@@ -33,20 +34,16 @@ _LAYERS = 94  # convolutions
 _SPATIAL_CHANNELS = 7
 
 
-class Activations(NamedTuple):
-    """What the metrics of the ADM protocol (Dhariwal & Nichol 2021, arXiv 2105.05233) need."""
-
-    pool: jax.Array | np.ndarray  # [n, 2048], pool_3 of the graph: FID, precision and recall, KID
-    spatial: jax.Array | np.ndarray  # [n, 17 * 17 * 7], of mixed_6/conv: sFID
-    logits: jax.Array | np.ndarray  # [n, 1008], without the bias: Inception score
-
-
-def inception_activations(
+def inception(
     path: epath.PathLike | None = None,
     cache_dir: epath.PathLike = "~/.cache/cdt",
     batch_size: int = 64,
 ) -> Callable[[np.ndarray], Activations]:
-    """The function uint8[n, H, W, C] -> Activations in float64, with the published weights.
+    """The feature function uint8[n, H, W, C] -> Activations, with the published weights.
+
+    As in the ADM protocol (Dhariwal & Nichol 2021, arXiv 2105.05233): features float64[n, 2048] are
+    pool_3 of the graph (FID, KID, precision and recall), spatial [n, 7 * 17 * 17] is of
+    mixed_6/conv (sFID), logits [n, 1008] are without their bias (Inception Score).
 
     Args:
       path: the weights' file; by default the one in `cache_dir`, downloaded (96 MB) if absent.
@@ -58,21 +55,6 @@ def inception_activations(
     """
     params = parameters(read_state_dict(locate(WEIGHTS, path, cache_dir)))
     return in_batches(network, params, "inception", batch_size)
-
-
-def inception_pool(
-    path: epath.PathLike | None = None,
-    cache_dir: epath.PathLike = "~/.cache/cdt",
-    batch_size: int = 64,
-) -> Callable[[np.ndarray], np.ndarray]:
-    """The feature function uint8[n, H, W, C] -> float64[n, 2048] of the FID.
-
-    Arguments and errors are those of `inception_activations`.
-    """
-    params = parameters(read_state_dict(locate(WEIGHTS, path, cache_dir)))
-    return in_batches(
-        lambda params, images: network(params, images).pool, params, "inception-pool", batch_size
-    )
 
 
 def parameters(state: dict[str, np.ndarray]) -> dict[str, Layer | np.ndarray]:

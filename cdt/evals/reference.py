@@ -1,70 +1,150 @@
-"""Statistics of a data set in a feature space, computed once and cached by content."""
+"""What samples are compared with: statistics of a data set, computed once and cached by content,
+or read from a file of ADM's form."""
 
 import hashlib
 import io
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 from etils import epath
 
 from cdt.data.sources import Source
-from cdt.evals.frechet import Statistics, statistics
+from cdt.evals.features import Activations
+from cdt.evals.frechet import Statistics
+from cdt.evals.images import read_images
+from cdt.evals.summary import Summary, in_blocks, summarise
 
 _BLOCK = 1000  # images at a time
+# Images whose features are kept for KID, precision and recall, and neighbours; ADM's protocol
+# compares with as many.
+_KEPT = 10_000
 
 
-def reference_statistics(
-    source: Source,
-    feature_fn: Callable[[np.ndarray], np.ndarray],
-    cache_dir: epath.PathLike,
-) -> tuple[Statistics, str]:
-    """Statistics of every image of `source`, read from `cache_dir` if they are there.
+class Reference(NamedTuple):
+    """A reference set in one feature space."""
+
+    name: str
+    hash: str  # hex SHA-256 of (content, feature space)
+    summary: Summary  # features: of at most 10,000 images, evenly spaced
+
+
+def source_reference(
+    source: Source, feature_fn: Callable[[np.ndarray], Activations], cache_dir: epath.PathLike
+) -> Reference:
+    """The reference of every image of `source`, read from `cache_dir` if it is there.
 
     Args:
       source: the data set.
-      feature_fn: uint8[n, H, W, C] -> float64[n, d]; its `__name__` is part of the cache key.
-      cache_dir: created if absent; holds one `reference-<hash>.npz` (mu, sigma, n) per key.
+      feature_fn: see `features`; its `__name__` is part of the cache key.
+      cache_dir: created if absent; holds one `reference-<hash>.npz` a key, in ADM's form (mu,
+        sigma, mu_s, sigma_s) with n and the kept features beside.
 
-    Returns:
-      The statistics and the hash (hex) of (source fingerprint, feature name). A cached file that
-      is damaged is computed anew and replaced.
+    A cached file that is damaged is computed anew and replaced.
     """
-    key = hashlib.sha256(f"{source.fingerprint()} {feature_fn.__name__}".encode()).hexdigest()
+    key = _hash(f"{source.fingerprint()} {feature_fn.__name__}".encode())
     path = epath.Path(cache_dir) / f"reference-{key[:16]}.npz"
-    cached = _read(path)
-    if cached is None:
-        cached = statistics(features_of(source, feature_fn))
-        _write(path, cached)
-    return cached, key
+    found = _read_cached(path)
+    if found is None:
+        every = max(1, -(-source.size // _KEPT))
+        blocks = (
+            source.images(np.arange(start, min(start + _BLOCK, source.size)))
+            for start in range(0, source.size, _BLOCK)
+        )
+        found = summarise(blocks, feature_fn, lambda numbers: numbers % every == 0)
+        _write(path, found)
+    return Reference(source.name, key, found)
 
 
-def features_of(
-    source: Source, feature_fn: Callable[[np.ndarray], np.ndarray]
-) -> Iterator[np.ndarray]:
-    """Features float64[<= 1000, d] of the images of `source`, block after block in order."""
-    for start in range(0, source.size, _BLOCK):
-        yield feature_fn(source.images(np.arange(start, min(start + _BLOCK, source.size))))
+def file_reference(
+    path: epath.PathLike, feature_fn: Callable[[np.ndarray], Activations]
+) -> Reference:
+    """The reference in a file or folder.
+
+    Args:
+      path: an npz with `mu` and `sigma` (ADM's also `mu_s` and `sigma_s`), an npz with images
+        `arr_0`, or a folder of images. Where an npz has both, statistics are the file's own, which
+        may stem from more images, and features those of its images.
+      feature_fn: the space to which the statistics are meant to belong.
+
+    Raises:
+      ValueError: nothing readable, or arrays of the wrong shape.
+    """
+    path = epath.Path(path)
+    if not path.is_dir() and path.exists():
+        data = path.read_bytes()
+        arrays = _arrays(data)
+        if arrays is not None and "mu" in arrays and "sigma" in arrays:
+            own = None
+            if "arr_0" in arrays:
+                own = summarise(in_blocks(read_images(path)), feature_fn)
+            n = int(arrays.get("n", 0))
+            summary = Summary(
+                _statistics(path, arrays["mu"], arrays["sigma"], n),
+                _statistics(path, arrays["mu_s"], arrays["sigma_s"], n)
+                if "mu_s" in arrays
+                else None,
+                arrays.get("features", None if own is None else own.features),
+                None,
+            )
+            return Reference(path.name, _hash(data + feature_fn.__name__.encode()), summary)
+    images = read_images(path)
+    key = _hash(images.tobytes() + feature_fn.__name__.encode())
+    return Reference(path.name, key, summarise(in_blocks(images), feature_fn))
 
 
-def _read(path: epath.Path) -> Statistics | None:
-    """The statistics in the file, or None if there is none or it is damaged."""
-    if not path.exists():
-        return None
+def _statistics(path, mu: np.ndarray, sigma: np.ndarray, n: int) -> Statistics:
+    if mu.ndim != 1 or sigma.shape != (len(mu), len(mu)):
+        raise ValueError(
+            f"{path} holds mu {list(mu.shape)} and sigma {list(sigma.shape)}; statistics are "
+            "mu [d] and sigma [d, d]"
+        )
+    return Statistics(mu.astype(np.float64), sigma.astype(np.float64), n)
+
+
+def _hash(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _arrays(data: bytes) -> dict[str, np.ndarray] | None:
+    """The arrays of an npz, or None if it is damaged or none."""
     try:
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             # Reading an array verifies its CRC-32 only if its header is whole.
             if arrays.zip.testzip() is not None:
                 return None
-            return Statistics(arrays["mu"], arrays["sigma"], int(arrays["n"]))
+            return {name: arrays[name] for name in arrays.files}
     except Exception:  # a parser given damaged bytes may raise anything
         return None
 
 
-def _write(path: epath.Path, stats: Statistics) -> None:
+def _read_cached(path: epath.Path) -> Summary | None:
+    """The summary in the file, or None if there is none or it is damaged."""
+    arrays = _arrays(path.read_bytes()) if path.exists() else None
+    try:
+        n = int(arrays["n"])
+        spatial = None
+        if "mu_s" in arrays:
+            spatial = Statistics(arrays["mu_s"], arrays["sigma_s"], n)
+        own = Statistics(arrays["mu"], arrays["sigma"], n)
+        return Summary(own, spatial, arrays["features"], None)
+    except (TypeError, KeyError, ValueError):
+        return None
+
+
+def _write(path: epath.Path, summary: Summary) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
+    arrays = dict(
+        mu=summary.statistics.mu,
+        sigma=summary.statistics.sigma,
+        n=summary.statistics.n,
+        features=summary.features,
+    )
+    if summary.spatial is not None:
+        arrays |= dict(mu_s=summary.spatial.mu, sigma_s=summary.spatial.sigma)
     buffer = io.BytesIO()
-    np.savez(buffer, mu=stats.mu, sigma=stats.sigma, n=stats.n)
+    np.savez(buffer, **arrays)
     # Written beside and renamed, so that a reader never sees half a file.
     partial = path.parent / f".{path.name}-{uuid.uuid4().hex}"
     partial.write_bytes(buffer.getvalue())

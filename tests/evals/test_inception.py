@@ -43,5 +43,5 @@ def test_the_published_file_is_verified(tmp_path):
     path = tmp_path / "other.pth"
     path.write_bytes(b"other")
     with pytest.raises(ValueError, match="pt_inception-2015-12-05-6726825d.pth from https://"):
-        inception.inception_pool(path)
+        inception.inception(path)
     assert inception.WEIGHTS.sha256.startswith("6726825d") and len(inception.WEIGHTS.sha256) == 64

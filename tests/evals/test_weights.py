@@ -1,13 +1,11 @@
-"""Weight files are verified wherever they come from; layers are folded and batched exactly."""
+"""Weight files are verified wherever they come from."""
 
 import hashlib
 import os
 
-import jax
-import numpy as np
 import pytest
 
-from cdt.evals.weights import Layer, WeightFile, convolve, fold_batch_norm, in_batches, locate
+from cdt.evals.weights import WeightFile, locate
 
 CONTENT = b"the weights"
 
@@ -73,87 +71,3 @@ def test_no_network(file, tmp_path):
     for part in (file.name, nowhere.url, str(tmp_path / "cache" / file.name)):
         assert part in str(caught.value)
     assert os.listdir(tmp_path / "cache") == []
-
-
-def random_state(rng, kernel):
-    state = {"c.weight": rng.randn(*kernel)}
-    state |= {f"n.{x}": rng.randn(kernel[0]) for x in ("weight", "bias", "running_mean")}
-    state["n.running_var"] = rng.rand(kernel[0])
-    return {name: x.astype(np.float32) for name, x in state.items()}
-
-
-def test_folded_layer_is_convolution_then_normalisation():
-    state = random_state(np.random.RandomState(0), (4, 3, 3, 2))
-    x = np.random.RandomState(1).randn(3, 2, 3).astype(np.float32)  # one window, channels last
-    folded = fold_batch_norm(state, "c", "n", 1e-3)
-    expected = np.einsum("ochw,hwc->o", state["c.weight"].astype(np.float64), x)
-    expected = (expected - state["n.running_mean"]) / np.sqrt(state["n.running_var"] + 1e-3)
-    expected = expected * state["n.weight"] + state["n.bias"]
-    found = convolve(folded, x[None], padding="VALID")
-    np.testing.assert_allclose(found[0, 0, 0], expected, rtol=1e-5, atol=1e-5)
-
-
-def test_folding_names_what_is_missing():
-    state = random_state(np.random.RandomState(0), (4, 3, 1, 1))
-    del state["n.bias"]
-    with pytest.raises(ValueError, match="lack n.bias:"):
-        fold_batch_norm(state, "c", "n", 1e-3)
-
-
-def test_padding_of_stride_two_is_at_the_end():
-    """TensorFlow pads an even length by nothing before and by one after, unlike PyTorch."""
-    ones = Layer(np.ones((3, 3, 1, 1), np.float32), np.zeros(1, np.float32))
-    x = np.arange(4, dtype=np.float32) * np.ones((4, 1), np.float32)
-    found = convolve(ones, x[None, :, :, None], stride=2)[0, :, :, 0]
-    assert np.array_equal(found, [[9, 15], [6, 10]])
-
-
-class Toy:
-    """Each image's sum and first pixel; counts how often it is traced."""
-
-    def __init__(self):
-        self.traces = 0
-
-    def __call__(self, params, images):
-        self.traces += 1
-        values = images.astype(np.float32)
-        return {"sum": params * values.sum(axis=(1, 2, 3)), "first": values[:, 0, 0]}
-
-
-@pytest.mark.parametrize("batch_size", [1, 8, 11])
-def test_batches_of_any_number_of_images(batch_size):
-    toy = Toy()
-    features = in_batches(toy, np.float32(2), "toy", batch_size)
-    assert features.__name__ == "toy"
-    images = np.random.RandomState(0).randint(0, 256, (20, 3, 5, 3)).astype(np.uint8)
-    for n in (0, 1, 8, 20):
-        found = features(images[:n])
-        assert found["sum"].dtype == found["first"].dtype == np.float64
-        assert np.array_equal(found["sum"], 2.0 * images[:n].sum(axis=(1, 2, 3)))
-        assert np.array_equal(found["first"], images[:n, 0, 0])
-    assert toy.traces == 1
-
-
-def test_grey_images_are_repeated():
-    grey = np.random.RandomState(0).randint(0, 256, (3, 4, 4, 1)).astype(np.uint8)
-    features = in_batches(Toy(), np.float32(1), "toy", 4)
-    assert np.array_equal(features(grey)["first"], features(grey.repeat(3, -1))["first"])
-
-
-def test_every_device_takes_its_share():
-    shapes = []
-
-    def network(params, images):
-        jax.debug.inspect_array_sharding(images, callback=lambda s: shapes.append(s))
-        return images[:, 0, 0, 0]
-
-    in_batches(network, 0, "x", 16)(np.zeros((3, 2, 2, 3), np.uint8))
-    assert shapes[0].shard_shape((16, 2, 2, 3)) == (2, 2, 2, 3)
-
-
-@pytest.mark.parametrize(
-    "images", [np.zeros((2, 4, 4, 3)), np.zeros((2, 4, 4, 4), np.uint8), np.zeros((4, 3), np.uint8)]
-)
-def test_other_images_are_refused(images):
-    with pytest.raises(ValueError, match="features are of uint8 images"):
-        in_batches(Toy(), np.float32(1), "toy", 4)(images)

@@ -63,7 +63,7 @@ def test_activations(peer, params, shape):
     hook.remove()
     ours = jax.jit(inception.network)(params, images)
     spatial = kept[0].permute(0, 2, 3, 1)[..., :7].reshape(2, 2023)
-    for name, theirs in [("pool", pool), ("spatial", spatial), ("logits", logits)]:
+    for name, theirs in [("features", pool), ("spatial", spatial), ("logits", logits)]:
         theirs, found = theirs.numpy(), np.asarray(getattr(ours, name))
         assert found.shape == theirs.shape
         error = np.abs(found - theirs).max() / np.abs(theirs).max()

@@ -1,0 +1,39 @@
+"""Config -> the difficulty study."""
+
+from typing import NamedTuple
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from cdt.build.choices import steps
+from cdt.build.levels import cluster_edges
+from cdt.build.models import Model, example_loss, training_loss
+from cdt.build.optimization import check_batch, label_dropout, optimizer
+from cdt.difficulty.convergence import Programs, make_programs
+from cdt.diffusion.process import Process
+
+
+class Difficulty(NamedTuple):
+    """What the study runs."""
+
+    programs: Programs  # not jitted
+    edges: np.ndarray  # f32[N+1]
+    process: Process
+
+
+def difficulty(config: ConfigDict, model: Model, num_devices: int, num_examples: int) -> Difficulty:
+    """One model per cluster of `config.timesteps`, trained by the run's optimizer for
+    `difficulty.duration`."""
+    check_batch(config, num_devices)
+    duration = steps(config, "difficulty.duration", num_examples)
+    tx, _ = optimizer(config, num_examples, duration)
+    edges = cluster_edges(config, model.process)
+    programs = make_programs(
+        training_loss(config, model), example_loss(model), model.init, tx, edges,
+        seed=config.seed,
+        null_label=model.num_classes,
+        label_dropout=label_dropout(config, model),
+        accumulate=config.train.accumulate,
+        max_bad_steps=config.train.max_bad_steps,
+    )  # fmt: skip
+    return Difficulty(programs, edges, model.process)

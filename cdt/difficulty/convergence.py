@@ -1,0 +1,227 @@
+"""How fast each noise cluster converges: one model per cluster, trained on its levels only.
+
+Kim et al. 2025 (arXiv 2403.10348) read difficulty off these curves: clusters of little noise are
+reported to converge more slowly.
+"""
+
+import math
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+
+from cdt.difficulty.single_cluster import SingleClusterState, single_cluster
+from cdt.optim import Ema, ema
+from cdt.plots import normalised_convergence
+from cdt.state import TrainState
+from cdt.step import Batch, ExampleLoss, make_init, make_train_step
+from cdt.validation import make_validation
+
+PyTree = Any
+
+
+class Programs(NamedTuple):
+    """Pure functions, the same for every cluster, to be jitted by the caller (`step` with its
+    state donated)."""
+
+    init: Callable[[Array, Array], TrainState]  # (PRNG key, cluster int32[]) -> state
+    step: Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]
+    validate: Callable[[TrainState, Batch], Array]  # loss f32[] on the state's own cluster
+
+
+def make_programs(
+    training_loss: ExampleLoss,
+    validation_loss: ExampleLoss,
+    init_params: Callable[[Array], PyTree],
+    tx: optax.GradientTransformation,
+    edges: np.ndarray,
+    *,
+    seed: int,
+    null_label: int | None = None,
+    label_dropout: float = 0.0,
+    accumulate: int = 1,
+    max_bad_steps: int = 20,
+) -> Programs:
+    """Builds the training of one cluster, which is traced: nothing is compiled twice.
+
+    From one key every cluster starts with the same parameters, and validates on the same images,
+    noise and relative positions within its interval.
+
+    Args:
+      training_loss: what is optimised, see `cdt.step.ExampleLoss`.
+      validation_loss: what the curves show, of the same parameters.
+      init_params: PRNG key -> params.
+      tx: optimizer.
+      edges: f32[N+1] of all clusters, from `curriculum.clusters.edge_table`.
+      seed: of every random stream; noise and batches are those of ordinary training.
+      null_label, label_dropout, accumulate, max_bad_steps: see `cdt.step.make_train_step`.
+    """
+    timesteps = single_cluster(edges)
+    averages: Ema = ema({})  # the parameters themselves are what is validated
+    fresh = make_init(init_params, tx, averages, timesteps, len(edges) - 1)
+    step = make_train_step(
+        training_loss, tx, averages, timesteps, edges,
+        seed=seed,
+        null_label=null_label,
+        label_dropout=label_dropout,
+        accumulate=accumulate,
+        max_bad_steps=max_bad_steps,
+    )  # fmt: skip
+
+    def init(key: Array, cluster: Array) -> TrainState:
+        return fresh(key).replace(timesteps=SingleClusterState(jnp.asarray(cluster, jnp.int32)))
+
+    def validate(state: TrainState, batch: Batch) -> Array:
+        # Of this one cluster: validating all N would take longer than the training in between.
+        ends = jax.lax.dynamic_slice_in_dim(jnp.asarray(edges), state.timesteps.cluster, 2)
+        return make_validation(validation_loss, ends, seed)(state.params, batch)[0]
+
+    return Programs(init, step, validate)
+
+
+class Curve(NamedTuple):
+    """The validation loss of one cluster's model; plain numbers, so that JSON can hold it."""
+
+    cluster: int  # 0-based
+    steps: list[int]  # increasing, from 0
+    losses: list[float]
+    bad_steps: int  # steps that changed nothing, because loss or gradient was not finite
+
+
+def run(
+    programs: Programs,
+    batch_at: Callable[[int], Batch],
+    validation_batch: Batch,
+    key: Array,
+    clusters: Collection[int],
+    validation_steps: Sequence[int],
+    done: Collection[int] = (),
+    stop: Callable[[], bool] = lambda: False,
+) -> Iterator[Curve]:
+    """Trains cluster after cluster and yields each curve as soon as it is finished.
+
+    The caller keeps what was yielded and passes those clusters as `done` when it is started
+    again: what is left is trained, with the results an undisturbed study would have had.
+
+    Args:
+      programs: jitted.
+      batch_at: step from 0 -> the global batch, the same for every cluster.
+      validation_batch: never changes.
+      key: PRNG key of the parameters, the same for every cluster.
+      clusters: 0-based, in the order in which to train them.
+      validation_steps: distinct, increasing, from 0 on; the last one is the length of training.
+      done: clusters (0-based) that are finished already; a mapping from them will do.
+      stop: asked after every step; once true, the study ends and the cluster in progress is lost.
+
+    Raises:
+      ValueError: `validation_steps` does not start at 0 or does not increase.
+    """
+    validation_steps = [int(step) for step in validation_steps]
+    if validation_steps[:1] != [0] or np.any(np.diff(validation_steps) <= 0):
+        raise ValueError(
+            f"The validation steps {validation_steps} must start at 0 and increase strictly."
+        )
+    for cluster in clusters:
+        if cluster in done:
+            continue
+        state = programs.init(key, jnp.int32(cluster))
+        losses, previous = [], None
+        for since, until in zip([0, *validation_steps], validation_steps, strict=False):
+            for step in range(since, until):
+                state, metrics = programs.step(state, batch_at(step))
+                # The device is one step ahead of the host, never more.
+                if previous is not None:
+                    previous.block_until_ready()
+                previous = metrics["loss"]
+                if stop():
+                    return
+            losses.append(float(programs.validate(state, validation_batch)))
+        yield Curve(int(cluster), list(validation_steps), losses, int(state.bad.total))
+
+
+# --- what the curves say ----------------------------------------------------------------------
+
+
+def steps_to(steps: Sequence[int], losses: np.ndarray, share: float) -> np.ndarray:
+    """Steps until `share` of the drop l(0) - l_end is done, interpolated linearly.
+
+    Args:
+      steps: int[k] of the validations, increasing from 0.
+      losses: float[k, N]; validations that are not finite are passed over.
+      share: in (0, 1], such as 0.9.
+
+    Returns:
+      f64[N], the first crossing; NaN for a cluster whose loss has not dropped.
+
+    Raises:
+      ValueError: `share` outside (0, 1].
+    """
+    if not 0.0 < share <= 1.0:
+        raise ValueError(f"The share of a drop is {share}; it must lie in (0, 1].")
+    steps, left = np.asarray(steps), normalised_convergence(np.asarray(losses, np.float64))
+    result = np.full(left.shape[1], np.nan)
+    for n, curve in enumerate(left.T):
+        measured = np.isfinite(curve)
+        at, curve = steps[measured], curve[measured]
+        below = np.flatnonzero(curve <= 1 - share)
+        if below.size:
+            k = below[0]  # > 0, as every curve starts at 1
+            part = (curve[k - 1] - (1 - share)) / (curve[k - 1] - curve[k])
+            result[n] = at[k - 1] + part * (at[k] - at[k - 1])
+    return result
+
+
+class Correlation(NamedTuple):
+    """Spearman's rank correlation with a bootstrap interval over seeds."""
+
+    rho: float  # in [-1, 1]; NaN where fewer than 3 clusters can be ranked, or all are equal
+    low: float | None  # 95 % interval; None with a single seed, which says nothing about scatter
+    high: float | None
+    seeds: int
+    clusters: int  # that could be ranked
+
+
+def rank_correlation(difficulty: np.ndarray, seed: int = 0, resamples: int = 10_000) -> Correlation:
+    """Correlation between the number of a cluster and its difficulty, averaged over seeds.
+
+    Negative: clusters of little noise are harder, as the curriculum's paper reports.
+
+    Args:
+      difficulty: float[S, N], such as the steps to 90 % for each of S seeds; NaN where unknown. A
+        cluster that no seed knows is left out; one that a resample lacks takes the mean of all
+        seeds.
+      seed: of the bootstrap.
+      resamples: of the seeds, with replacement; percentiles 2.5 and 97.5. Few seeds give few
+        distinct resamples, and an interval that is too narrow rather than too wide.
+    """
+    difficulty = np.asarray(difficulty, np.float64)
+    known = np.isfinite(difficulty).any(axis=0)
+    difficulty = difficulty[:, known]
+    difficulty = np.where(np.isfinite(difficulty), difficulty, np.nan)
+    seeds, clusters = difficulty.shape
+    if clusters < 3:
+        return Correlation(math.nan, None, None, seeds, clusters)
+    mean = np.nanmean(difficulty, axis=0)
+    rho = float(_spearman_with_index(mean[None])[0])
+    if seeds == 1 or math.isnan(rho):
+        return Correlation(rho, None, None, seeds, clusters)
+    filled = np.where(np.isnan(difficulty), mean, difficulty)
+    chosen = np.random.default_rng(seed).integers(seeds, size=(resamples, seeds))
+    bootstrap = _spearman_with_index(filled[chosen].mean(axis=1))
+    low, high = np.nanpercentile(bootstrap, [2.5, 97.5])
+    return Correlation(rho, float(low), float(high), seeds, clusters)
+
+
+def _spearman_with_index(values: np.ndarray) -> np.ndarray:
+    """f64[R]: Spearman's correlation of each row of f64[R, N] with 1..N."""
+    from scipy.stats import rankdata
+
+    ranks = rankdata(values, axis=1)  # ties share their mean rank
+    ranks -= ranks.mean(axis=1, keepdims=True)
+    index = np.arange(values.shape[1]) - (values.shape[1] - 1) / 2
+    length = np.sqrt((ranks**2).sum(axis=1) * (index**2).sum())
+    return ranks @ index / np.where(length > 0, length, np.nan)

@@ -1,0 +1,128 @@
+"""Pictures of a difficulty study as PNG files.
+
+The convergence curves of the clusters are those of a run: `cdt.plots.convergence_plot`.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+from etils import epath
+
+from cdt import plots
+from cdt.difficulty.relative_entropy import RelativeEntropy
+
+_MEASURED = "#5b2a86"
+# Of the shares: dark to pale, as the clusters are in `cdt.plots`.
+_COLOURS = ("#1b1040", "#b5367a", "#f0925a", "#2a8c8c", "#7a7a2a")
+
+
+def relative_entropy_plot(path: epath.PathLike, families: Mapping[str, RelativeEntropy]) -> None:
+    """Relative entropy over u, one panel a family.
+
+    The line is dotted and the ground grey in the single-point region; the thin line is the value of
+    single points, an upper bound; the band is two standard errors wide on either side.
+
+    Args:
+      path: of the PNG, local or `gs://`.
+      families: name -> what was measured, at least one.
+    """
+    figure, axes = _figure(len(families), "relative entropy (nats per dimension)")
+    for axis, (name, entropy) in zip(axes, families.items(), strict=True):
+        u, value, alone = entropy.u, entropy.nats_per_dim, entropy.single_point
+        # On a log scale what is not positive cannot be drawn; it is within its error of zero.
+        value = np.where(value > 0, value, np.nan)
+        error = 2 * entropy.standard_error
+        axis.fill_between(
+            u, np.maximum(value - error, value / 10), value + error,
+            color=_MEASURED, alpha=0.25, linewidth=0,
+        )  # fmt: skip
+        axis.plot(u, entropy.one_point, color="0.55", linewidth=0.8, label="single points")
+        last = int(np.flatnonzero(alone).max(initial=-1))
+        # Both parts share the pair at which they meet.
+        axis.plot(u[: last + 2], value[: last + 2], ":", color=_MEASURED, linewidth=1.6)
+        axis.plot(
+            u[last + 1 :], value[last + 1 :], color=_MEASURED, linewidth=1.6, label="measured",
+            marker="o" if len(u) - last <= 3 else None,
+        )  # fmt: skip
+        if last >= 0:
+            axis.axvspan(
+                0, u[last] + entropy.step / 2, color="0.92", linewidth=0, zorder=0,
+                label="examples stand alone",
+            )  # fmt: skip
+        axis.set_yscale("log")
+        axis.set_xlim(0, 1)
+        axis.set_xlabel("u (0 = clean, 1 = noise)")
+        axis.set_title(f"{name}, step {entropy.step:.2g} in u", loc="left", fontsize=10)
+    _legend(figure, axes)
+    _save(path, figure)
+
+
+def steps_to_plot(path: epath.PathLike, families: Mapping[str, Mapping[str, np.ndarray]]) -> None:
+    """Training steps to shares of a cluster's drop, as bars by cluster, one panel a family.
+
+    Bars are means over seeds, with a line from the smallest to the largest where there are several.
+
+    Args:
+      path: of the PNG, local or `gs://`.
+      families: name -> label of a share ("90 %") -> float[S, N] steps, NaN where a loss has not
+        dropped.
+    """
+    figure, axes = _figure(len(families), "training steps")
+    for axis, (name, shares) in zip(axes, families.items(), strict=True):
+        width = 0.8 / len(shares)
+        for i, (label, steps) in enumerate(shares.items()):
+            steps = np.asarray(steps, float)
+            number = np.arange(1, steps.shape[1] + 1)
+            known = np.isfinite(steps).any(axis=0)
+            x, steps = number[known] + (i - (len(shares) - 1) / 2) * width, steps[:, known]
+            mean = np.nanmean(steps, axis=0)
+            axis.bar(x, mean, width, color=_COLOURS[i % len(_COLOURS)], label=label)
+            if len(steps) > 1:
+                axis.vlines(
+                    x, np.nanmin(steps, axis=0), np.nanmax(steps, axis=0), color="0.2",
+                    linewidth=0.9,
+                )  # fmt: skip
+            for missing in number[~known] if i == 0 else ():
+                axis.annotate(
+                    "no drop", (missing, 0), rotation=90, ha="center", va="bottom", fontsize=7,
+                    color="0.5", xytext=(0, 2), textcoords="offset points",
+                )  # fmt: skip
+        axis.set_xlim(0.4, len(number) + 0.6)
+        axis.set_xticks(number[:: 1 + len(number) // 11])
+        axis.set_xlabel("cluster (1 = least noise)")
+        axis.set_title(f"{name}, steps to a share of the drop", loc="left", fontsize=10)
+    _legend(figure, axes)
+    _save(path, figure)
+
+
+def _figure(panels: int, label: str):
+    """A row of panels; the first has the label of the y axis."""
+    # Figure and not pyplot: no global state, no display.
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(1.2 + 3.8 * panels, 3.8), dpi=120, layout="constrained")
+    axes = figure.subplots(1, panels, squeeze=False)[0]
+    axes[0].set_ylabel(label)
+    for axis in axes:
+        axis.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _legend(figure, axes) -> None:
+    """One legend for all panels, below them: no corner is free in every family."""
+    entries = {}
+    for axis in axes:
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
+            entries.setdefault(label, handle)
+    figure.legend(
+        entries.values(), entries, loc="outside lower center", ncols=len(entries), frameon=False,
+        fontsize=9,
+    )  # fmt: skip
+
+
+def _save(path: epath.PathLike, figure) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    plots.save_png(path, np.asarray(canvas.buffer_rgba())[..., :3])

@@ -1,0 +1,43 @@
+"""A timestep sampler that draws from one cluster alone, whichever its state names."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from cdt.timesteps.base import Draw, TimestepSampler
+
+
+class SingleClusterState(NamedTuple):
+    """The cluster that is trained on."""
+
+    cluster: Array  # int32[], 0-based: 0 is C_1, of least noise
+
+
+def single_cluster(edges: np.ndarray) -> TimestepSampler:
+    """Levels uniform in [e_k, e_{k+1}), k from the state: one compiled step serves every cluster.
+
+    The state starts at k = 0; another cluster is chosen by putting another state in its place.
+
+    Args:
+      edges: f32[N+1] from `curriculum.clusters.edge_table`.
+    """
+    lower = jnp.asarray(edges[:-1])
+    width = jnp.asarray(np.diff(edges))
+    # The product below can round up to the upper edge, which belongs to the next cluster (and at
+    # u = 1 to no level at all).
+    upper = jnp.asarray(np.nextafter(edges[1:], np.float32(0)))
+
+    def sample(state: SingleClusterState, key: Array, n: int) -> Draw:
+        k = state.cluster
+        u = lower[k] + width[k] * jax.random.uniform(key, (n,), jnp.float32)
+        return Draw(jnp.clip(u, lower[k], upper[k]), jnp.ones_like(u))
+
+    return TimestepSampler(
+        init=lambda: SingleClusterState(jnp.int32(0)),
+        sample=sample,
+        update=lambda state, draw, feedback, step: state,
+        metrics=lambda state: {},
+    )

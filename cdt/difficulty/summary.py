@@ -1,0 +1,297 @@
+"""What a difficulty study found: a paragraph in plain words, a curriculum, and tables."""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from cdt.difficulty.convergence import Correlation
+from cdt.difficulty.relative_entropy import RelativeEntropy
+
+
+class Contrast(NamedTuple):
+    """Relative entropy at little noise against that at much noise, between equal steps of u."""
+
+    low_noise: float  # nats per dimension, mean over the cleaner half of the pairs that count
+    high_noise: float  # over the noisier half
+    standard_error: float  # of the difference; an upper bound
+    pairs: int  # that count: outside the single-point region
+
+
+def contrast(entropy: RelativeEntropy) -> Contrast:
+    """Compares the two halves (in u) of the levels outside the single-point region.
+
+    All pairs share their draws, so their errors are not independent: the standard error is the one
+    of errors that move together, which no other dependence exceeds.
+    """
+    values, errors = entropy.nats_per_dim, entropy.standard_error
+    count = np.flatnonzero(~entropy.single_point)
+    low, high = count[: len(count) // 2], count[(len(count) + 1) // 2 :]
+    if len(low) == 0:
+        return Contrast(math.nan, math.nan, math.nan, len(count))
+    return Contrast(
+        float(values[low].mean()),
+        float(values[high].mean()),
+        float(errors[low].mean() + errors[high].mean()),
+        len(count),
+    )
+
+
+def converges_more_slowly(correlation: Correlation) -> str:
+    """Do clusters of little noise converge more slowly: "yes", "no" or "undecided"?
+
+    Decided by the interval over seeds lying on one side of 0; never with a single seed.
+    """
+    if correlation.low is None or math.isnan(correlation.low):
+        return "undecided"
+    if correlation.high < 0:
+        return "yes"
+    return "no" if correlation.low > 0 else "undecided"
+
+
+def entropy_is_larger(found: Contrast) -> str:
+    """Is the relative entropy larger at little noise: "yes", "no" or "undecided"?
+
+    Decided where the halves differ by more than two standard errors.
+    """
+    difference = found.low_noise - found.high_noise
+    if math.isnan(difference) or abs(difference) <= 2 * found.standard_error:
+        return "undecided"
+    return "yes" if difference > 0 else "no"
+
+
+def verdict(
+    name: str, correlation: Correlation | None = None, entropy: RelativeEntropy | None = None
+) -> str:
+    """One paragraph: does this data set, under this family, bear out what the curriculum assumes?
+
+    Args:
+      name: of data and family, such as "digits, flow".
+      correlation: between a cluster's number and its steps to 90 % of its drop; None: not measured.
+      entropy: None: not measured.
+    """
+    sentences = [f"{name}:"]
+    if correlation is None:
+        sentences.append("Convergence was not measured.")
+    else:
+        sentences += _convergence_sentences(correlation)
+    if entropy is None:
+        sentences.append("Relative entropy was not measured.")
+    else:
+        sentences += _entropy_sentences(entropy)
+    return " ".join(sentences)
+
+
+def _convergence_sentences(found: Correlation) -> list[str]:
+    answer = converges_more_slowly(found)
+    opening = f"Do clusters of little noise converge more slowly? {answer.capitalize()}"
+    if math.isnan(found.rho):
+        return [
+            f"{opening}: there is nothing to rank, because the loss dropped in {found.clusters} "
+            "clusters only or they were all equally fast."
+        ]
+    rho = (
+        "the rank correlation between cluster (1 = least noise) and steps to 90 % is "
+        f"{found.rho:+.2f}"
+    )
+    if found.low is None:
+        leaning = "for" if found.rho < 0 else "against"
+        return [f"{opening}: {rho}, which speaks {leaning} it, but one seed gives no interval."]
+    interval = f"95 % interval {found.low:+.2f} to {found.high:+.2f} over {found.seeds} seeds"
+    meaning = {
+        "yes": "",
+        "no": ": it is the clusters of much noise that do",
+        "undecided": ": the interval includes 0",
+    }[answer]
+    return [f"{opening}{meaning}; {rho} ({interval})."]
+
+
+def _entropy_sentences(entropy: RelativeEntropy) -> list[str]:
+    found = contrast(entropy)
+    question = "Is the relative entropy between neighbouring levels larger at little noise?"
+    alone = np.flatnonzero(entropy.single_point)
+    if len(alone) == len(entropy.u):
+        return [
+            f"{question} Undecided: at every level measured the {entropy.examples} examples are so "
+            "far apart that each stands alone, and the value says nothing about the data."
+        ]
+    answer = entropy_is_larger(found)
+    if found.pairs < 2:
+        measured = ": only one pair of levels says anything about the data"
+    else:
+        measured = (
+            f": {found.low_noise:.2g} against {found.high_noise:.2g} nats per dimension, means "
+            "over the cleaner and the noisier half of the levels that count (standard error of the "
+            f"difference {found.standard_error:.1g} at most)"
+        )
+    sentences = [f"{question} {answer.capitalize()}{measured}."]
+    if len(alone):
+        # The region lies at the clean end; its last pair is where it ends.
+        sentences.append(
+            f"Left out is u < {entropy.u[alone[-1]] + entropy.step / 2:.3g}: there the noise is so "
+            f"small against the distance between neighbours ({entropy.nearest:.3g}) that the "
+            f"{entropy.examples} examples are single points, and the value is that of two "
+            "isotropic Gaussians, whatever the data."
+        )
+    return sentences
+
+
+# --- a curriculum from what was measured ------------------------------------------------------
+
+
+def fitted_edges(entropy: RelativeEntropy, num_clusters: int, num_levels: int | None) -> np.ndarray:
+    """f64[N+1] edges of clusters of equal measured difficulty, from 0 to 1.
+
+    Each cluster has an equal part of the integral over u of the *root* of the relative entropy.
+    The entropy itself does not add up: it falls with the square of the step, so its integral would
+    depend on the grid and on the coordinate. Its root is a length along the path of marginals (the
+    Fisher-Rao length, up to a factor), which depends on neither.
+
+    Args:
+      entropy: of one family. It is taken as constant beyond its first and last pair.
+      num_clusters: N >= 1.
+      num_levels: T >= N of a discrete family, whose edges become multiples of 1/T; None of a
+        continuous one, whose edges are rounded to six decimals and are 1e-6 apart at least.
+
+    Raises:
+      ValueError: N < 1, N > T, or an entropy that is zero everywhere.
+    """
+    resolution = num_levels or 10**6
+    if not 1 <= num_clusters <= resolution:
+        raise ValueError(
+            f"{num_clusters} clusters cannot be fitted; their number must lie between 1 and "
+            f"{resolution}."
+        )
+    root = np.sqrt(np.maximum(entropy.nats_per_dim, 0.0))
+    if not root.max() > 0:
+        raise ValueError("The relative entropy is zero everywhere: every curriculum fits it.")
+    # Between pairs a power of u, as it is at the clean end: there it falls by decades from one pair
+    # to the next, and straight lines would see much more than there is.
+    u = np.linspace(0.0, 1.0, 20_001)
+    middles = (u[1:] + u[:-1]) / 2
+    log_root = np.log(np.maximum(root, 1e-9 * root.max()))
+    density = np.exp(np.interp(np.log(middles), np.log(entropy.u), log_root))
+    length = np.concatenate([[0.0], np.cumsum(density)])
+    i = np.arange(1, num_clusters)
+    inner = np.interp(i / num_clusters * length[-1], length, u)
+    # On the grid of levels, and apart: pushed up from the clean end, then down from the noisy one.
+    inner = np.maximum.accumulate(np.maximum(np.rint(inner * resolution), 1) - i) + i
+    inner = np.minimum(inner, resolution - num_clusters + i) / resolution
+    return np.concatenate([[0.0], inner, [1.0]])
+
+
+def fitted_order(edges: np.ndarray, study_edges: np.ndarray, difficulty: np.ndarray) -> list[int]:
+    """Clusters in the order in which to open them, the one that converged fastest first.
+
+    Args:
+      edges: f64[N+1] of the clusters to be ordered.
+      study_edges: float[K+1] of the clusters that were measured.
+      difficulty: float[K] steps to 90 %, mean over seeds; NaN where unknown, which takes the value
+        of the nearest known cluster.
+
+    Returns:
+      A permutation of 1..N, 1 being the cluster of least noise; equals open from much noise to
+      little.
+
+    Raises:
+      ValueError: no difficulty is known.
+    """
+    difficulty, study_edges = np.asarray(difficulty, float), np.asarray(study_edges, float)
+    known = np.flatnonzero(np.isfinite(difficulty))
+    if known.size == 0:
+        raise ValueError("No cluster's loss has dropped, so there is no order of convergence.")
+    middles = (study_edges[1:] + study_edges[:-1]) / 2
+    nearest = known[np.abs(middles[:, None] - middles[known]).argmin(axis=1)]
+    # A fitted cluster's difficulty is the mean over its interval of u.
+    total = np.concatenate([[0.0], np.cumsum(np.diff(study_edges) * difficulty[nearest])])
+    means = np.diff(np.interp(edges, study_edges, total)) / np.diff(edges)
+    # Interpolation rounds: what differs by less is equal.
+    means = np.round(means / np.abs(means).max(), 9)
+    number = np.arange(1, len(edges))
+    return number[np.lexsort((-number, means))].tolist()
+
+
+def fitted_curriculum(
+    entropy: RelativeEntropy,
+    num_clusters: int,
+    num_levels: int | None,
+    study_edges: np.ndarray | None = None,
+    difficulty: np.ndarray | None = None,
+) -> dict[str, Any]:
+    """Values for `config.timesteps`: clusters of equal difficulty, opened easiest first.
+
+    Args: see `fitted_edges` and `fitted_order`. Without a measured difficulty the order is the
+      paper's, from much noise to little.
+
+    Returns:
+      {"clusters": "custom", "num_clusters": N, "edges": [0.0, ..., 1.0], "order": "3,1,2"}.
+    """
+    edges = fitted_edges(entropy, num_clusters, num_levels)
+    order = "easy_to_hard"
+    if difficulty is not None:
+        order = ",".join(map(str, fitted_order(edges, study_edges, difficulty)))
+    return {
+        "clusters": "custom",
+        "num_clusters": num_clusters,
+        "edges": edges.tolist(),
+        "order": order,
+    }
+
+
+# --- tables -----------------------------------------------------------------------------------
+
+
+def to_json(results: Mapping[str, Any]) -> str:
+    """JSON text; arrays become lists, named tuples dicts, and what is not finite null."""
+    return json.dumps(_plain(results), indent=1)
+
+
+def _plain(value):
+    if hasattr(value, "_asdict"):
+        return _plain(value._asdict())
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        return _plain(value.tolist())
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def entropy_csv(entropy: RelativeEntropy) -> str:
+    """One line a pair of levels."""
+    names = ("u", "nats_per_dim", "standard_error", "one_point", "single_point")
+    columns = [getattr(entropy, name).tolist() for name in names]
+    return _csv(names, zip(*columns, strict=True))
+
+
+def convergence_csv(edges: np.ndarray, steps_to: Mapping[str, np.ndarray]) -> str:
+    """One line a cluster and seed; an empty field where the loss has not dropped.
+
+    Args:
+      edges: float[N+1].
+      steps_to: column name -> float[S, N], such as {"steps_to_90": ...}.
+    """
+    table = [np.asarray(values, float) for values in steps_to.values()]
+    seeds, clusters = table[0].shape
+    rows = (
+        [n + 1, float(edges[n]), float(edges[n + 1]), s]
+        + [v[s, n].item() if math.isfinite(v[s, n]) else "" for v in table]
+        for n in range(clusters)
+        for s in range(seeds)
+    )
+    return _csv(("cluster", "u_from", "u_to", "seed", *steps_to), rows)
+
+
+def _csv(header: Sequence[str], rows) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    return text.getvalue()

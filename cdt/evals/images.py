@@ -1,0 +1,76 @@
+"""Sets of images to evaluate: an npz of samples, or a folder."""
+
+import io
+import logging
+import os
+from collections.abc import Iterator
+
+import numpy as np
+from etils import epath
+
+
+def read_images(path: epath.PathLike) -> np.ndarray:
+    """uint8[n, H, W, C], C = 1 or 3, from an npz (`arr_0`, as ADM's evaluator expects) or a folder.
+
+    Files of a folder are read in the order of their names, its subfolders included. Those that are
+    no images are skipped, with one warning that counts them and names the first.
+
+    Raises:
+      ValueError: nothing there, no image in it, images of several sizes, or not uint8.
+    """
+    path = epath.Path(path)
+    if path.is_dir():
+        return _read_folder(path)
+    if not path.exists():
+        raise ValueError(f"{path} does not exist; give an npz of samples or a folder of images")
+    try:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
+            images = arrays["arr_0"]
+    except KeyError:
+        raise ValueError(
+            f"{path} has no array 'arr_0'; save samples as np.savez(file, x)"
+        ) from None
+    except Exception as error:  # a parser given damaged bytes may raise anything
+        raise ValueError(f"{path} is no readable npz file ({type(error).__name__})") from None
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3):
+        raise ValueError(
+            f"{path} holds {images.dtype} {list(images.shape)}; samples are uint8 [n, H, W, 1 or 3]"
+        )
+    if len(images) == 0:
+        raise ValueError(f"{path} holds no image")
+    return images
+
+
+def _read_folder(path: epath.Path) -> np.ndarray:
+    from PIL import Image, UnidentifiedImageError
+
+    images, skipped = [], []
+    for file in _files(path):
+        try:
+            with Image.open(io.BytesIO(file.read_bytes())) as image:
+                grey = image.mode in ("1", "L", "I;16")
+                array = np.asarray(image.convert("L" if grey else "RGB"))
+        except (UnidentifiedImageError, OSError, SyntaxError):
+            skipped.append(os.fspath(file))
+            continue
+        if images and array.shape[:2] != images[0].shape[:2]:
+            raise ValueError(
+                f"{file} is {array.shape[0]}x{array.shape[1]} but the images before it are "
+                f"{images[0].shape[0]}x{images[0].shape[1]}; bring them to one size"
+            )
+        images.append(array)
+    if skipped:
+        logging.warning(f"{len(skipped)} files are no images and were skipped: {skipped[0]}, ...")
+    if not images:
+        raise ValueError(f"{path} holds no image that can be read")
+    if any(image.ndim == 3 for image in images):  # colour and grey together
+        return np.stack([x if x.ndim == 3 else np.repeat(x[..., None], 3, -1) for x in images])
+    return np.stack(images)[..., None]
+
+
+def _files(folder: epath.Path) -> Iterator[epath.Path]:
+    for path in sorted(folder.iterdir()):
+        if path.is_dir():
+            yield from _files(path)
+        else:
+            yield path

@@ -1,0 +1,59 @@
+"""Layers of the feature networks.
+
+These networks are only ever applied, so each is a function of a flat dictionary of layers, batch
+normalisation folded into the convolution before it.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+
+class Layer(NamedTuple):
+    """A convolution with a bias."""
+
+    kernel: np.ndarray  # float32[height, width, in, out]; in = 1 if each channel has its own
+    bias: np.ndarray  # float32[out]
+
+
+def fold_batch_norm(
+    state: Mapping[str, np.ndarray], convolution: str, norm: str, epsilon: float
+) -> Layer:
+    """A convolution without bias and the batch normalisation after it, as one layer.
+
+    Args:
+      state: a PyTorch state dict.
+      convolution: prefix of the names of nn.Conv2d, whose weight is [out, in / groups, h, w].
+      norm: prefix of the names of nn.BatchNorm2d, applied with its running statistics.
+      epsilon: what the normalisation adds to the variance.
+
+    Raises:
+      ValueError: if the state dict lacks one of the arrays.
+    """
+    names = [f"{convolution}.weight"]
+    names += [f"{norm}.{part}" for part in ("weight", "bias", "running_mean", "running_var")]
+    if missing := [name for name in names if name not in state]:
+        raise ValueError(f"the weights lack {', '.join(missing)}: they are of another network.")
+    weight, gain, shift, mean, variance = (state[name].astype(np.float64) for name in names)
+    scale = gain / np.sqrt(variance + epsilon)
+    kernel = weight.transpose(2, 3, 1, 0) * scale
+    return Layer(kernel.astype(np.float32), (shift - mean * scale).astype(np.float32))
+
+
+def convolve(layer: Layer, x: jax.Array, stride: int = 1, padding: str = "SAME") -> jax.Array:
+    """Convolution of x [B, H, W, C] in TensorFlow's convention of padding, plus the bias.
+
+    Computed in full float32: the faster default of accelerators would make features depend on the
+    device.
+    """
+    product = jax.lax.conv_general_dilated(
+        x,
+        layer.kernel,
+        (stride, stride),
+        padding,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        precision=jax.lax.Precision.HIGHEST,
+    )
+    return product + layer.bias

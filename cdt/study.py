@@ -1,0 +1,205 @@
+"""--mode=difficulty: how hard each noise level is on this data, and a curriculum fitted to it."""
+
+import json
+import logging
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+from ml_collections import ConfigDict
+
+from cdt import build, plots, sharding
+from cdt.compilation import compile_together
+from cdt.data.pipeline import make_batch
+from cdt.data.sources import Source
+from cdt.difficulty import convergence, figures, summary
+from cdt.difficulty.relative_entropy import RelativeEntropy, level_pairs, relative_entropy
+from cdt.errors import EXIT_FINISHED, EXIT_STOPPED, UserError, user_errors
+from cdt.progress import Progress
+from cdt.signals import StopRequest
+from cdt.workdir import check_identity, record_config
+
+_SHARES = {"50 %": 0.5, "90 %": 0.9, "95 %": 0.95}
+
+
+def study(config: ConfigDict, workdir: str) -> int:
+    """Measures difficulty by convergence and by relative entropy; returns the exit code.
+
+    Leaves in `difficulty/` of the workdir: verdict.txt; curriculum.json, which
+    `timesteps.edges_file` accepts; relative_entropy and convergence as .json, .csv and .png;
+    steps_to.png; curves/, one file a seed and cluster. Running it again trains only the clusters
+    that have no file.
+    """
+    c = config.difficulty
+    with user_errors():
+        path = epath.Path(workdir)
+        check_identity(path, config)
+        train, test = build.data(config)
+        parts = build.difficulty(config, build.model(config), build.mesh(config).size, train.size)
+        steps = build.steps(config, "difficulty.duration", train.size)
+        for key in ("seeds", "validations", "num_pairs", "num_draws", "max_images"):
+            if c[key] < 1:
+                raise UserError(f"config.difficulty.{key} is {c[key]}; it must be at least 1.")
+        validation_steps = np.unique(np.linspace(0, steps, c.validations + 1).round().astype(int))
+        record_config(path, config)
+        folder = path / "difficulty"
+        _check_settings(folder, validation_steps.tolist(), parts.edges.tolist())
+
+    name = f"{train.name}, {parts.process.name}"
+    entropy = _entropy(config, train, parts)
+    (folder / "relative_entropy.json").write_text(summary.to_json(entropy._asdict()))
+    (folder / "relative_entropy.csv").write_text(summary.entropy_csv(entropy))
+    figures.relative_entropy_plot(folder / "relative_entropy.png", {name: entropy})
+    print(f"relative entropy of {len(entropy.u)} pairs of levels measured; now the convergence")
+
+    curves = _train_clusters(config, parts, train, test, validation_steps, folder / "curves")
+    if curves is None:
+        print("stopped by a signal; run the same command to go on with the clusters that are left")
+        return EXIT_STOPPED
+
+    losses = np.array([[curve["losses"] for curve in seed] for seed in curves])  # [S, N, k]
+    losses = losses.transpose(0, 2, 1)
+    steps_to = {
+        label: np.stack([convergence.steps_to(validation_steps, seed, share) for seed in losses])
+        for label, share in _SHARES.items()
+    }
+    correlation = convergence.rank_correlation(steps_to["90 %"])
+    results = {
+        "edges": parts.edges,
+        "steps": validation_steps,
+        "losses": losses,
+        "steps_to": steps_to,
+        "rank_correlation": correlation,
+    }
+    (folder / "convergence.json").write_text(summary.to_json(results))
+    (folder / "convergence.csv").write_text(
+        summary.convergence_csv(
+            parts.edges, {f"steps_to_{label[:2]}": table for label, table in steps_to.items()}
+        )
+    )
+    plots.convergence_plot(folder / "convergence.png", validation_steps, losses.mean(axis=0), [])
+    figures.steps_to_plot(folder / "steps_to.png", {name: steps_to})
+
+    known = np.isfinite(steps_to["90 %"]).any()
+    fitted = summary.fitted_curriculum(
+        entropy,
+        len(parts.edges) - 1,
+        parts.process.num_levels,
+        parts.edges if known else None,
+        np.nanmean(steps_to["90 %"], axis=0) if known else None,
+    )
+    (folder / "curriculum.json").write_text(summary.to_json(fitted))
+    text = summary.verdict(name, correlation, entropy)
+    (folder / "verdict.txt").write_text(text + "\n")
+    print(text)
+    print(
+        f"A curriculum fitted to this data: --config.timesteps.edges_file={folder}/curriculum.json"
+    )
+    return EXIT_FINISHED
+
+
+def _check_settings(folder: epath.Path, validation_steps: list[int], edges: list[float]) -> None:
+    """Raises UserError if the folder holds a study whose curves do not fit these settings."""
+    mine = {"validation_steps": validation_steps, "edges": edges}
+    file = folder / "settings.json"
+    if file.exists():
+        if json.loads(file.read_text()) != mine:
+            raise UserError(
+                f"{folder} holds a study with another duration, validations or clusters; use "
+                "another --workdir, or remove that folder."
+            )
+        return
+    (folder / "curves").mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(mine))
+
+
+def _entropy(config: ConfigDict, train: Source, parts: build.Difficulty) -> RelativeEntropy:
+    """Relative entropy of the training images, or of evenly spaced ones where there are many."""
+    c = config.difficulty
+    every = max(1, -(-train.size // c.max_images))
+    images = train.images(np.arange(0, train.size, every)).astype(np.float32) / 127.5 - 1.0
+    pairs = level_pairs(parts.process, c.num_pairs)
+    return relative_entropy(images, pairs, num_draws=c.num_draws, seed=config.seed)
+
+
+def _train_clusters(
+    config: ConfigDict,
+    parts: build.Difficulty,
+    train: Source,
+    test: Source,
+    validation_steps: np.ndarray,
+    folder: epath.Path,
+) -> list[list[dict]] | None:
+    """The curves by seed and cluster, trained where their file is missing; None if stopped."""
+    mesh = build.mesh(config)
+    num_clusters = len(parts.edges) - 1
+    files = {
+        (seed, cluster): folder / f"seed_{seed}_cluster_{cluster + 1:02d}.json"
+        for seed in range(config.difficulty.seeds)
+        for cluster in range(num_clusters)
+    }
+    missing = [key for key, file in files.items() if not file.exists()]
+    if missing:
+        validation_batch = build.validation_batch(config, test, mesh)
+        host_batch = make_batch(
+            train,
+            seed=config.seed,
+            batch_size=config.train.batch_size,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+            flip=config.data.flip,
+        )
+        programs = _compiled(parts.programs, config, mesh, host_batch(0), validation_batch)
+        steps_each = int(validation_steps[-1])
+        progress = Progress(len(files) * steps_each, (len(files) - len(missing)) * steps_each)
+        count = (len(files) - len(missing)) * steps_each
+
+        def batch_at(step: int):
+            nonlocal count
+            count += 1
+            progress.update(count)
+            return sharding.global_batch(mesh, host_batch(step))
+
+        with StopRequest() as stop:
+            for seed in range(config.difficulty.seeds):
+                done = [k for k in range(num_clusters) if (seed, k) not in missing]
+                for curve in convergence.run(
+                    programs, batch_at, validation_batch, jax.random.key(config.seed + seed),
+                    range(num_clusters), validation_steps, done, lambda: stop.requested,
+                ):  # fmt: skip
+                    file = files[seed, curve.cluster]
+                    # Written beside and renamed, so that half a file is never taken for a curve.
+                    partial = file.parent / f".{file.name}.partial"
+                    partial.write_text(summary.to_json(curve._asdict()))
+                    partial.replace(file)
+                    if curve.bad_steps:
+                        logging.warning(f"{file}: {curve.bad_steps} steps were not finite")
+                if stop.requested:
+                    progress.close()
+                    return None
+        progress.close()
+    return [
+        [json.loads(files[seed, k].read_text()) for k in range(num_clusters)]
+        for seed in range(config.difficulty.seeds)
+    ]
+
+
+def _compiled(programs, config: ConfigDict, mesh, host_batch, validation_batch):
+    """The programs of `convergence`, compiled for the mesh."""
+    key, cluster = jax.random.key(config.seed), jnp.int32(0)
+    shapes = jax.eval_shape(programs.init, key, cluster)
+    shardings = sharding.state_sharding(mesh, shapes, config.mesh.min_shard_size)
+    state = sharding.abstract(shapes, shardings)
+    replicated = sharding.replicated(mesh)
+    batch = sharding.abstract_batch(mesh, host_batch, config.train.batch_size)
+    init, step, validate = compile_together(
+        [
+            jax.jit(programs.init, out_shardings=shardings).lower(key, cluster),
+            jax.jit(programs.step, donate_argnums=0, out_shardings=(shardings, replicated)).lower(
+                state, batch
+            ),
+            jax.jit(programs.validate, out_shardings=replicated).lower(state, validation_batch),
+        ]
+    )
+    return convergence.Programs(init, step, validate)
