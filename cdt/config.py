@@ -158,6 +158,24 @@ def default_config() -> ConfigDict:
     config.difficulty.num_draws = 1000
     config.difficulty.max_images = 50_000  # evenly spaced ones where there are more
 
+    config.compare = ConfigDict()  # --mode=compare
+    config.compare.arms = (  # "name: key=value ..."; the first is the baseline
+        "uniform: timesteps.name=uniform",
+        "curriculum: timesteps.name=curriculum",
+        "hard_to_easy: timesteps.name=curriculum timesteps.order=hard_to_easy",
+        "logit_normal: timesteps.name=logit_normal",
+        "second_moment: timesteps.name=second_moment",
+        "two_phase: timesteps.name=two_phase",
+        "info_noise: timesteps.name=info_noise",
+        "min_snr: timesteps.name=uniform loss.weight=min_snr",
+        "p2: timesteps.name=uniform loss.weight=p2",
+        "uncertainty: timesteps.name=uniform loss.weight=uncertainty",
+        "curriculum+min_snr: timesteps.name=curriculum loss.weight=min_snr",
+        "curriculum+info_noise: timesteps.name=curriculum timesteps.density=info_noise",
+    )
+    config.compare.seeds = 3
+    config.compare.evaluations = 10  # of each run, evenly spaced
+
     config.compilation_cache = "~/.cache/cdt/xla"  # empty: off
     return config
 
@@ -272,8 +290,8 @@ def duration(text: str, key: str, batch_size: int, num_examples: int) -> int:
 
 
 # What may change when a run resumes: how it is watched, how long it is, how it is executed.
-_FREE = ("mesh.", "difficulty.", "validation.", "log.", "checkpoint.", "sample.", "evaluate.",
-         "model.unroll", "model.remat", "train.duration", "train.accumulate",
+_FREE = ("mesh.", "difficulty.", "compare.", "validation.", "log.", "checkpoint.", "sample.",
+         "evaluate.", "model.unroll", "model.remat", "train.duration", "train.accumulate",
          "train.max_bad_steps", "compilation_cache")  # fmt: skip
 
 

@@ -22,7 +22,7 @@ from cdt.errors import EXIT_USER_ERROR, UserError
 from cdt.malloc import keep_freed_memory
 
 FLAGS = flags.FLAGS
-MODES = ("train", "sample", "evaluate", "difficulty")
+MODES = ("train", "sample", "evaluate", "difficulty", "compare")
 
 config_flags.DEFINE_config_file(
     "config", None, "Config file, FILE or FILE:VARIANT, such as configs/digits.py:smoke."
@@ -100,6 +100,10 @@ def run(argv: list[str]) -> int:
             from cdt.study import study
 
             return study(config, workdir)
+        if mode == "compare":
+            from cdt.compare import compare
+
+            return compare(config, workdir)
         from cdt.evaluate import evaluate
 
         return evaluate(config, workdir)

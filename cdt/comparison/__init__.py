@@ -1,0 +1,1 @@
+"""What a comparison of training runs says: statistics, pictures, one page."""
