@@ -205,7 +205,7 @@ def _report(config: ConfigDict, configs: dict, path: epath.Path) -> int:
                 "seconds": float(arm.seconds[:, -1].mean()),
             }
         )
-        rows.append([_cell(value) for value in records[-1].values()])
+        rows.append(_row(records[-1]))
     everything = {
         "metric": metric,
         "seeds": seeds,
@@ -246,7 +246,7 @@ def _report(config: ConfigDict, configs: dict, path: epath.Path) -> int:
         pictures = sorted((_run(path, name, 0) / "samples").glob("step_*.png"))
         if pictures:
             grids[name] = pictures[-1].read_bytes()
-    header = [key.replace("_", " ") for key in records[0]]
+    header = ["arm", "final", "minus baseline", "", "reaches baseline's end", "seconds a run"]
     (path / "index.html").write_text(
         page(
             f"{config.data.name}, {config.process.name}: {len(arms)} ways of training",
@@ -267,10 +267,21 @@ def _report(config: ConfigDict, configs: dict, path: epath.Path) -> int:
     return EXIT_FINISHED
 
 
-def _cell(value: object) -> str:
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return "-"
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+def _row(record: dict) -> list[str]:
+    """The cells of an arm in the page's table."""
+    deviation, low = record["final_deviation"], record["low"]
+    final = f"{record['final_mean']:.4g}" + ("" if deviation is None else f" ± {deviation:.2g}")
+    change, soon = "", ""
+    if record["verdict"] != "baseline":
+        change = f"{record['difference']:+.2g}"
+        if low is not None:
+            change += f" [{low:+.2g}, {record['high']:+.2g}]"
+        soon = "never"
+        if record["seeds_that_reach_baseline"]:
+            soon = (
+                f"{record['share_of_steps']:.0%} of steps, {record['share_of_seconds']:.0%} of time"
+            )
+    return [record["arm"], final, change, record["verdict"], soon, f"{record['seconds']:.0f}"]
 
 
 def _plain(value):

@@ -19,7 +19,7 @@ def colour(index: int) -> str:
 
 def metric_plot(arms: Sequence[Arm], metric: str) -> bytes:
     """The metric over training steps: mean over seeds, and a band from the best to the worst."""
-    figure, axes = _figure(8.0, 4.6)
+    figure, axes = _figure(6.4, 4.6)
     for i, arm in enumerate(arms):
         mean = arm.metric.mean(axis=0)
         style = dict(color=colour(i), linewidth=2.2 if i == 0 else 1.6, zorder=3 if i == 0 else 2)
@@ -30,18 +30,20 @@ def metric_plot(arms: Sequence[Arm], metric: str) -> bytes:
                 color=colour(i), alpha=0.12, linewidth=0,
             )  # fmt: skip
     axes.axhline(arms[0].metric[:, -1].mean(), color=_BASELINE, linewidth=0.8, linestyle=":")
-    axes.set_yscale("log")
+    values = np.concatenate([arm.metric.ravel() for arm in arms])
+    if values.min() > 0 and values.max() > 3 * values.min():
+        axes.set_yscale("log")
     axes.set_xlabel("training step")
     axes.set_ylabel(metric)
-    axes.set_title("Lower is better; bands reach from the best to the worst seed", loc="left")
-    figure.legend(loc="outside right upper", frameon=False, fontsize=9)
+    axes.set_title("Lower is better; bands: best to worst seed", loc="left", fontsize=10)
+    figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     return _png(figure)
 
 
 def difference_plot(arms: Sequence[Arm], metric: str) -> bytes:
     """Each arm's final metric minus the baseline's, with its interval."""
     rest = arms[1:]
-    figure, axes = _figure(8.0, 1.3 + 0.42 * len(rest))
+    figure, axes = _figure(6.4, 1.3 + 0.42 * len(rest))
     axes.axvline(0, color=_BASELINE, linewidth=1.0)
     for row, arm in enumerate(rest):
         found = difference(arm.metric[:, -1], arms[0].metric[:, -1], len(rest))
@@ -59,7 +61,9 @@ def difference_plot(arms: Sequence[Arm], metric: str) -> bytes:
 
 def validation_plot(arms: Sequence[Arm]) -> bytes:
     """Each arm's final validation loss per noise cluster, relative to the baseline's."""
-    figure, axes = _figure(8.0, 3.8)
+    from matplotlib.ticker import MaxNLocator
+
+    figure, axes = _figure(6.4, 4.2)
     base = arms[0].validation.mean(axis=0)
     number = np.arange(1, len(base) + 1)
     axes.axhline(1.0, color=_BASELINE, linewidth=1.2)
@@ -68,12 +72,11 @@ def validation_plot(arms: Sequence[Arm]) -> bytes:
             number, arm.validation.mean(axis=0) / base, color=colour(i), marker="o", markersize=3,
             linewidth=1.4, label=arm.name,
         )  # fmt: skip
+    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     axes.set_xlabel("noise cluster (1 = least noise, hardest)")
     axes.set_ylabel("relative validation loss")
-    axes.set_title(
-        f"Final validation loss over that of {arms[0].name}; below 1 is better", loc="left"
-    )
-    figure.legend(loc="outside right upper", frameon=False, fontsize=9)
+    axes.set_title(f"Relative to {arms[0].name}; below 1 is better", loc="left", fontsize=10)
+    figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     return _png(figure)
 
 

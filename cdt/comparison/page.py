@@ -15,6 +15,8 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size
 th, td { padding: .35rem .7rem; text-align: right; white-space: nowrap;
          border-bottom: 1px solid #ddd; }
 th:first-child, td:first-child { text-align: left; }
+.words td { text-align: left; white-space: normal; vertical-align: top; }
+.words td:first-child { white-space: nowrap; }
 .better { color: #0b6b3a; font-weight: 600; } .worse { color: #a11; font-weight: 600; }
 .undecided { color: #666; }
 .grids { display: grid; grid-template-columns: repeat(auto-fill, minmax(16rem, 1fr)); gap: 1rem; }
@@ -64,7 +66,7 @@ def page(
             for name, picture in grids.items()
         ]
         body.append("</div>")
-    body += ["<h2>Conditions</h2>", '<div class="scroll"><table><tbody>']
+    body += ["<h2>Conditions</h2>", '<div class="scroll"><table class="words"><tbody>']
     body += [
         f"<tr><td>{_text(name)}</td><td>{_text(value)}</td></tr>"
         for name, value in conditions.items()

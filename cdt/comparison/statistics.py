@@ -102,7 +102,7 @@ def verdict(arm: Arm, baseline: Arm, metric: str, comparisons: int) -> str:
     found = difference(arm.metric[:, -1], baseline.metric[:, -1], comparisons)
     soon = reach(arm, baseline)
     mean, base = arm.metric[:, -1].mean(), baseline.metric[:, -1].mean()
-    values = f"final {metric} {mean:.3g} against {base:.3g}"
+    values = f"final {metric} {mean:.4g} against {base:.4g}"
     if found.low is None:
         text = f"undecided: {values}, but one seed says nothing about chance"
     else:

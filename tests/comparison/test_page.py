@@ -1,0 +1,63 @@
+"""The page is whole, self-contained and safe to open; its pictures are pictures."""
+
+import io
+from html.parser import HTMLParser
+
+import numpy as np
+from PIL import Image
+
+from cdt.comparison import figures
+from cdt.comparison.page import page
+from cdt.comparison.statistics import Arm
+
+RNG = np.random.default_rng(0)
+ARMS = [
+    Arm(name, np.array([5, 10, 15]), RNG.random((2, 3)) + 1, RNG.random((2, 3)),
+        RNG.random((2, 6)) + 1, None)
+    for name in ("uniform", "curriculum", "min_snr")
+]  # fmt: skip
+
+
+class Reader(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.open, self.sources, self.text = [], [], ""
+
+    def handle_starttag(self, tag, attributes):
+        if tag not in ("meta", "img", "link"):
+            self.open.append(tag)
+        self.sources += [v for k, v in attributes if k in ("src", "href")]
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_pictures_are_valid_and_differ():
+    pictures = [
+        figures.metric_plot(ARMS, "Frechet"),
+        figures.difference_plot(ARMS, "Frechet"),
+        figures.validation_plot(ARMS),
+        figures.metric_plot([a._replace(metric=a.metric[:1]) for a in ARMS], "Frechet"),
+    ]
+    assert len(set(pictures)) == len(pictures)
+    for picture in pictures:
+        assert min(Image.open(io.BytesIO(picture)).size) > 100
+
+
+def test_the_page_needs_nothing_else():
+    picture = figures.validation_plot(ARMS)
+    text = page(
+        "a <title>", ["curriculum: worse & proud"], ["arm", "verdict"],
+        [["<b>", "worse"], ["x", "better"]], {"Plot": picture}, {"arm": picture},
+        {"data": "digits"},
+    )  # fmt: skip
+    reader = Reader()
+    reader.feed(text)
+    assert reader.open == []
+    assert len(reader.sources) == 2
+    assert all(source.startswith("data:image/png;base64,") for source in reader.sources)
+    assert "worse & proud" in reader.text and "a <title>" in reader.text and "<b>" in reader.text
+    assert '<td class="worse">' in text and "http" not in text and "<script" not in text

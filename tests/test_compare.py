@@ -1,0 +1,120 @@
+"""A comparison from end to end on a few steps: equal conditions, resumed, refused."""
+
+import csv
+import json
+import signal
+
+import numpy as np
+import pytest
+
+from cdt import compare as mode
+from cdt.errors import UserError
+from cdt.progress import Progress
+from tests.test_train import arrays, assert_same_arrays, smoke
+
+ARMS = (
+    "uniform: timesteps.name=uniform",
+    "curriculum: timesteps.name=curriculum timesteps.patience=2",
+)
+
+
+def config(**overrides):
+    return smoke(
+        **{"compare.arms": ARMS, "compare.seeds": 2, "compare.evaluations": 2,
+           "evaluate.num": 40, "train.duration": "8 steps", "sample.steps": 2} | overrides
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    path = tmp_path_factory.mktemp("compare")
+    assert mode.compare(config(), str(path)) == 0
+    return path
+
+
+def test_what_a_comparison_leaves(finished):
+    found = json.loads((finished / "comparison.json").read_text())
+    assert [*found["arms"]] == ["uniform", "curriculum"] and found["seeds"] == 2
+    for arm in found["arms"].values():
+        assert arm["steps"] == [4, 8] and np.array(arm["metric"]).shape == (2, 2)
+        assert np.array(arm["validation"]).shape == (2, 4)
+    assert found["arms"]["uniform"]["stage_lengths"] is None
+    assert np.sum(found["arms"]["curriculum"]["stage_lengths"], axis=1).tolist() == [8, 8]
+    base, other = found["results"]
+    assert base["verdict"] == "baseline" and base["difference"] == 0
+    finals = [np.array(found["arms"][name]["metric"])[:, -1] for name in found["arms"]]
+    np.testing.assert_allclose(other["difference"], (finals[1] - finals[0]).mean())
+    with (finished / "comparison.csv").open() as file:
+        assert [row["arm"] for row in csv.DictReader(file)] == ["uniform", "curriculum"]
+    text = (finished / "index.html").read_text()
+    assert found["verdicts"][0].split(":")[0] in text and "reference-" in text
+
+
+def test_arms_start_alike_and_seeds_do_not(finished):
+    def first_validation(arm, seed):
+        lines = (
+            (finished / "runs" / arm / f"seed_{seed}" / "metrics.jsonl").read_text().splitlines()
+        )
+        record = next(r for r in map(json.loads, lines) if "validation_loss" in r)
+        return record["step"], record["validation_loss"]
+
+    assert first_validation("uniform", 0) == first_validation("curriculum", 0)
+    assert first_validation("uniform", 0) != first_validation("uniform", 1)
+
+
+def test_running_again_trains_nothing_and_says_the_same(finished, capsys):
+    before = (finished / "comparison.json").read_text()
+    params = arrays(finished / "runs" / "curriculum" / "seed_1")
+    assert mode.compare(config(), str(finished)) == 0
+    assert (finished / "comparison.json").read_text() == before
+    assert capsys.readouterr().out.count("finished already") == 4
+    again = arrays(finished / "runs" / "curriculum" / "seed_1")
+    assert_same_arrays(params, again)
+
+
+def test_a_signal_stops_it_and_it_goes_on(tmp_path, monkeypatch):
+    calls = []
+
+    def update(progress, done, **kwargs):
+        calls.append(done)
+        if len(calls) == 3:
+            signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Progress, "update", update)
+        assert mode.compare(config(), str(tmp_path)) == 75
+    assert not (tmp_path / "comparison.json").exists()
+
+
+BAD = {
+    "no such key": (("a: ", "b: timesteps.nam=uniform"), "did you mean 'timesteps.name'"),
+    "alike": (
+        ("a: timesteps.name=uniform", "b: timesteps.name='uniform'"),
+        "'a' and 'b' are alike",
+    ),
+    "one name": (("a: seed=1", "a: seed=2"), "called 'a'"),
+    "one arm": (("a: ",), "at least two"),
+    "no name": (("timesteps.name=uniform", "b: "), "not of the form 'name:"),
+    "no value": (("a: ", "b: uniform"), "not of the form key=value"),
+    "wrong type": (("a: ", "b: train.batch_size=x"), "must be a int"),
+    "cannot be built": (("a: ", "b: timesteps.name=unifrom"), "did you mean 'uniform'"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_arms_are_refused_before_anything_is_trained(tmp_path, name):
+    arms, words = BAD[name]
+    with pytest.raises(UserError, match=words):
+        mode.compare(config(**{"compare.arms": arms}), str(tmp_path))
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    "overrides, words",
+    [({"compare.arms": (*ARMS, "p2: loss.weight=p2")}, "other arms"),
+     ({"train.batch_size": 16}, "other config"), ({"compare.evaluations": 4}, "other evaluations"),
+     ({"compare.seeds": 0}, "at least 1")],
+)  # fmt: skip
+def test_another_comparison_in_the_same_folder_is_refused(finished, overrides, words):
+    with pytest.raises(UserError, match=words):
+        mode.compare(config(**overrides), str(finished))
