@@ -32,7 +32,7 @@ def compare(config: ConfigDict, workdir: str) -> int:
     path = epath.Path(workdir)
     with user_errors():
         configs = {
-            (name, seed): _arm_config(config, overrides, seed)
+            (name, seed): _arm_config(config, overrides, seed, path)
             for name, overrides in parse_arms(config.compare.arms).items()
             for seed in range(config.compare.seeds)
         }
@@ -88,7 +88,9 @@ def _value(text: str) -> object:
         return text
 
 
-def _arm_config(config: ConfigDict, overrides: dict[str, object], seed: int) -> ConfigDict:
+def _arm_config(
+    config: ConfigDict, overrides: dict[str, object], seed: int, path: epath.Path
+) -> ConfigDict:
     known = flatten(config)
     for key in overrides:
         if key not in known:
@@ -106,6 +108,7 @@ def _arm_config(config: ConfigDict, overrides: dict[str, object], seed: int) -> 
     total = build.steps(result, "train.duration", num_examples)
     result.evaluate.every = f"{max(1, total // config.compare.evaluations)} steps"
     result.evaluate.emas = ()
+    result.evaluate.reference_cache = str(path / "references")  # computed once for all runs
     return result
 
 
@@ -225,13 +228,12 @@ def _report(config: ConfigDict, configs: dict, path: epath.Path) -> int:
     (path / "comparison.csv").write_text(text.getvalue())
 
     about = describe(config, int(baseline.steps[-1]), config.evaluate.num)
-    references = _run(path, baseline.name, 0) / "references"
     conditions = {
         "data": config.data.name,
         "family": config.process.name,
         "training": f"{config.train.duration}, batch {config.train.batch_size}, {seeds} seeds",
         "metric": f"{metric} of {config.evaluate.num} samples to the training images",
-        "reference": ", ".join(sorted(file.stem for file in references.glob("*.npz"))),
+        "reference": ", ".join(sorted(file.stem for file in (path / "references").glob("*.npz"))),
         "sampling": ", ".join(f"{k} {v}" for k, v in about.items() if k not in ("step", "n")),
         "intervals": f"paired t over seeds, 95 % for all {comparisons} comparisons (Bonferroni)",
         "versions": ", ".join(f"{p} {version(p)}" for p in ("jax", "flax", "optax", "numpy")),

@@ -21,8 +21,9 @@ def default_config() -> ConfigDict:
     config.seed = 0
 
     config.data = ConfigDict()
-    config.data.name = "digits"  # digits | mock | npz | tfds
-    config.data.path = ""  # npz: the file; tfds: the data set, such as "imagenet_resized/64x64"
+    config.data.name = "digits"  # digits | mock | idx | npz | tfds
+    # idx: the folder; npz: the file; tfds: the data set, such as "imagenet_resized/64x64"
+    config.data.path = ""
     config.data.train_split = "train"
     config.data.test_split = "test"  # held out: validation loss and evaluation
     config.data.image_size = 8  # H = W, checked against the data
@@ -146,6 +147,7 @@ def default_config() -> ConfigDict:
     config.evaluate.weights = ""  # inception: its file; empty: ~/.cache/cdt, downloaded if absent
     config.evaluate.batch_size = 64  # images through the feature network at a time
     config.evaluate.reference = ""  # npz of statistics or images, or a folder; empty: the data
+    config.evaluate.reference_cache = ""  # statistics of data sets; empty: in the workdir
     config.evaluate.samples = ""  # npz or folder to evaluate instead of the run's own samples
     config.evaluate.every = "0 steps"  # while training; 0: never
     config.evaluate.emas = ()  # averages evaluated while training; empty: the one that is sampled

@@ -33,32 +33,30 @@ def evaluate(config: ConfigDict, workdir: str) -> int:
     """
     path, c = epath.Path(workdir), config.evaluate
     with user_errors():
-        feature_fn = build.feature_space(config)
-        sources = (
-            {} if c.reference else dict(zip(("train", "test"), build.data(config), strict=True))
-        )
+        # What can be missing is looked for first: features and samples take minutes.
         if c.samples:
             images = read_images(c.samples)
             results, name = {"samples": c.samples, "n": len(images)}, "samples"
         else:
-            images, results = _generate(config, path)
+            images, results = _sampling(config, path)
             name = f"step_{results['step']}"
-        results["features"] = c.features
-        samples = summarise(in_blocks(images), feature_fn)
+        feature_fn = build.feature_space(config)
         if c.reference:
             references = {"reference": file_reference(c.reference, feature_fn)}
         else:
             references = {
-                split: source_reference(source, feature_fn, path / "references")
-                for split, source in sources.items()
+                split: source_reference(source, feature_fn, _reference_cache(config, path))
+                for split, source in zip(("train", "test"), build.data(config), strict=True)
             }
+        samples = summarise(in_blocks(images() if callable(images) else images), feature_fn)
         values = metrics.scores(samples)
+        results["features"] = c.features
         for split, reference in references.items():
             n, key = reference.summary.statistics.n, reference.hash[:16]
             results[f"reference_{split}"] = {"source": reference.name, "n": n, "hash": key}
             found = metrics.compare(samples, reference)
             values |= {f"{metric}_{split}": value for metric, value in found.items()}
-    if sources:
+    if not c.reference:
         train, test = (references[split].summary.features for split in ("train", "test"))
         values["nearest_train_of_samples"] = mean_nearest_distance(samples.features, train)
         values["nearest_train_of_test"] = mean_nearest_distance(test, train)
@@ -93,7 +91,7 @@ def make_evaluation(
         if c.reference:
             reference = file_reference(c.reference, feature_fn)
         else:
-            reference = source_reference(train, feature_fn, path / "references")
+            reference = source_reference(train, feature_fn, _reference_cache(config, path))
     labels = sample_labels(config, np.arange(c.num))
 
     def evaluation(params):
@@ -123,15 +121,24 @@ def scalars(config: ConfigDict, values: dict[str, dict[str, float]]) -> dict[str
     }
 
 
-def _generate(config: ConfigDict, path: epath.Path) -> tuple[np.ndarray, dict[str, object]]:
-    """(uint8 images of the newest checkpoint, what they are)."""
+def _sampling(
+    config: ConfigDict, path: epath.Path
+) -> tuple[Callable[[], np.ndarray], dict[str, object]]:
+    """(a function that makes uint8 images of the newest checkpoint, what they are)."""
     mesh = build.mesh(config)
     model = build.model(config)
     run = jax.jit(build.sampler(config, model))
     labels = sample_labels(config, np.arange(config.evaluate.num))
     step, params = load_params(config, path, mesh, model)
-    images = generate(run, mesh, params, labels, config.sample.batch_size)
-    return images, describe(config, step, len(images))
+
+    def images():
+        return generate(run, mesh, params, labels, config.sample.batch_size)
+
+    return images, describe(config, step, len(labels))
+
+
+def _reference_cache(config: ConfigDict, path: epath.Path) -> epath.Path:
+    return epath.Path(config.evaluate.reference_cache or path / "references")
 
 
 def table(results: dict) -> str:
@@ -139,7 +146,7 @@ def table(results: dict) -> str:
     rows = []
     for name, value in results.items():
         if isinstance(value, dict):
-            value = f"{value['source']}, n {value['n']}, hash {value['hash']}"
+            value = f"{value['source']}, n {value['n'] or 'unknown'}, hash {value['hash']}"
         elif isinstance(value, float):
             value = f"{value:.4g}"
         rows.append((name.replace("_", " "), str(value)))

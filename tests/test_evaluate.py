@@ -72,6 +72,7 @@ def test_what_cannot_be_evaluated(tmp_path, monkeypatch, key, value, words):
     config = smoke()
     config.evaluate.samples = "samples.npz"
     config.evaluate[key] = value
+    monkeypatch.setattr(mode, "generate", None)  # said before anything is sampled
     with pytest.raises(UserError, match=words):
         mode.evaluate(config, str(tmp_path))
 

@@ -220,6 +220,7 @@ def test_read_only_workdir(tmp_path, monkeypatch):
         loop.train(smoke(), str(tmp_path / "run"))
 
 
-def test_imagenet64_smoke_trains_on_mock_data(tmp_path):
-    assert loop.train(smoke("imagenet64", **{"train.duration": "6 steps"}), str(tmp_path)) == 0
+@pytest.mark.parametrize("name", ["imagenet64", "fashion_mnist"])
+def test_smoke_trains_on_mock_data(tmp_path, name):
+    assert loop.train(smoke(name, **{"train.duration": "6 steps"}), str(tmp_path)) == 0
     assert (tmp_path / "convergence.png").exists()

@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 from cdt import sharding
 from cdt.build.choices import choose
 from cdt.data import sources
+from cdt.data.idx import idx
 from cdt.errors import UserError
 
 SOURCES = {
@@ -15,6 +16,7 @@ SOURCES = {
         split, config.data.image_size, config.data.channels, config.model.num_classes or None,
         size=512 if split == config.data.train_split else 128,
     ),
+    "idx": lambda config, split: idx(config.data.path, split),
     "npz": lambda config, split: sources.npz(config.data.path, split),
     "tfds": lambda config, split: sources.tfds(config.data.path, split),
 }  # fmt: skip

@@ -42,7 +42,7 @@ def digits(split: str) -> Source:
     data = load_digits()
     chosen = np.random.RandomState(0).permutation(len(data.images))[half[split]]
     images = np.rint(data.images[chosen] * (255 / 16)).astype(np.uint8)[..., None]
-    return _in_memory(f"digits/{split}", images, data.target[chosen].astype(np.int32), 10)
+    return in_memory(f"digits/{split}", images, data.target[chosen].astype(np.int32), 10)
 
 
 def mock(split: str, image_size: int, channels: int, num_classes: int | None, size: int) -> Source:
@@ -65,7 +65,7 @@ def mock(split: str, image_size: int, channels: int, num_classes: int | None, si
     noise = rng.normal(0, 0.05, grating.shape)
     images = np.clip(127.5 + 127.5 * (contrast * grating + noise), 0, 255).astype(np.uint8)
     labels = None if num_classes is None else classes.astype(np.int32)
-    return _in_memory(f"mock/{split}", images, labels, num_classes)
+    return in_memory(f"mock/{split}", images, labels, num_classes)
 
 
 def npz(path: epath.PathLike, split: str, num_classes: int | None = None) -> Source:
@@ -108,7 +108,7 @@ def npz(path: epath.PathLike, split: str, num_classes: int | None = None) -> Sou
     if images.ndim == 3:
         images = images[..., None]
     if labels_name not in found:
-        return _in_memory(f"npz/{split}", images, None, None)
+        return in_memory(f"npz/{split}", images, None, None)
     labels = found[labels_name]
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
@@ -124,7 +124,7 @@ def npz(path: epath.PathLike, split: str, num_classes: int | None = None) -> Sou
             f"{labels_name} in {path} holds labels from {labels.min()} to {labels.max()}: "
             f"number the classes from 0 to {max(num_classes, 1) - 1}"
         )
-    return _in_memory(f"npz/{split}", images, labels.astype(np.int32), num_classes)
+    return in_memory(f"npz/{split}", images, labels.astype(np.int32), num_classes)
 
 
 def tfds(name: str, split: str, data_dir: epath.PathLike | None = None) -> Source:
@@ -217,7 +217,11 @@ class _TfdsLabels:
         return np.array([example["label"] for example in examples], np.int32)
 
 
-def _in_memory(name, images, labels, num_classes) -> Source:
+def in_memory(
+    name: str, images: np.ndarray, labels: np.ndarray | None, num_classes: int | None
+) -> Source:
+    """A source of uint8 images [N, H, W, C] and int32 labels [N] that fit into memory."""
+
     def fingerprint():
         parts = [repr((images.shape, labels is not None)).encode()]
         parts.append(np.ascontiguousarray(images).data)

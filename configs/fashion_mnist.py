@@ -1,0 +1,72 @@
+"""Fashion-MNIST: class-conditional DiT on 28x28 grey images, flow matching, the curriculum on.
+
+    python -m cdt.main --config=configs/fashion_mnist.py --workdir=runs/fashion_mnist
+
+reads the gzipped IDX files that Debian's package dataset-fashion-mnist installs
+(`apt install dataset-fashion-mnist`); for files elsewhere give --config.data.path. `:smoke` trains
+for seconds on mock data of the same form. On two CPU cores a step of 64 images takes about 0.15 s.
+"""
+
+from cdt.config import check_variant, default_config
+
+
+def get_config(variant: str = ""):
+    check_variant(variant, "smoke")
+    config = default_config()
+    config.data.name = "idx"
+    config.data.path = "/usr/share/datasets/fashion-mnist"
+    config.data.image_size = 28
+    config.data.channels = 1
+    config.data.flip = False  # shoes point one way
+
+    config.model.patch_size = 4
+    config.model.hidden_size = 128
+    config.model.depth = 6
+    config.model.num_heads = 4
+    config.model.num_classes = 10
+    config.model.unroll = True
+
+    config.process.name = "flow"  # or "ddpm" (sampler "ddim" or "ancestral"), or "edm"
+
+    # Stages take the first twentieth of the run at most; "uniform" switches the curriculum off.
+    config.timesteps.name = "curriculum"
+    config.timesteps.num_clusters = 20
+    config.timesteps.patience = 5
+    config.timesteps.max_share = 0.05
+
+    config.optim.lr = 1e-3
+    config.optim.schedule = "cosine"
+    config.optim.warmup = "100 steps"
+    config.optim.clip_norm = 1.0
+    config.ema.decays = (0.999, 0.99)
+
+    config.train.duration = "10_000 steps"
+    config.train.batch_size = 64
+    config.validation.every = "500 steps"
+    config.sample.every = "1000 steps"
+    config.checkpoint.every = "1000 steps"
+
+    config.sample.sampler = "heun"
+    config.sample.steps = 25
+    config.sample.num = 100
+    config.evaluate.features = "efficientnet-lite0"
+
+    if variant == "smoke":
+        config.data.name = "mock"
+        config.model.hidden_size = 32
+        config.model.depth = 2
+        config.timesteps.num_clusters = 4
+        config.train.duration = "12 steps"
+        config.train.batch_size = 16
+        config.optim.warmup = "4 steps"
+        config.validation.every = "6 steps"
+        config.validation.images = 8
+        config.log.every = "6 steps"
+        config.log.tensorboard = False
+        config.checkpoint.every = "6 steps"
+        config.sample.every = "12 steps"
+        config.sample.steps = 4
+        config.sample.num = 20
+        config.evaluate.num = 32
+        config.evaluate.features = "pixels"
+    return config
