@@ -34,12 +34,7 @@ def evaluate(config: ConfigDict, workdir: str) -> int:
     path, c = epath.Path(workdir), config.evaluate
     with user_errors():
         # What can be missing is looked for first: features and samples take minutes.
-        if c.samples:
-            images = read_images(c.samples)
-            results, name = {"samples": c.samples, "n": len(images)}, "samples"
-        else:
-            images, results = _sampling(config, path)
-            name = f"step_{results['step']}"
+        make_images, results = _given(config) if c.samples else _sampling(config, path)
         feature_fn = build.feature_space(config)
         if c.reference:
             references = {"reference": file_reference(c.reference, feature_fn)}
@@ -48,7 +43,7 @@ def evaluate(config: ConfigDict, workdir: str) -> int:
                 split: source_reference(source, feature_fn, _reference_cache(config, path))
                 for split, source in zip(("train", "test"), build.data(config), strict=True)
             }
-        samples = summarise(in_blocks(images() if callable(images) else images), feature_fn)
+        samples = summarise(in_blocks(make_images()), feature_fn)
         values = metrics.scores(samples)
         results["features"] = c.features
         for split, reference in references.items():
@@ -63,6 +58,7 @@ def evaluate(config: ConfigDict, workdir: str) -> int:
     results |= values
 
     print(table(results))
+    name = f"step_{results['step']}" if "step" in results else "samples"
     target = path / "evaluations" / f"{name}_{c.features}.json"
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(json.dumps(results, indent=1))
@@ -119,6 +115,12 @@ def scalars(config: ConfigDict, values: dict[str, dict[str, float]]) -> dict[str
         for average, found in values.items()
         for metric, value in found.items()
     }
+
+
+def _given(config: ConfigDict) -> tuple[Callable[[], np.ndarray], dict[str, object]]:
+    """(a function that returns the images of `evaluate.samples`, what they are)."""
+    images = read_images(config.evaluate.samples)
+    return lambda: images, {"samples": config.evaluate.samples, "n": len(images)}
 
 
 def _sampling(
