@@ -2,6 +2,7 @@
 
 import importlib.util
 import sys
+import tempfile
 
 import jax
 import numpy as np
@@ -22,13 +23,14 @@ class Peer(FeatureExtractorInceptionV3):
         """Keeps the weights of the constructor, which has no way to ask for that."""
 
 
-@pytest.fixture(scope="module")
-def peer(tmp_path_factory):
+def random_peer():
     """Weights that keep the scale of activations, so that every layer matters, and statistics of
     batch normalisation far from those it starts with."""
-    nothing = tmp_path_factory.mktemp("peer") / "nothing.pth"
-    torch.save({}, nothing)
-    peer = Peer("peer", ["2048", "logits_unbiased"], feature_extractor_weights_path=str(nothing))
+    with tempfile.NamedTemporaryFile(suffix=".pth") as nothing:
+        torch.save({}, nothing.name)
+        peer = Peer(
+            "peer", ["2048", "logits_unbiased"], feature_extractor_weights_path=nothing.name
+        )
     torch.manual_seed(0)
     for module in peer.modules():
         if isinstance(module, torch.nn.Conv2d):
@@ -39,6 +41,11 @@ def peer(tmp_path_factory):
             module.running_mean.normal_(0, 0.2)
             module.running_var.uniform_(0.5, 1.5)
     return peer
+
+
+@pytest.fixture(scope="module")
+def peer():
+    return random_peer()
 
 
 @pytest.fixture(scope="module")
