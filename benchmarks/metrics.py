@@ -13,9 +13,11 @@ Targets: precision and recall under 2 GiB of memory beside the features; entropy
 """
 
 import argparse
+import importlib.util
 import resource
 import threading
 import time
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -43,7 +45,12 @@ def features() -> None:
 
     from cdt.evals import efficientnet_lite, inception
     from cdt.evals.features import in_batches
-    from tests.peers.test_inception_torch_fidelity import random_peer
+
+    # By its path: some installed packages bring a module called `tests`.
+    path = Path(__file__).parents[1] / "tests" / "peers" / "test_inception_torch_fidelity.py"
+    spec = importlib.util.spec_from_file_location("peer", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
 
     images = RNG.integers(0, 256, (BATCH, 64, 64, 3)).astype(np.uint8)
     as_torch = torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
@@ -57,7 +64,7 @@ def features() -> None:
         with torch.no_grad():
             lite.extract_features((x - 127) / 128).mean((2, 3))
 
-    peer = random_peer()
+    peer = module.random_peer()
     state = {name: value.numpy() for name, value in peer.state_dict().items()}
 
     def torch_inception():

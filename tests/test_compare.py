@@ -6,11 +6,11 @@ import signal
 
 import numpy as np
 import pytest
+from test_train import arrays, assert_same_arrays, smoke
 
 from cdt import compare as mode
 from cdt.errors import UserError
 from cdt.progress import Progress
-from tests.test_train import arrays, assert_same_arrays, smoke
 
 ARMS = (
     "uniform: timesteps.name=uniform",

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
+from test_train import smoke
 
 from cdt import evaluate as mode
 from cdt import train as loop
@@ -13,7 +14,6 @@ from cdt.errors import UserError
 from cdt.evals.features import pixels
 from cdt.evals.frechet import frechet_distance, statistics
 from cdt.writers import read_history
-from tests.test_train import smoke
 
 
 def frechet(a, b):
