@@ -6,7 +6,7 @@ import signal
 
 import numpy as np
 import pytest
-from test_train import arrays, assert_same_arrays, smoke
+from runs import arrays, assert_same_arrays, smoke
 
 from cdt import compare as mode
 from cdt.errors import UserError

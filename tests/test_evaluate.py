@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
-from test_train import smoke
+from runs import smoke
 
 from cdt import evaluate as mode
 from cdt import train as loop

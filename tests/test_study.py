@@ -6,7 +6,7 @@ import signal
 import numpy as np
 import pytest
 from PIL import Image
-from test_train import smoke
+from runs import smoke
 
 from cdt import study as mode
 from cdt.config import check_keys, with_fitted_edges

@@ -1,0 +1,38 @@
+"""What tests of whole runs share: the smoke version of a config, and a checkpoint's arrays."""
+
+import importlib.util
+from pathlib import Path
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from cdt.checkpoint import Checkpointer
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+
+
+def smoke(name="digits", **overrides):
+    spec = importlib.util.spec_from_file_location(name, CONFIGS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = module.get_config("smoke")
+    config.update_from_flattened_dict(overrides)
+    return config
+
+
+def arrays(workdir, step=None):
+    """Every array of a checkpoint as NumPy, by item."""
+    folder = Path(workdir) / "checkpoints" / str(step or Checkpointer(
+        Path(workdir) / "checkpoints", keep=1).latest_step())  # fmt: skip
+    with ocp.StandardCheckpointer() as reader:
+        return {
+            item.name: jax.tree.map(np.asarray, reader.restore(item))
+            for item in folder.iterdir()
+            if item.is_dir() and item.name != "meta"
+        }
+
+
+def assert_same_arrays(a, b):
+    assert a.keys() == b.keys() and len(a) == 6
+    jax.tree.map(np.testing.assert_array_equal, a, b)
