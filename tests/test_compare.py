@@ -6,11 +6,11 @@ import signal
 
 import numpy as np
 import pytest
-from runs import arrays, assert_same_arrays, smoke
 
 from cdt import compare as mode
 from cdt.errors import UserError
 from cdt.progress import Progress
+from smoke_runs import arrays, assert_same_arrays, smoke
 
 ARMS = (
     "uniform: timesteps.name=uniform",

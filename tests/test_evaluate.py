@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
-from runs import smoke
 
 from cdt import evaluate as mode
 from cdt import train as loop
@@ -14,6 +13,7 @@ from cdt.errors import UserError
 from cdt.evals.features import pixels
 from cdt.evals.frechet import frechet_distance, statistics
 from cdt.writers import read_history
+from smoke_runs import smoke
 
 
 def frechet(a, b):

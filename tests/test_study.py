@@ -6,12 +6,12 @@ import signal
 import numpy as np
 import pytest
 from PIL import Image
-from runs import smoke
 
 from cdt import study as mode
 from cdt.config import check_keys, with_fitted_edges
 from cdt.errors import UserError
 from cdt.progress import Progress
+from smoke_runs import smoke
 
 
 @pytest.fixture(scope="module")

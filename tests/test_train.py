@@ -8,7 +8,6 @@ import signal
 import jax
 import numpy as np
 import pytest
-from runs import arrays, assert_same_arrays, smoke
 
 from cdt import train as loop
 from cdt.checkpoint import Checkpointer
@@ -16,6 +15,7 @@ from cdt.errors import UserError
 from cdt.progress import Progress
 from cdt.signals import StopRequest
 from cdt.writers import read_history
+from smoke_runs import arrays, assert_same_arrays, smoke
 
 
 def without_times(records):
