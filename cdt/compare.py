@@ -1,25 +1,22 @@
 """--mode=compare: several ways of training on one data set, under equal conditions."""
 
 import ast
-import csv
-import io
 import json
-import math
 from importlib.metadata import version
 
-import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
 from cdt import build
-from cdt.comparison import figures, statistics
-from cdt.comparison.page import page
-from cdt.comparison.statistics import Arm
 from cdt.config import check_keys, flatten, identity, unknown_key, with_fitted_edges
 from cdt.errors import EXIT_FINISHED, UserError, user_errors
+from cdt.report import write_report
 from cdt.sample import describe
 from cdt.train import train
 from cdt.writers import read_history
+
+# Overridden in one arm alone, these would make it another comparison than that of training.
+_SHARED = ("seed", "data.", "validation.", "evaluate.", "difficulty.", "compare.")
 
 
 def compare(config: ConfigDict, workdir: str) -> int:
@@ -46,7 +43,21 @@ def compare(config: ConfigDict, workdir: str) -> int:
         exit_code = train(arm_config, str(_run(path, name, seed)))
         if exit_code != EXIT_FINISHED:
             return exit_code
-    return _report(config, configs, path)
+    arms = parse_arms(config.compare.arms)
+    grids = {name: _last_grid(_run(path, name, 0)) for name in arms}
+    write_report(
+        f"{config.data.name}, {config.process.name}: {len(arms)} ways of training",
+        config.evaluate.features,
+        {name: build.ema_name(configs[name, 0]) for name in arms},
+        {
+            name: [read_history(_run(path, name, seed)) for seed in range(config.compare.seeds)]
+            for name in arms
+        },
+        {name: grid for name, grid in grids.items() if grid},
+        _conditions(config, path),
+        path,
+    )
+    return EXIT_FINISHED
 
 
 def parse_arms(texts) -> dict[str, dict[str, object]]:
@@ -95,6 +106,11 @@ def _arm_config(
     for key in overrides:
         if key not in known:
             raise unknown_key(key)
+        if key.startswith(_SHARED):
+            raise UserError(
+                f"An arm overrides '{key}', which all arms share so that they can be compared; "
+                f"give it as --config.{key}, for all of them."
+            )
     result = ConfigDict(config.to_dict(), type_safe=False)
     result.update_from_flattened_dict(overrides)
     result.seed = config.seed + seed
@@ -156,137 +172,26 @@ def _run(path: epath.Path, name: str, seed: int) -> epath.Path:
     return path / "runs" / name / f"seed_{seed}"
 
 
-def _arm(path: epath.Path, name: str, seeds: int, metric: str) -> Arm:
-    """What the histories of an arm's runs say."""
-    steps, values, seconds, validation, stages = [], [], [], [], []
-    for seed in range(seeds):
-        history = read_history(_run(path, name, seed))
-        evaluated = [record for record in history if metric in record]
-        steps.append([record["step"] for record in evaluated])
-        values.append([record[metric] for record in evaluated])
-        seconds.append([record["time"] - history[0]["time"] for record in evaluated])
-        last = [r for r in history if "validation_loss" in r][-1]
-        validation.append([v for k, v in last.items() if k.startswith("validation_loss/")])
-        logged = [r for r in history if "loss" in r][-1]
-        stages.append([int(v) for k, v in logged.items() if k.startswith("stage_length/")])
-    return Arm(
-        name, np.array(steps[0]), np.array(values), np.array(seconds), np.array(validation),
-        np.array(stages) if stages[0] else None,
-    )  # fmt: skip
+def _last_grid(run: epath.Path) -> bytes | None:
+    """The newest PNG of samples that a run left."""
+    pictures = sorted((run / "samples").glob("step_*.png"))
+    return pictures[-1].read_bytes() if pictures else None
 
 
-def _report(config: ConfigDict, configs: dict, path: epath.Path) -> int:
-    names = list(dict.fromkeys(name for name, _ in configs))
-    seeds, space = config.compare.seeds, config.evaluate.features
-    arms = []
-    for name in names:
-        average = build.ema_name(configs[name, 0])
-        key = f"evaluation_{space}/frechet/ema_{average}"
-        arms.append(_arm(path, name, seeds, key))
-    baseline, comparisons = arms[0], len(arms) - 1
-    metric = f"Frechet distance ({space})"
-    verdicts = [statistics.verdict(arm, baseline, metric, comparisons) for arm in arms[1:]]
-
-    records, rows = [], []
-    for arm in arms:
-        final = arm.metric[:, -1]
-        found = statistics.difference(final, baseline.metric[:, -1], comparisons)
-        soon = statistics.reach(arm, baseline)
-        records.append(
-            {
-                "arm": arm.name,
-                "final_mean": float(final.mean()),
-                "final_deviation": float(final.std(ddof=1)) if seeds > 1 else None,
-                "difference": found.mean,
-                "low": found.low,
-                "high": found.high,
-                "verdict": "baseline" if arm is baseline else found.verdict,
-                "seeds_that_reach_baseline": soon.seeds,
-                "steps_to_baseline": soon.steps,
-                "share_of_steps": soon.share,
-                "share_of_seconds": soon.seconds_share,
-                "seconds": float(arm.seconds[:, -1].mean()),
-            }
-        )
-        rows.append(_row(records[-1]))
-    everything = {
-        "metric": metric,
-        "seeds": seeds,
-        "arms": {
-            arm.name: {k: _plain(v) for k, v in arm._asdict().items() if k != "name"}
-            | {"overrides": parse_arms(config.compare.arms)[arm.name]}
-            for arm in arms
-        },
-        "results": [{k: _plain(v) for k, v in record.items()} for record in records],
-        "verdicts": verdicts,
-    }
-    (path / "comparison.json").write_text(json.dumps(everything, indent=1))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(records[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(records)
-    (path / "comparison.csv").write_text(text.getvalue())
-
-    about = describe(config, int(baseline.steps[-1]), config.evaluate.num)
+def _conditions(config: ConfigDict, path: epath.Path) -> dict[str, str]:
+    """What all arms share, and by what each differs."""
+    about = describe(config, 0, config.evaluate.num)
+    del about["step"]
     conditions = {
         "data": config.data.name,
         "family": config.process.name,
-        "training": f"{config.train.duration}, batch {config.train.batch_size}, {seeds} seeds",
-        "metric": f"{metric} of {config.evaluate.num} samples to the training images",
+        "training": f"{config.train.duration}, batch {config.train.batch_size}, seeds "
+        f"{config.seed} to {config.seed + config.compare.seeds - 1}",
+        "samples": ", ".join(f"{key} {value}" for key, value in about.items()),
         "reference": ", ".join(sorted(file.stem for file in (path / "references").glob("*.npz"))),
-        "sampling": ", ".join(f"{k} {v}" for k, v in about.items() if k not in ("step", "n")),
-        "intervals": f"paired t over seeds, 95 % for all {comparisons} comparisons (Bonferroni)",
         "versions": ", ".join(f"{p} {version(p)}" for p in ("jax", "flax", "optax", "numpy")),
     }
-    for arm in arms:
-        overrides = parse_arms(config.compare.arms)[arm.name]
-        conditions[f"arm {arm.name}"] = " ".join(f"{k}={v}" for k, v in overrides.items())
-        if arm.stage_lengths is not None:
-            conditions[f"stages of {arm.name}, seed 0"] = str(arm.stage_lengths[0].tolist())
-    grids = {}
-    for name in names:
-        pictures = sorted((_run(path, name, 0) / "samples").glob("step_*.png"))
-        if pictures:
-            grids[name] = pictures[-1].read_bytes()
-    header = ["arm", "final", "minus baseline", "", "reaches baseline's end", "seconds a run"]
-    (path / "index.html").write_text(
-        page(
-            f"{config.data.name}, {config.process.name}: {len(arms)} ways of training",
-            verdicts,
-            header,
-            rows,
-            {
-                f"{metric} over training": figures.metric_plot(arms, metric),
-                "Final difference": figures.difference_plot(arms, metric),
-                "Where it is gained or lost": figures.validation_plot(arms),
-            },
-            grids,
-            conditions,
-        )  # fmt: skip
-    )
-    print("\n".join(verdicts))
-    print(f"see {path / 'index.html'}")
-    return EXIT_FINISHED
-
-
-def _row(record: dict) -> list[str]:
-    """The cells of an arm in the page's table."""
-    deviation, low = record["final_deviation"], record["low"]
-    final = f"{record['final_mean']:.4g}" + ("" if deviation is None else f" ± {deviation:.2g}")
-    change, soon = "", ""
-    if record["verdict"] != "baseline":
-        change = f"{record['difference']:+.2g}"
-        if low is not None:
-            change += f" [{low:+.2g}, {record['high']:+.2g}]"
-        soon = "never"
-        if record["seeds_that_reach_baseline"]:
-            soon = (
-                f"{record['share_of_steps']:.0%} of steps, {record['share_of_seconds']:.0%} of time"
-            )
-    return [record["arm"], final, change, record["verdict"], soon, f"{record['seconds']:.0f}"]
-
-
-def _plain(value):
-    if isinstance(value, np.ndarray):
-        return value.tolist()
-    return None if isinstance(value, float) and math.isnan(value) else value
+    for text in config.compare.arms:
+        name, _, overrides = text.partition(":")
+        conditions[f"arm {name.strip()}"] = overrides.strip()
+    return conditions

@@ -16,6 +16,7 @@ from cdt.data.sources import Source
 from cdt.difficulty import convergence, figures, summary
 from cdt.difficulty.relative_entropy import RelativeEntropy, level_pairs, relative_entropy
 from cdt.errors import EXIT_FINISHED, EXIT_STOPPED, UserError, user_errors
+from cdt.plain_json import to_json
 from cdt.progress import Progress
 from cdt.signals import StopRequest
 from cdt.workdir import check_identity, record_config
@@ -48,7 +49,7 @@ def study(config: ConfigDict, workdir: str) -> int:
 
     name = f"{train.name}, {parts.process.name}"
     entropy = _entropy(config, train, parts)
-    (folder / "relative_entropy.json").write_text(summary.to_json(entropy._asdict()))
+    (folder / "relative_entropy.json").write_text(to_json(entropy._asdict()))
     (folder / "relative_entropy.csv").write_text(summary.entropy_csv(entropy))
     figures.relative_entropy_plot(folder / "relative_entropy.png", {name: entropy})
     print(f"relative entropy of {len(entropy.u)} pairs of levels measured; now the convergence")
@@ -72,7 +73,7 @@ def study(config: ConfigDict, workdir: str) -> int:
         "steps_to": steps_to,
         "rank_correlation": correlation,
     }
-    (folder / "convergence.json").write_text(summary.to_json(results))
+    (folder / "convergence.json").write_text(to_json(results))
     (folder / "convergence.csv").write_text(
         summary.convergence_csv(
             parts.edges, {f"steps_to_{label[:2]}": table for label, table in steps_to.items()}
@@ -89,7 +90,7 @@ def study(config: ConfigDict, workdir: str) -> int:
         parts.edges if known else None,
         np.nanmean(steps_to["90 %"], axis=0) if known else None,
     )
-    (folder / "curriculum.json").write_text(summary.to_json(fitted))
+    (folder / "curriculum.json").write_text(to_json(fitted))
     text = summary.verdict(name, correlation, entropy)
     (folder / "verdict.txt").write_text(text + "\n")
     print(text)
@@ -171,7 +172,7 @@ def _train_clusters(
                     file = files[seed, curve.cluster]
                     # Written beside and renamed, so that half a file is never taken for a curve.
                     partial = file.parent / f".{file.name}.partial"
-                    partial.write_text(summary.to_json(curve._asdict()))
+                    partial.write_text(to_json(curve._asdict()))
                     partial.replace(file)
                     if curve.bad_steps:
                         logging.warning(f"{file}: {curve.bad_steps} steps were not finite")

@@ -34,10 +34,12 @@ def finished(tmp_path_factory):
 
 def test_what_a_comparison_leaves(finished):
     found = json.loads((finished / "comparison.json").read_text())
-    assert [*found["arms"]] == ["uniform", "curriculum"] and found["seeds"] == 2
+    assert [*found["arms"]] == ["uniform", "curriculum"]
+    assert found["conditions"]["arm curriculum"] == ARMS[1].partition(": ")[2]
     for arm in found["arms"].values():
         assert arm["steps"] == [4, 8] and np.array(arm["metric"]).shape == (2, 2)
-        assert np.array(arm["validation"]).shape == (2, 4)
+        assert np.array(arm["validation"]).shape == (2, len(arm["validation_steps"]), 4)
+        assert {"precision", "recall", "kernel", "validation_loss"} <= arm["others"].keys()
     assert found["arms"]["uniform"]["stage_lengths"] is None
     assert np.sum(found["arms"]["curriculum"]["stage_lengths"], axis=1).tolist() == [8, 8]
     base, other = found["results"]
@@ -97,6 +99,7 @@ BAD = {
     "no name": (("timesteps.name=uniform", "b: "), "not of the form 'name:"),
     "no value": (("a: ", "b: uniform"), "not of the form key=value"),
     "wrong type": (("a: ", "b: train.batch_size=x"), "must be a int"),
+    "unequal data": (("a: ", "b: data.flip=True"), "overrides 'data.flip', which all arms share"),
     "cannot be built": (("a: ", "b: timesteps.name=unifrom"), "did you mean 'uniform'"),
 }
 

@@ -20,6 +20,8 @@ ALLOWED = {
     "evals": {"data", "torch_file"},
     "torch_file": set(),
     "comparison": set(),
+    "report": {"comparison", "plain_json"},
+    "plain_json": set(),
     "difficulty": {
         "curriculum",
         "diffusion",

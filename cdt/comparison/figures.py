@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cdt.comparison.statistics import Arm, difference
+from cdt.comparison.arm import Arm
+from cdt.comparison.statistics import difference
 
 _BASELINE = "#444444"
 _COLOURS = ("#b5367a", "#2a8c8c", "#e08a2c", "#5b2a86", "#4c78a8", "#7a7a2a", "#c0392b", "#1f8a4c",
@@ -64,13 +65,13 @@ def validation_plot(arms: Sequence[Arm]) -> bytes:
     from matplotlib.ticker import MaxNLocator
 
     figure, axes = _figure(6.4, 4.2)
-    base = arms[0].validation.mean(axis=0)
+    base = arms[0].validation[:, -1].mean(axis=0)
     number = np.arange(1, len(base) + 1)
     axes.axhline(1.0, color=_BASELINE, linewidth=1.2)
     for i, arm in enumerate(arms[1:], 1):
         axes.plot(
-            number, arm.validation.mean(axis=0) / base, color=colour(i), marker="o", markersize=3,
-            linewidth=1.4, label=arm.name,
+            number, arm.validation[:, -1].mean(axis=0) / base, color=colour(i), marker="o",
+            markersize=3, linewidth=1.4, label=arm.name,
         )  # fmt: skip
     axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     axes.set_xlabel("noise cluster (1 = least noise, hardest)")
@@ -80,14 +81,50 @@ def validation_plot(arms: Sequence[Arm]) -> bytes:
     return _png(figure)
 
 
-def _figure(width: float, height: float):
-    # Figure and not pyplot: no global state, no display.
-    from matplotlib.figure import Figure
+def progress_plot(arms: Sequence[Arm]) -> bytes:
+    """Each arm's validation loss per noise cluster and step, relative to the baseline's there."""
+    from matplotlib.colors import TwoSlopeNorm
+    from matplotlib.ticker import MaxNLocator
 
-    figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
+    base, rest = arms[0].validation.mean(axis=0), arms[1:]
+    # Before the first step all arms are alike.
+    ratios = [np.log2(arm.validation.mean(axis=0) / base)[1:].T for arm in rest]
+    far = max(0.05, min(2.0, max(np.nanmax(np.abs(ratio)) for ratio in ratios)))
+    columns = min(3, len(rest))
+    rows = -(-len(rest) // columns)
+    figure = _canvas(0.9 + 2.2 * columns, 0.9 + 1.8 * rows)
+    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    for axes in panels.flat[len(rest) :]:
+        axes.remove()
+    for axes, arm, ratio in zip(panels.flat, rest, ratios, strict=False):
+        image = axes.pcolormesh(
+            arm.validation_steps, np.arange(len(ratio) + 1) + 0.5, ratio,
+            cmap="RdBu_r", norm=TwoSlopeNorm(0.0, -far, far),
+        )  # fmt: skip
+        if arm.stage_lengths is not None:
+            axes.axvline(arm.stage_lengths[:, :-1].sum(axis=1).mean(), color="#222", linewidth=1)
+        axes.set_title(arm.name, fontsize=9, loc="left")
+        axes.xaxis.set_major_locator(MaxNLocator(3))
+        axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
+    figure.supxlabel("training step; line: every cluster is open", fontsize=9)
+    figure.supylabel("noise cluster (1 = least noise)", fontsize=9)
+    bar = figure.colorbar(image, ax=panels.ravel().tolist()[: len(rest)], shrink=0.8)
+    bar.set_label(f"validation loss relative to {arms[0].name} (log2; blue is lower)", fontsize=8)
+    return _png(figure)
+
+
+def _figure(width: float, height: float):
+    figure = _canvas(width, height)
     axes = figure.subplots()
     axes.spines[["top", "right"]].set_visible(False)
     return figure, axes
+
+
+def _canvas(width: float, height: float):
+    # Figure and not pyplot: no global state, no display.
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), dpi=120, layout="constrained")
 
 
 def _png(figure) -> bytes:

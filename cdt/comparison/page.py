@@ -12,7 +12,7 @@ h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
 img { max-width: 100%; height: auto; display: block; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9rem; }
-th, td { padding: .35rem .7rem; text-align: right; white-space: nowrap;
+th, td { padding: .35rem .7rem; text-align: right; white-space: pre; vertical-align: top;
          border-bottom: 1px solid #ddd; }
 th:first-child, td:first-child { text-align: left; }
 .words td { text-align: left; white-space: normal; vertical-align: top; }
@@ -28,8 +28,7 @@ ul { padding-left: 1.2rem; } small { color: #555; }
 def page(
     title: str,
     verdicts: Sequence[str],
-    header: Sequence[str],
-    rows: Sequence[Sequence[str]],
+    tables: Mapping[str, tuple[Sequence[str], Sequence[Sequence[str]]]],
     pictures: Mapping[str, bytes],
     grids: Mapping[str, bytes],
     conditions: Mapping[str, str],
@@ -38,25 +37,21 @@ def page(
 
     Args:
       verdicts: sentences.
-      header, rows: a table; a cell that is "better", "worse" or "undecided" is coloured.
+      tables: heading -> (header, rows); a cell that is "better", "worse" or "undecided" is
+        coloured, and one of two lines keeps them.
       pictures: heading -> PNG.
       grids: name of an arm -> PNG of its samples.
       conditions: what stands beside every number: data, sampler, versions and so on.
     """
     body = [f"<h1>{_text(title)}</h1>", "<ul>"]
     body += [f"<li>{_text(sentence)}</li>" for sentence in verdicts]
-    body += ["</ul>", '<div class="scroll"><table><thead><tr>']
-    body += [f"<th>{_text(cell)}</th>" for cell in header]
-    body.append("</tr></thead><tbody>")
-    for row in rows:
-        cells = (
-            f'<td class="{cell}">{cell}</td>'
-            if cell in ("better", "worse", "undecided")
-            else f"<td>{_text(cell)}</td>"
-            for cell in row
-        )
-        body.append(f"<tr>{''.join(cells)}</tr>")
-    body.append("</tbody></table></div>")
+    body.append("</ul>")
+    for heading, (header, rows) in tables.items():
+        body += [f"<h2>{_text(heading)}</h2>", '<div class="scroll"><table><thead><tr>']
+        body += [f"<th>{_text(cell)}</th>" for cell in header]
+        body.append("</tr></thead><tbody>")
+        body += [f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows]
+        body.append("</tbody></table></div>")
     for heading, picture in pictures.items():
         body += [f"<h2>{_text(heading)}</h2>", _image(picture, heading)]
     if grids:
@@ -79,6 +74,12 @@ def page(
         + "\n".join(body)
         + "\n</body></html>\n"
     )
+
+
+def _cell(text: str) -> str:
+    if text in ("better", "worse", "undecided"):
+        return f'<td class="{text}">{text}</td>'
+    return f"<td>{_text(text)}</td>"
 
 
 def _text(value: object) -> str:

@@ -6,16 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-
-class Arm(NamedTuple):
-    """One way of training, with S seeds. Lower metric values are better."""
-
-    name: str
-    steps: np.ndarray  # int[k], of the evaluations, increasing
-    metric: np.ndarray  # f64[S, k]
-    seconds: np.ndarray  # f64[S, k], wall-clock since the run's first record
-    validation: np.ndarray  # f64[S, N], final validation loss per cluster, unweighted
-    stage_lengths: np.ndarray | None  # int[S, stages]; None without a curriculum
+from cdt.comparison.arm import Arm
 
 
 class Difference(NamedTuple):

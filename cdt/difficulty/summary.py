@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -243,25 +242,6 @@ def fitted_curriculum(
 
 
 # --- tables -----------------------------------------------------------------------------------
-
-
-def to_json(results: Mapping[str, Any]) -> str:
-    """JSON text; arrays become lists, named tuples dicts, and what is not finite null."""
-    return json.dumps(_plain(results), indent=1)
-
-
-def _plain(value):
-    if hasattr(value, "_asdict"):
-        return _plain(value._asdict())
-    if isinstance(value, Mapping):
-        return {str(key): _plain(inner) for key, inner in value.items()}
-    if isinstance(value, np.ndarray | np.generic):
-        return _plain(value.tolist())
-    if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
 
 
 def entropy_csv(entropy: RelativeEntropy) -> str:

@@ -7,14 +7,15 @@ import numpy as np
 from PIL import Image
 
 from cdt.comparison import figures
+from cdt.comparison.arm import Arm
 from cdt.comparison.page import page
-from cdt.comparison.statistics import Arm
 
 RNG = np.random.default_rng(0)
 ARMS = [
     Arm(name, np.array([5, 10, 15]), RNG.random((2, 3)) + 1, RNG.random((2, 3)),
-        RNG.random((2, 6)) + 1, None)
-    for name in ("uniform", "curriculum", "min_snr")
+        np.array([0, 5, 15]), RNG.random((2, 3, 6)) + 1, stages, {})
+    for name, stages in [("uniform", None), ("curriculum", np.array([[4, 11], [6, 9]])),
+                         ("min_snr", None)]
 ]  # fmt: skip
 
 
@@ -40,6 +41,8 @@ def test_pictures_are_valid_and_differ():
         figures.metric_plot(ARMS, "Frechet"),
         figures.difference_plot(ARMS, "Frechet"),
         figures.validation_plot(ARMS),
+        figures.progress_plot(ARMS),
+        figures.progress_plot(ARMS[:2]),
         figures.metric_plot([a._replace(metric=a.metric[:1]) for a in ARMS], "Frechet"),
     ]
     assert len(set(pictures)) == len(pictures)
@@ -50,9 +53,9 @@ def test_pictures_are_valid_and_differ():
 def test_the_page_needs_nothing_else():
     picture = figures.validation_plot(ARMS)
     text = page(
-        "a <title>", ["curriculum: worse & proud"], ["arm", "verdict"],
-        [["<b>", "worse"], ["x", "better"]], {"Plot": picture}, {"arm": picture},
-        {"data": "digits"},
+        "a <title>", ["curriculum: worse & proud"],
+        {"Table": (["arm", "verdict"], [["<b>", "worse"], ["x", "better"]])},
+        {"Plot": picture}, {"arm": picture}, {"data": "digits"},
     )  # fmt: skip
     reader = Reader()
     reader.feed(text)

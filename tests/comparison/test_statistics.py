@@ -4,13 +4,17 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from cdt.comparison.statistics import Arm, difference, first_crossing, reach, verdict
+from cdt.comparison.arm import Arm
+from cdt.comparison.statistics import difference, first_crossing, reach, verdict
 
 
 def arm(name, metric, seconds=None, steps=(10, 20, 30)):
     metric = np.asarray(metric, float)
     seconds = np.tile(np.asarray(steps, float), (len(metric), 1)) if seconds is None else seconds
-    return Arm(name, np.array(steps), metric, np.asarray(seconds), np.ones((len(metric), 4)), None)
+    validation = np.ones((len(metric), 2, 4))
+    return Arm(
+        name, np.array(steps), metric, np.asarray(seconds), np.array([0, 30]), validation, None, {}
+    )
 
 
 BASE = arm("uniform", [[9, 5, 3.0], [8, 6, 4.0], [9, 5, 3.5]])

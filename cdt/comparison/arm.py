@@ -1,0 +1,63 @@
+"""One way of training, as the histories of its runs tell it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+# The records of a finished run in order: evaluations, validations and training scalars by name.
+History = Sequence[Mapping[str, Any]]
+
+
+class Arm(NamedTuple):
+    """One way of training, with S seeds. Lower values of `metric` are better."""
+
+    name: str
+    steps: np.ndarray  # int[k], of the evaluations, increasing
+    metric: np.ndarray  # f64[S, k]
+    seconds: np.ndarray  # f64[S, k], wall-clock since the run's first record
+    validation_steps: np.ndarray  # int[v], increasing from 0
+    validation: np.ndarray  # f64[S, v, N], validation loss per cluster, unweighted
+    stage_lengths: np.ndarray | None  # int[S, stages]; None without a curriculum
+    others: dict[str, np.ndarray]  # other metric -> f64[S], at the end
+
+
+def read_arm(name: str, histories: Sequence[History], prefix: str, average: str) -> Arm:
+    """The arm whose runs have these histories.
+
+    Args:
+      histories: one a seed.
+      prefix: of the names of evaluations, such as "evaluation_pixels".
+      average: the parameters that were evaluated, such as "0.9999".
+    """
+    key, suffix = f"{prefix}/frechet/ema_{average}", f"/ema_{average}"
+    steps, values, seconds, validation_steps, validation, stages = [], [], [], [], [], []
+    others: dict[str, list[float]] = {}
+    for history in histories:
+        evaluated = [record for record in history if key in record]
+        steps.append([record["step"] for record in evaluated])
+        values.append([record[key] for record in evaluated])
+        seconds.append([record["time"] - history[0]["time"] for record in evaluated])
+        for metric, value in evaluated[-1].items():
+            if metric.startswith(prefix) and metric.endswith(suffix) and metric != key:
+                others.setdefault(metric[len(prefix) + 1 : -len(suffix)], []).append(value)
+        validated = [record for record in history if "validation_loss" in record]
+        validation_steps.append([record["step"] for record in validated])
+        validation.append([_numbered(record, "validation_loss/") for record in validated])
+        others.setdefault("validation_loss", []).append(validated[-1]["validation_loss"])
+        logged = [record for record in history if "loss" in record][-1]
+        stages.append([int(n) for n in _numbered(logged, "stage_length/")])
+    return Arm(
+        name,
+        np.array(steps[0]),
+        np.array(values),
+        np.array(seconds),
+        np.array(validation_steps[0]),
+        np.array(validation),
+        np.array(stages) if stages[0] else None,
+        {metric: np.array(found) for metric, found in others.items()},
+    )
+
+
+def _numbered(record: Mapping[str, Any], prefix: str) -> list[float]:
+    return [value for name, value in record.items() if name.startswith(prefix)]

@@ -1,0 +1,27 @@
+"""Results as JSON."""
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+
+def to_json(results: Mapping[str, Any]) -> str:
+    """JSON text; arrays become lists, named tuples dicts, and what is not finite null."""
+    return json.dumps(_plain(results), indent=1)
+
+
+def _plain(value):
+    if hasattr(value, "_asdict"):
+        return _plain(value._asdict())
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        return _plain(value.tolist())
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
