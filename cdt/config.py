@@ -156,6 +156,7 @@ def default_config() -> ConfigDict:
     config.difficulty.duration = "500 steps"  # training of each cluster's model
     config.difficulty.validations = 25  # points of each curve
     config.difficulty.seeds = 3
+    config.difficulty.side_by_side = False  # a model a device, not each model over all of them
     config.difficulty.num_pairs = 100  # relative entropy: pairs of neighbouring levels
     config.difficulty.num_draws = 1000
     config.difficulty.max_images = 50_000  # evenly spaced ones where there are more

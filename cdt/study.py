@@ -2,11 +2,14 @@
 
 import json
 import logging
+from collections.abc import Callable
+from contextlib import closing
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from cdt import build, plots, sharding
@@ -19,6 +22,7 @@ from cdt.errors import EXIT_FINISHED, EXIT_STOPPED, UserError, user_errors
 from cdt.plain_json import to_json
 from cdt.progress import Progress
 from cdt.signals import StopRequest
+from cdt.step import Batch
 from cdt.workdir import check_identity, record_config
 
 _SHARES = {"50 %": 0.5, "90 %": 0.9, "95 %": 0.95}
@@ -134,73 +138,95 @@ def _train_clusters(
 ) -> list[list[dict]] | None:
     """The curves by seed and cluster, trained where their file is missing; None if stopped."""
     mesh = build.mesh(config)
+    at_once = mesh.size if config.difficulty.side_by_side else None
     num_clusters = len(parts.edges) - 1
     files = {
         (seed, cluster): folder / f"seed_{seed}_cluster_{cluster + 1:02d}.json"
         for seed in range(config.difficulty.seeds)
         for cluster in range(num_clusters)
     }
-    missing = [key for key, file in files.items() if not file.exists()]
-    if missing:
-        validation_batch = build.validation_batch(config, test, mesh)
-        host_batch = make_batch(
-            train,
-            seed=config.seed,
-            batch_size=config.train.batch_size,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-            flip=config.data.flip,
-        )
-        programs = _compiled(parts.programs, config, mesh, host_batch(0), validation_batch)
-        steps_each = int(validation_steps[-1])
-        progress = Progress(len(files) * steps_each, (len(files) - len(missing)) * steps_each)
-        count = (len(files) - len(missing)) * steps_each
+    left = {
+        seed: [k for k in range(num_clusters) if not files[seed, k].exists()]
+        for seed in range(config.difficulty.seeds)
+    }
+    if any(left.values()):
+        programs, batch_at, validation_batch = _compiled(config, parts, train, test, mesh)
+        groups = sum(-(-len(clusters) // (at_once or 1)) for clusters in left.values())
+        progress = Progress(groups * int(validation_steps[-1]), 0)
+        steps_done = 0
 
-        def batch_at(step: int):
-            nonlocal count
-            count += 1
-            progress.update(count)
-            return sharding.global_batch(mesh, host_batch(step))
+        def counted_batch(step: int):
+            nonlocal steps_done
+            steps_done += 1
+            progress.update(steps_done)
+            return batch_at(step)
 
-        with StopRequest() as stop:
-            for seed in range(config.difficulty.seeds):
-                done = [k for k in range(num_clusters) if (seed, k) not in missing]
+        with StopRequest() as stop, closing(progress):
+            for seed, clusters in left.items():
                 for curve in convergence.run(
-                    programs, batch_at, validation_batch, jax.random.key(config.seed + seed),
-                    range(num_clusters), validation_steps, done, lambda: stop.requested,
+                    programs, counted_batch, validation_batch,
+                    jax.random.key(config.seed + seed), clusters, validation_steps,
+                    stop=lambda: stop.requested, at_once=at_once,
                 ):  # fmt: skip
                     file = files[seed, curve.cluster]
                     # Written beside and renamed, so that half a file is never taken for a curve.
                     partial = file.parent / f".{file.name}.partial"
-                    partial.write_text(to_json(curve._asdict()))
+                    partial.write_text(to_json(curve))
                     partial.replace(file)
                     if curve.bad_steps:
                         logging.warning(f"{file}: {curve.bad_steps} steps were not finite")
                 if stop.requested:
-                    progress.close()
                     return None
-        progress.close()
     return [
         [json.loads(files[seed, k].read_text()) for k in range(num_clusters)]
         for seed in range(config.difficulty.seeds)
     ]
 
 
-def _compiled(programs, config: ConfigDict, mesh, host_batch, validation_batch):
-    """The programs of `convergence`, compiled for the mesh."""
-    key, cluster = jax.random.key(config.seed), jnp.int32(0)
-    shapes = jax.eval_shape(programs.init, key, cluster)
-    shardings = sharding.state_sharding(mesh, shapes, config.mesh.min_shard_size)
-    state = sharding.abstract(shapes, shardings)
+def _compiled(
+    config: ConfigDict, parts: build.Difficulty, train: Source, test: Source, mesh: Mesh
+) -> tuple[convergence.Programs, Callable[[int], Batch], Batch]:
+    """(the programs compiled for the mesh, step -> global batch, the validation batch).
+
+    Side by side every device holds models and batch whole; otherwise both are split as in training.
+    """
+    side_by_side = config.difficulty.side_by_side
+    programs = convergence.side_by_side(parts.programs) if side_by_side else parts.programs
+    key = jax.random.key(config.seed)
+    clusters = jnp.zeros(mesh.size, jnp.int32) if side_by_side else jnp.int32(0)
+    shapes = jax.eval_shape(programs.init, key, clusters)
     replicated = sharding.replicated(mesh)
-    batch = sharding.abstract_batch(mesh, host_batch, config.train.batch_size)
+    if side_by_side:
+        shardings = jax.tree.map(lambda _: sharding.batch_sharding(mesh), shapes)
+        batches = replicated
+    else:
+        shardings = sharding.state_sharding(mesh, shapes, config.mesh.min_shard_size)
+        batches = sharding.batch_sharding(mesh)
+    # A process holds its block of a batch that is split, and all of one that is not.
+    whole = side_by_side
+    host_batch = make_batch(
+        train,
+        seed=config.seed,
+        batch_size=config.train.batch_size,
+        process_index=0 if whole else jax.process_index(),
+        process_count=1 if whole else jax.process_count(),
+        flip=config.data.flip,
+    )
+
+    def batch_at(step: int) -> Batch:
+        return jax.tree.map(
+            lambda x: jax.make_array_from_process_local_data(batches, x), host_batch(step)
+        )
+
+    state = sharding.abstract(shapes, shardings)
+    validation_batch = jax.device_put(build.validation_batch(config, test, mesh), batches)
     init, step, validate = compile_together(
         [
-            jax.jit(programs.init, out_shardings=shardings).lower(key, cluster),
+            jax.jit(programs.init, out_shardings=shardings).lower(key, clusters),
             jax.jit(programs.step, donate_argnums=0, out_shardings=(shardings, replicated)).lower(
-                state, batch
+                state, batch_at(0)
             ),
             jax.jit(programs.validate, out_shardings=replicated).lower(state, validation_batch),
         ]
     )
-    return convergence.Programs(init, step, validate)
+    return convergence.Programs(init, step, validate), batch_at, validation_batch

@@ -62,6 +62,16 @@ def test_a_signal_ends_the_study_and_loses_one_cluster_at_most(tmp_path, monkeyp
     assert [p.name for p in curves.iterdir()] == ["seed_0_cluster_01.json"]
 
 
+def test_a_model_a_device_gives_the_curves_of_each_model_over_all_devices(finished, tmp_path):
+    """Four clusters on eight devices: half of them train repeats, which nobody sees."""
+    assert mode.study(smoke(**{"difficulty.side_by_side": True}), str(tmp_path)) == 0
+    for file in (finished / "curves").iterdir():
+        expected = json.loads(file.read_text())
+        found = json.loads((tmp_path / "difficulty" / "curves" / file.name).read_text())
+        np.testing.assert_allclose(found.pop("losses"), expected.pop("losses"), rtol=1e-4)
+        assert found == expected
+
+
 def test_other_settings_in_the_same_folder_are_refused(finished):
     config = smoke()
     config.difficulty.duration = "13 steps"

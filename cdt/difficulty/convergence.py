@@ -83,6 +83,20 @@ def make_programs(
     return Programs(init, step, validate)
 
 
+def side_by_side(programs: Programs) -> Programs:
+    """The same programs for G clusters at once: cluster int32[G], and a leading axis [G] on state,
+    metrics and loss. All see one batch and, with one key, start from the same parameters.
+
+    Nothing passes between the models: with the leading axis split over devices each device trains
+    its own, without communication.
+    """
+    return Programs(
+        jax.vmap(programs.init, in_axes=(None, 0)),
+        jax.vmap(programs.step, in_axes=(0, None)),
+        jax.vmap(programs.validate, in_axes=(0, None)),
+    )
+
+
 class Curve(NamedTuple):
     """The validation loss of one cluster's model; plain numbers, so that JSON can hold it."""
 
@@ -101,21 +115,23 @@ def run(
     validation_steps: Sequence[int],
     done: Collection[int] = (),
     stop: Callable[[], bool] = lambda: False,
+    at_once: int | None = None,
 ) -> Iterator[Curve]:
-    """Trains cluster after cluster and yields each curve as soon as it is finished.
+    """Trains cluster after cluster, or some side by side, and yields curves as they are finished.
 
     The caller keeps what was yielded and passes those clusters as `done` when it is started
     again: what is left is trained, with the results an undisturbed study would have had.
 
     Args:
-      programs: jitted.
+      programs: jitted; those of `side_by_side` where `at_once` is given.
       batch_at: step from 0 -> the global batch, the same for every cluster.
       validation_batch: never changes.
       key: PRNG key of the parameters, the same for every cluster.
       clusters: 0-based, in the order in which to train them.
       validation_steps: distinct, increasing, from 0 on; the last one is the length of training.
       done: clusters (0-based) that are finished already; a mapping from them will do.
-      stop: asked after every step; once true, the study ends and the cluster in progress is lost.
+      stop: asked after every step; once true, the study ends and the clusters in progress are lost.
+      at_once: G, clusters trained side by side; the last group is filled up with repeats.
 
     Raises:
       ValueError: `validation_steps` does not start at 0 or does not increase.
@@ -125,10 +141,14 @@ def run(
         raise ValueError(
             f"The validation steps {validation_steps} must start at 0 and increase strictly."
         )
-    for cluster in clusters:
-        if cluster in done:
-            continue
-        state = programs.init(key, jnp.int32(cluster))
+    left = [int(cluster) for cluster in clusters if cluster not in done]
+    for first in range(0, len(left), at_once or 1):
+        group = left[first : first + (at_once or 1)]
+        if at_once is None:
+            trained = jnp.int32(group[0])
+        else:
+            trained = jnp.asarray(group + group[-1:] * (at_once - len(group)), jnp.int32)
+        state = programs.init(key, trained)
         losses, previous = [], None
         for since, until in zip([0, *validation_steps], validation_steps, strict=False):
             for step in range(since, until):
@@ -139,8 +159,11 @@ def run(
                 previous = metrics["loss"]
                 if stop():
                     return
-            losses.append(float(programs.validate(state, validation_batch)))
-        yield Curve(int(cluster), list(validation_steps), losses, int(state.bad.total))
+            losses.append(np.atleast_1d(programs.validate(state, validation_batch)))
+        bad_steps = np.atleast_1d(metrics["bad_steps"])
+        for i, cluster in enumerate(group):
+            curve = [float(loss[i]) for loss in losses]
+            yield Curve(cluster, list(validation_steps), curve, int(bad_steps[i]))
 
 
 # --- what the curves say ----------------------------------------------------------------------

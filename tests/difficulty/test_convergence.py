@@ -15,6 +15,7 @@ from cdt.difficulty.convergence import (
     make_programs,
     rank_correlation,
     run,
+    side_by_side,
     steps_to,
 )
 from cdt.validation import make_validation
@@ -93,6 +94,18 @@ def test_a_stopped_study_yields_whole_clusters_only():
 
     assert [curve.cluster for curve in study(stop=stop)] == [0]
     assert len(asked) == 25
+
+
+def test_side_by_side_gives_what_one_after_the_other_gives():
+    made = side_by_side(programs())
+    both = Programs(*map(jax.jit, made))
+    settings = dict(clusters=range(3), validation_steps=[0, 1, 5, 20])
+    # Groups of two of three clusters: the second is filled up, and what fills it is not yielded.
+    found = list(run(both, batch_at, batch_at(0), jax.random.key(1), **settings, at_once=2))
+    for curve, alone in zip(found, study(), strict=True):
+        np.testing.assert_allclose(curve.losses, alone.losses, rtol=1e-5)
+        assert curve._replace(losses=[]) == alone._replace(losses=[])
+    assert both.step._cache_size() == 1
 
 
 def test_nothing_is_compiled_twice():

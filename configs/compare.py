@@ -1,17 +1,18 @@
-"""Ways of training on the digits, compared under equal conditions.
+"""The curriculum against its peers, under equal conditions.
 
-    python -m cdt.main --mode=compare --config=configs/compare_digits.py:flow --workdir=runs/compare
+    python -m cdt.main --mode=compare --config=configs/compare.py:digits,flow --workdir=runs/compare
 
-`:flow` and `:ddpm` compare the curriculum with its peers over five seeds; `:sift_flow` and
-`:sift_ddpm` look over many arms with one seed, to choose what is worth comparing; their arm
-`measured` needs a difficulty study in runs/study_flow or runs/study_ddpm. A small DiT with a
-constant learning rate, stopped while the distance still falls: where every arm has converged there
-is no "sooner" to measure. On one CPU core a run takes about two minutes.
+`:DATA,FAMILY` with digits or fashion_mnist (see configs/fashion_mnist.py), flow or ddpm: the arms
+that docs/results.md reports, three seeds that chose nothing. `:DATA,FAMILY,sift` looks over many
+arms with one other seed; its arm `measured` needs --mode=difficulty in runs/study_FAMILY.
+
+A small DiT at a constant learning rate, stopped while the distance still falls: where every arm
+has converged there is no "sooner" to measure. On one CPU core a run takes two to three minutes.
 """
 
 from cdt.config import check_variant, default_config
 
-# The names of the arms say tau, the patience in steps; stages last about twice that.
+# tau is the patience in steps; a stage lasts about twice that.
 SIFT = (
     "uniform: timesteps.name=uniform",
     "tau_2: timesteps.patience=2 timesteps.max_share=0.05",
@@ -30,20 +31,25 @@ SIFT = (
 )
 
 
-def get_config(variant: str = "flow"):
-    check_variant(variant, "flow", "ddpm", "sift_flow", "sift_ddpm")
+def get_config(variant: str = "digits,flow"):
+    known = [f"{d},{f}" for d in ("digits", "fashion_mnist") for f in ("flow", "ddpm")]
+    check_variant(variant, *known, *(f"{name},sift" for name in known))
+    data, family, *sift = variant.split(",")
     config = default_config()
-    config.data.name = "digits"
-    config.data.image_size = 8
-    config.data.channels = 1
-
-    config.model.patch_size = 2
+    if data == "digits":
+        config.data.name, config.data.image_size = "digits", 8
+        config.model.patch_size = 2
+    else:
+        config.data.name, config.data.image_size = "idx", 28
+        config.data.path = "/usr/share/datasets/fashion-mnist"
+        config.model.patch_size = 7
     config.model.hidden_size = 64
     config.model.depth = 4
     config.model.num_heads = 4
     config.model.num_classes = 10
     config.model.unroll = True
 
+    config.process.name = family
     config.timesteps.name = "curriculum"
     config.timesteps.num_clusters = 20
     config.timesteps.patience = 5
@@ -62,12 +68,10 @@ def get_config(variant: str = "flow"):
     config.sample.every = "2000 steps"
     config.log.tensorboard = False
 
-    config.process.name = variant.removeprefix("sift_")
-    if config.process.name == "flow":
-        config.sample.sampler, config.sample.steps = "heun", 10
-    else:
-        config.sample.sampler, config.sample.steps = "ddim", 20
+    config.sample.sampler, config.sample.steps = ("heun", 10) if family == "flow" else ("ddim", 20)
     config.evaluate.num = 1000
-    config.compare.seeds = 1
-    config.compare.arms = tuple(arm.format(family=config.process.name) for arm in SIFT)
+    config.compare.evaluations = 5 if sift else 10
+    config.compare.seeds = 1 if sift else 3
+    config.seed = 0 if sift else 100
+    config.compare.arms = tuple(arm.format(family=family) for arm in SIFT)
     return config
