@@ -29,43 +29,46 @@ def precision_recall(samples: np.ndarray, reference: np.ndarray, k: int = 3) -> 
         raise ValueError(
             f"precision and recall with k = {k} need more than {k} images, got {fewer}"
         )
-    return (
-        _share_inside(samples, reference, _radii(reference, k)),
-        _share_inside(reference, samples, _radii(samples, k)),
-    )
+    reference_radii, sample_radii = _radii(reference, k), _radii(samples, k)
+    sample_inside = np.zeros(len(samples), bool)
+    reference_inside = np.zeros(len(reference), bool)
+    for rows in _blocks(samples):
+        for columns in _blocks(reference):
+            distances = _squared_distances(samples[rows], reference[columns])
+            sample_inside[rows] |= np.any(distances <= reference_radii[columns], axis=1)
+            reference_inside[columns] |= np.any(distances <= sample_radii[rows, None], axis=0)
+    return float(sample_inside.mean()), float(reference_inside.mean())
 
 
-def _blocks(x: np.ndarray):
-    for start in range(0, len(x), _BLOCK):
-        yield start, x[start : start + _BLOCK].astype(np.float64)
+def _blocks(x: np.ndarray) -> list[slice]:
+    return [slice(start, start + _BLOCK) for start in range(0, len(x), _BLOCK)]
 
 
 def _squared_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    distances = np.sum(a**2, axis=1)[:, None] + np.sum(b**2, axis=1) - 2.0 * a @ b.T
-    return np.maximum(distances, 0.0)
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    distances = a @ b.T
+    distances *= -2.0
+    distances += np.sum(a**2, axis=1)[:, None]
+    distances += np.sum(b**2, axis=1)
+    return np.maximum(distances, 0.0, out=distances)
 
 
 def _radii(x: np.ndarray, k: int) -> np.ndarray:
     """Squared distance of each point to its k-th nearest other point."""
-    radii = np.empty(len(x))
-    for start, rows in _blocks(x):
-        nearest = np.full((len(rows), k), np.inf)
-        for other, columns in _blocks(x):
-            distances = _squared_distances(rows, columns)
-            if other == start:
+    nearest = np.full((len(x), k), np.inf)
+
+    def merge(rows: slice, distances: np.ndarray) -> None:
+        closest = np.partition(distances, min(k, distances.shape[1]) - 1, axis=1)[:, :k]
+        merged = np.concatenate([nearest[rows], closest], axis=1)
+        nearest[rows] = np.partition(merged, k - 1, axis=1)[:, :k]
+
+    blocks = _blocks(x)
+    for i, rows in enumerate(blocks):
+        for columns in blocks[i:]:  # distances are symmetric: each pair of blocks once
+            distances = _squared_distances(x[rows], x[columns])
+            if columns == rows:
                 np.fill_diagonal(distances, np.inf)
-            merged = np.concatenate([nearest, distances], axis=1)
-            nearest = np.partition(merged, k - 1, axis=1)[:, :k]
-        radii[start : start + len(rows)] = nearest.max(axis=1)
-    return radii
-
-
-def _share_inside(points: np.ndarray, centres: np.ndarray, radii: np.ndarray) -> float:
-    inside = 0
-    for _, rows in _blocks(points):
-        found = np.zeros(len(rows), bool)
-        for start, columns in _blocks(centres):
-            distances = _squared_distances(rows, columns)
-            found |= np.any(distances <= radii[start : start + len(columns)], axis=1)
-        inside += found.sum()
-    return float(inside / len(points))
+            else:
+                merge(columns, distances.T)
+            merge(rows, distances)
+    return nearest.max(axis=1)
