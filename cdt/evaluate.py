@@ -15,6 +15,7 @@ from cdt.errors import EXIT_FINISHED, user_errors
 from cdt.evals import metrics
 from cdt.evals.images import read_images
 from cdt.evals.neighbours import mean_nearest_distance
+from cdt.evals.precision_recall import radii
 from cdt.evals.reference import file_reference, source_reference
 from cdt.evals.summary import in_blocks, summarise
 from cdt.sample import describe, generate, load_params, sample_labels
@@ -89,11 +90,13 @@ def make_evaluation(
         else:
             reference = source_reference(train, feature_fn, _reference_cache(config, path))
     labels = sample_labels(config, np.arange(c.num))
+    known = reference.summary.features
+    reference_radii = None if known is None else radii(known)
 
     def evaluation(params):
         images = generate(sample, mesh, params, labels, config.sample.batch_size)
         samples = summarise(in_blocks(images), feature_fn)
-        return metrics.scores(samples) | metrics.compare(samples, reference)
+        return metrics.scores(samples) | metrics.compare(samples, reference, reference_radii)
 
     return evaluation
 

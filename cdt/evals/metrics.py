@@ -2,6 +2,8 @@
 
 import logging
 
+import numpy as np
+
 from cdt.evals.frechet import frechet_distance
 from cdt.evals.inception_score import inception_score
 from cdt.evals.kid import kernel_distance
@@ -10,12 +12,19 @@ from cdt.evals.reference import Reference
 from cdt.evals.summary import Summary
 
 
-def compare(samples: Summary, reference: Reference) -> dict[str, float]:
+def compare(
+    samples: Summary, reference: Reference, reference_radii: np.ndarray | None = None
+) -> dict[str, float]:
     """{metric: value} of what both sets allow.
 
     frechet (with Inception features the FID), frechet_spatial (sFID), kernel and
     kernel_standard_error (KID), precision, recall. Warns where there are fewer samples than
     dimensions, as the Frechet distance is then biased upwards.
+
+    Args:
+      samples, reference: in one feature space.
+      reference_radii: `precision_recall.radii` of the reference's features, where a caller that
+        compares again and again has kept them.
 
     Raises:
       ValueError: the reference is of another feature space or image size.
@@ -32,7 +41,9 @@ def compare(samples: Summary, reference: Reference) -> dict[str, float]:
     known = reference.summary.features
     if known is not None and min(len(samples.features), len(known)) >= 20:
         values["kernel"], values["kernel_standard_error"] = kernel_distance(samples.features, known)
-        values["precision"], values["recall"] = precision_recall(samples.features, known)
+        values["precision"], values["recall"] = precision_recall(
+            samples.features, known, reference_radii=reference_radii
+        )
     return values
 
 

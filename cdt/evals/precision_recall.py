@@ -5,7 +5,12 @@ import numpy as np
 _BLOCK = 2048
 
 
-def precision_recall(samples: np.ndarray, reference: np.ndarray, k: int = 3) -> tuple[float, float]:
+def precision_recall(
+    samples: np.ndarray,
+    reference: np.ndarray,
+    k: int = 3,
+    reference_radii: np.ndarray | None = None,
+) -> tuple[float, float]:
     """(precision, recall): the share of each set that lies on the other's estimated manifold.
 
     The manifold of a set is the union of balls around its points, each reaching to the point's
@@ -16,6 +21,7 @@ def precision_recall(samples: np.ndarray, reference: np.ndarray, k: int = 3) -> 
       samples: float[n, d]; float32 is enough, blocks are computed in float64.
       reference: float[m, d].
       k: neighbours; 3 in the ADM protocol.
+      reference_radii: `radii(reference, k)` where it is known already.
 
     Raises:
       ValueError: fewer than k + 1 points in a set, or different dimensions.
@@ -29,7 +35,9 @@ def precision_recall(samples: np.ndarray, reference: np.ndarray, k: int = 3) -> 
         raise ValueError(
             f"precision and recall with k = {k} need more than {k} images, got {fewer}"
         )
-    reference_radii, sample_radii = _radii(reference, k), _radii(samples, k)
+    if reference_radii is None:
+        reference_radii = radii(reference, k)
+    sample_radii = radii(samples, k)
     sample_inside = np.zeros(len(samples), bool)
     reference_inside = np.zeros(len(reference), bool)
     for rows in _blocks(samples):
@@ -53,8 +61,9 @@ def _squared_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.maximum(distances, 0.0, out=distances)
 
 
-def _radii(x: np.ndarray, k: int) -> np.ndarray:
-    """Squared distance of each point to its k-th nearest other point."""
+def radii(x: np.ndarray, k: int = 3) -> np.ndarray:
+    """f64[n]: squared distance of each of float[n, d] to its k-th nearest other point; inf where
+    there are no more than k points."""
     nearest = np.full((len(x), k), np.inf)
 
     def merge(rows: slice, distances: np.ndarray) -> None:

@@ -11,7 +11,7 @@ from cdt.evals.features import Activations
 from cdt.evals.frechet import frechet_distance, statistics
 from cdt.evals.inception_score import inception_score
 from cdt.evals.kid import kernel_distance
-from cdt.evals.precision_recall import precision_recall
+from cdt.evals.precision_recall import precision_recall, radii
 from cdt.evals.reference import Reference
 from cdt.evals.summary import in_blocks, summarise
 
@@ -77,6 +77,7 @@ def test_precision_recall_equals_full_matrices(monkeypatch, block):
     found = precision_recall(samples, real, k)
     np.testing.assert_allclose(found, (inside(samples, real), inside(real, samples)))
     assert 0 < found[0] < 1 and 0 < found[1] < 1
+    assert precision_recall(samples, real, k, radii(real, k)) == found
     assert precision_recall(real, real, k) == (1.0, 1.0)
     assert precision_recall(samples + 100, real, k) == (0.0, 0.0)
 
