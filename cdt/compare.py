@@ -24,40 +24,54 @@ def compare(config: ConfigDict, workdir: str) -> int:
 
     Runs lie in `<workdir>/runs/<arm>/seed_<s>`; running the same command again goes on with what is
     unfinished. Arms differ by their overrides alone: initial weights, order of the data and noise
-    of the samples are those of the seed. Leaves comparison.json, comparison.csv and index.html.
+    of the samples are those of the seed. Leaves comparison.json, comparison.csv and index.html,
+    written anew after every seed.
     """
     path = epath.Path(workdir)
     with user_errors():
+        arms = parse_arms(config.compare.arms)
+        # Seed by seed: pairs are complete early, and what is known so far can be looked at.
         configs = {
             (name, seed): _arm_config(config, overrides, seed, path)
-            for name, overrides in parse_arms(config.compare.arms).items()
             for seed in range(config.compare.seeds)
+            for name, overrides in arms.items()
         }
         if config.compare.seeds < 1:
             raise UserError(f"config.compare.seeds is {config.compare.seeds}; give at least 1.")
         _check_arms(configs)
         _check_settings(path, config)
+    averages = {name: build.ema_name(configs[name, 0]) for name in arms}
 
+    verdicts = []
     for i, ((name, seed), arm_config) in enumerate(configs.items(), 1):
-        print(f"--- {name}, seed {seed} ({i} of {len(configs)})")
+        print(f"--- {name}, seed {arm_config.seed} ({i} of {len(configs)})")
         exit_code = train(arm_config, str(_run(path, name, seed)))
         if exit_code != EXIT_FINISHED:
             return exit_code
-    arms = parse_arms(config.compare.arms)
-    grids = {name: _last_grid(_run(path, name, 0)) for name in arms}
-    write_report(
-        f"{config.data.name}, {config.process.name}: {len(arms)} ways of training",
+        if i % len(arms) == 0:
+            verdicts = _report(config, averages, seed + 1, path)
+    print("\n".join(verdicts))
+    print(f"see {path / 'index.html'}")
+    return EXIT_FINISHED
+
+
+def _report(
+    config: ConfigDict, averages: dict[str, str], seeds: int, path: epath.Path
+) -> list[str]:
+    """Writes what the first `seeds` seeds say; returns a sentence on each arm but the first."""
+    grids = {name: _last_grid(_run(path, name, 0)) for name in averages}
+    return write_report(
+        f"{config.data.name}, {config.process.name}: {len(averages)} ways of training",
         config.evaluate.features,
-        {name: build.ema_name(configs[name, 0]) for name in arms},
+        averages,
         {
-            name: [read_history(_run(path, name, seed)) for seed in range(config.compare.seeds)]
-            for name in arms
+            name: [read_history(_run(path, name, seed)) for seed in range(seeds)]
+            for name in averages
         },
         {name: grid for name, grid in grids.items() if grid},
-        _conditions(config, path),
+        _conditions(config, seeds, path),
         path,
     )
-    return EXIT_FINISHED
 
 
 def parse_arms(texts) -> dict[str, dict[str, object]]:
@@ -178,7 +192,7 @@ def _last_grid(run: epath.Path) -> bytes | None:
     return pictures[-1].read_bytes() if pictures else None
 
 
-def _conditions(config: ConfigDict, path: epath.Path) -> dict[str, str]:
+def _conditions(config: ConfigDict, seeds: int, path: epath.Path) -> dict[str, str]:
     """What all arms share, and by what each differs."""
     about = describe(config, 0, config.evaluate.num)
     del about["step"]
@@ -186,7 +200,7 @@ def _conditions(config: ConfigDict, path: epath.Path) -> dict[str, str]:
         "data": config.data.name,
         "family": config.process.name,
         "training": f"{config.train.duration}, batch {config.train.batch_size}, seeds "
-        f"{config.seed} to {config.seed + config.compare.seeds - 1}",
+        f"{config.seed} to {config.seed + seeds - 1}",
         "samples": ", ".join(f"{key} {value}" for key, value in about.items()),
         "reference": ", ".join(sorted(file.stem for file in (path / "references").glob("*.npz"))),
         "versions": ", ".join(f"{p} {version(p)}" for p in ("jax", "flax", "optax", "numpy")),

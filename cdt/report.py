@@ -29,8 +29,8 @@ def write_report(
     grids: Mapping[str, bytes],
     conditions: Mapping[str, str],
     path: epath.Path,
-) -> None:
-    """Compares the arms with the first and prints a sentence on each.
+) -> list[str]:
+    """Compares the arms with the first; returns a sentence on each of the others.
 
     Args:
       title: of the page.
@@ -84,8 +84,7 @@ def write_report(
         conditions,
     )
     (path / "index.html").write_text(text)
-    print("\n".join(verdicts))
-    print(f"see {path / 'index.html'}")
+    return verdicts
 
 
 def _record(arm: Arm, baseline: Arm, comparisons: int) -> dict[str, Any]:

@@ -79,13 +79,17 @@ def test_a_signal_stops_it_and_it_goes_on(tmp_path, monkeypatch):
 
     def update(progress, done, **kwargs):
         calls.append(done)
-        if len(calls) == 3:
+        if len(calls) == stop_at:
             signal.raise_signal(signal.SIGTERM)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(Progress, "update", update)
-        assert mode.compare(config(), str(tmp_path)) == 75
-    assert not (tmp_path / "comparison.json").exists()
+    for stop_at in (3, 25):  # in the first run; in a run of the second seed
+        with monkeypatch.context() as patch:
+            patch.setattr(Progress, "update", update)
+            assert mode.compare(config(), str(tmp_path)) == 75
+        assert (tmp_path / "comparison.json").exists() == (stop_at == 25)
+    found = json.loads((tmp_path / "comparison.json").read_text())
+    assert [record["seeds"] for record in found["results"]] == [1, 1]
+    assert "one seed says nothing about chance" in found["verdicts"][0]
 
 
 BAD = {
