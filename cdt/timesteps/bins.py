@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -58,6 +59,17 @@ def filled(means: BinMeans) -> Array:
     drawn = means.count > 0
     average = jnp.sum(jnp.where(drawn, means.mean, 0.0)) / jnp.maximum(jnp.sum(drawn), 1)
     return jnp.where(drawn, means.mean, average)
+
+
+def interpolated(means: BinMeans) -> Array:
+    """f32[K]: the averages; a bin that was never observed lies on the line between its nearest
+    observed neighbours, or equals the only one. 0 where nothing was observed."""
+    drawn, bins = means.count > 0, jnp.arange(len(means.count))
+    left = jax.lax.cummax(jnp.where(drawn, bins, -1))
+    right = jax.lax.cummin(jnp.where(drawn, bins, len(bins)), reverse=True)
+    left, right = jnp.where(left < 0, right, left), jnp.where(right == len(bins), left, right)
+    a, b = means.mean[left], means.mean[right]
+    return a + (b - a) * (bins - left) / jnp.maximum(right - left, 1)
 
 
 def normalised(mass: Array, widths: Array, uniform_share: float) -> Array:

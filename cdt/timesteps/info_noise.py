@@ -41,7 +41,8 @@ def info_noise(
       log_s: f64[K], ln s in the middle of each bin.
       x0_weight: f64[K], w in the middle of each bin; > 0.
       decay: of the profile's averages, per observed error.
-      warmup: errors that a bin needs; uniform until every bin drawn at all has them.
+      warmup: errors a bin, on average, before the first look at the profile; uniform until then.
+        Bins never drawn are interpolated.
       update_every: steps between two looks at the profile.
       uniform_share: share of the uniform density, so that no bin is forgotten for good.
       tail: see c.
@@ -69,7 +70,7 @@ def info_noise(
     inverse_weight = jnp.asarray(1.0 / x0_weight, jnp.float32)
 
     def profile_mass(eps_error: bins.BinMeans) -> Array:
-        fall = bins.filled(eps_error)
+        fall = bins.interpolated(eps_error)
         ratio = fall * inverse_s  # mmse / s^3
         c = jnp.max(jnp.where(ratio >= tail * jnp.max(ratio), s32, 0.0))
         gate = 1.0 / (1.0 + (c * inverse_s) ** 3)
@@ -81,7 +82,10 @@ def info_noise(
     def update(state, draw, feedback):
         index = bins.bin_index(draw.u, knots)
         eps_error = bins.observe(state.eps_error, index, feedback.eps_error, decay)
-        due = (state.age + 1 >= update_every) & bins.warm(eps_error, warmup)
+        # Equal steps of ln s are of very unequal width in u: to wait until each bin was drawn would
+        # take thousands of steps, and for ever where a curriculum has just opened it.
+        warm = jnp.sum(eps_error.count) >= warmup * len(s)
+        due = (state.age + 1 >= update_every) & warm
         return InfoNoiseState(
             eps_error,
             jnp.where(due, profile_mass(eps_error), state.mass),

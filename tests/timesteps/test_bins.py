@@ -28,6 +28,15 @@ def test_observe_equals_a_loop():
     np.testing.assert_allclose(bins.filled(means)[4], mean[:4].mean(), rtol=1e-5)
 
 
+@pytest.mark.parametrize("observed", [[0, 3, 4, 7], [2], [5, 6], [0, 7]])
+def test_gaps_are_interpolated(observed):
+    values = RNG.random(8)
+    count = np.isin(np.arange(8), observed).astype(np.float32)
+    means = bins.BinMeans(jnp.asarray(values * count, jnp.float32), jnp.asarray(count))
+    expected = np.interp(np.arange(8), observed, values[observed])
+    np.testing.assert_allclose(bins.interpolated(means), expected, rtol=1e-5)
+
+
 def test_bin_index_agrees_with_the_knots():
     knots = np.array([0, 0.1, 0.5, 1], np.float32)
     u = np.array([0, 0.05, 0.1, 0.49, 0.5, 0.999], np.float32)
