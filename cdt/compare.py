@@ -138,6 +138,8 @@ def _arm_config(
     total = build.steps(result, "train.duration", num_examples)
     result.evaluate.every = f"{max(1, total // config.compare.evaluations)} steps"
     result.evaluate.emas = ()
+    # Arms may have clusters of their own; their losses are compared on the same intervals of u.
+    result.validation.clusters = config.validation.clusters or config.timesteps.num_clusters
     result.evaluate.reference_cache = str(path / "references")  # computed once for all runs
     return result
 

@@ -111,6 +111,7 @@ def default_config() -> ConfigDict:
     config.validation = ConfigDict()
     config.validation.every = "100 steps"
     config.validation.images = 64  # images (and noises) a cluster
+    config.validation.clusters = 0  # equal intervals of u; 0: the clusters of `timesteps`
 
     config.log = ConfigDict()
     config.log.every = "50 steps"
@@ -293,9 +294,9 @@ def duration(text: str, key: str, batch_size: int, num_examples: int) -> int:
 
 
 # What may change when a run resumes: how it is watched, how long it is, how it is executed.
-_FREE = ("mesh.", "difficulty.", "compare.", "validation.", "log.", "checkpoint.", "sample.",
-         "evaluate.", "model.unroll", "model.remat", "train.duration", "train.accumulate",
-         "train.max_bad_steps", "compilation_cache")  # fmt: skip
+_FREE = ("mesh.", "difficulty.", "compare.", "validation.every", "validation.images", "log.",
+         "checkpoint.", "sample.", "evaluate.", "model.unroll", "model.remat", "train.duration",
+         "train.accumulate", "train.max_bad_steps", "compilation_cache")  # fmt: skip
 
 
 def identity(config: ConfigDict) -> dict[str, object]:

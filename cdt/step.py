@@ -37,8 +37,10 @@ def make_init(
     ema: Ema,
     timesteps: TimestepSampler,
     num_clusters: int,
+    num_validated: int,
 ) -> Callable[[Array], TrainState]:
-    """Returns init(PRNG key) -> TrainState before the first step."""
+    """Returns init(PRNG key) -> TrainState before the first step, with statistics for clusters that
+    are trained on and for those that are validated on."""
 
     def init(key: Array) -> TrainState:
         params = init_params(key)
@@ -48,7 +50,7 @@ def make_init(
             ema=ema.init(params),
             opt_state=tx.init(params),
             timesteps=timesteps.init(),
-            clusters=statistics.init(num_clusters),
+            clusters=statistics.init(num_clusters, num_validated),
             bad=no_bad_steps(),
         )
 

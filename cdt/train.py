@@ -100,7 +100,7 @@ def train(config: ConfigDict, workdir: str) -> int:
     replicated = sharding.replicated(mesh)
     abstract_batch = sharding.abstract_batch(mesh, batch_at(start), config.train.batch_size)
     validation_batch = build.validation_batch(config, test_source, mesh)
-    validate = make_validation(build.example_loss(model), parts.edges, config.seed)
+    validate = make_validation(build.example_loss(model), parts.validation_edges, config.seed)
     programs = [
         jax.jit(parts.step, donate_argnums=0, out_shardings=(shardings, replicated)).lower(
             abstract_state, abstract_batch

@@ -41,7 +41,7 @@ def make(loss=example_loss, tau=3, plain=False, **options):
     timesteps = independent(uniform()) if plain else curriculum(uniform(), EDGES, patience(tau, 4))
     options = {"seed": 7, "null_label": 10, "log_every": 5, "max_bad_steps": 3} | options
     step = make_train_step(loss, tx, EMA, timesteps, EDGES, **options)
-    state = make_init(init_params, tx, EMA, timesteps, 4)(jax.random.key(0))
+    state = make_init(init_params, tx, EMA, timesteps, 4, 4)(jax.random.key(0))
     return jax.jit(step), state
 
 

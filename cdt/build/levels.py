@@ -60,6 +60,15 @@ def cluster_edges(config: ConfigDict, process: Process) -> np.ndarray:
     )
 
 
+def validation_edges(config: ConfigDict, process: Process) -> np.ndarray:
+    """f32[M+1]: the edges in u of the clusters whose validation loss is measured."""
+    number = config.validation.clusters
+    if number == 0:
+        return cluster_edges(config, process)
+    at_least(config, "validation.clusters", 0)
+    return clusters.edge_table(clusters.uniform_edges(number), process.num_levels)
+
+
 def timestep_sampler(
     config: ConfigDict, model: Model, open_all_at: int
 ) -> tuple[TimestepSampler, np.ndarray]:

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from cdt import optim, sharding
 from cdt.build.choices import at_least, choose, steps
-from cdt.build.levels import timestep_sampler
+from cdt.build.levels import timestep_sampler, validation_edges
 from cdt.build.models import Model, training_loss
 from cdt.errors import UserError
 from cdt.step import make_init, make_train_step
@@ -22,7 +22,7 @@ class Training(NamedTuple):
     init: Callable  # PRNG key -> TrainState
     step: Callable  # (TrainState, batch) -> (TrainState, metrics), not jitted
     schedule: Callable  # int32 optimizer step -> learning rate
-    edges: np.ndarray  # f32[N+1]
+    validation_edges: np.ndarray  # f32[M+1]
     num_stages: int  # 1 without a curriculum
 
 
@@ -57,9 +57,10 @@ def training(
         log_every=steps(config, "log.every", num_examples),
         max_bad_steps=config.train.max_bad_steps,
     )  # fmt: skip
-    init = make_init(model.init, tx, averages, timesteps, len(edges) - 1)
+    validated = validation_edges(config, model.process)
+    init = make_init(model.init, tx, averages, timesteps, len(edges) - 1, len(validated) - 1)
     num_stages = len(edges) - 1 if config.timesteps.name == "curriculum" else 1
-    return Training(init, step, schedule, edges, num_stages)
+    return Training(init, step, schedule, validated, num_stages)
 
 
 def check_batch(config: ConfigDict, num_devices: int) -> None:

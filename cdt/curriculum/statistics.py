@@ -11,13 +11,13 @@ class ClusterStatistics(NamedTuple):
 
     loss_sum: Array  # f32[N], sum of per-example losses of the window so far
     count: Array  # f32[N], examples of the window so far
-    initial_loss: Array  # f32[N], validation loss before the first step; NaN until measured
+    initial_loss: Array  # f32[M], validation loss before the first step; NaN until measured
 
 
-def init(num_clusters: int) -> ClusterStatistics:
-    """Empty statistics for N clusters."""
+def init(num_clusters: int, num_validated: int) -> ClusterStatistics:
+    """Empty statistics for N clusters that are trained on, and M that are validated on."""
     zeros = jnp.zeros(num_clusters, jnp.float32)
-    return ClusterStatistics(zeros, zeros, jnp.full(num_clusters, jnp.nan, jnp.float32))
+    return ClusterStatistics(zeros, zeros, jnp.full(num_validated, jnp.nan, jnp.float32))
 
 
 def accumulate(

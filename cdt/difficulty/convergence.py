@@ -62,7 +62,7 @@ def make_programs(
     """
     timesteps = single_cluster(edges)
     averages: Ema = ema({})  # the parameters themselves are what is validated
-    fresh = make_init(init_params, tx, averages, timesteps, len(edges) - 1)
+    fresh = make_init(init_params, tx, averages, timesteps, len(edges) - 1, 1)
     step = make_train_step(
         training_loss, tx, averages, timesteps, edges,
         seed=seed,
