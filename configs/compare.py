@@ -3,7 +3,7 @@
     python -m cdt.main --mode=compare --config=configs/compare.py:digits,flow --workdir=runs/compare
 
 `:DATA,FAMILY` with digits or fashion_mnist (see configs/fashion_mnist.py), flow or ddpm: the arms
-that docs/results.md reports, three seeds that chose nothing. `:DATA,FAMILY,sift` looks over many
+that docs/results.md reports, with seeds that chose nothing. `:DATA,FAMILY,sift` looks over many
 arms with one other seed; its arm `measured` needs --mode=difficulty in runs/study_FAMILY.
 
 A small DiT at a constant learning rate, stopped while the distance still falls: where every arm
@@ -12,6 +12,16 @@ has converged there is no "sooner" to measure. On one CPU core a run takes two t
 
 from cdt.config import check_variant, default_config
 
+# What the sift left: the paper's curriculum, the order turned round, and the best of the rest.
+ARMS = (
+    "uniform: timesteps.name=uniform",
+    "curriculum: timesteps.name=curriculum",
+    "hard_to_easy: timesteps.order=hard_to_easy",
+    "logit_normal: timesteps.name=logit_normal",
+    "info_noise: timesteps.name=info_noise",
+    "min_snr: timesteps.name=uniform loss.weight=min_snr",
+    "curriculum+min_snr: loss.weight=min_snr",
+)
 # tau is the patience in steps; a stage lasts about twice that.
 SIFT = (
     "uniform: timesteps.name=uniform",
@@ -26,7 +36,9 @@ SIFT = (
     "info_noise: timesteps.name=info_noise",
     "min_snr: timesteps.name=uniform loss.weight=min_snr",
     "curriculum+min_snr: loss.weight=min_snr",
+    "curriculum+logit_normal: timesteps.density=logit_normal",
     "curriculum+info_noise: timesteps.density=info_noise",
+    "tau_5_snr: timesteps.clusters=snr",
     "measured: timesteps.edges_file=runs/study_{family}/difficulty/curriculum.json",
 )
 
@@ -70,8 +82,8 @@ def get_config(variant: str = "digits,flow"):
 
     config.sample.sampler, config.sample.steps = ("heun", 10) if family == "flow" else ("ddim", 20)
     config.evaluate.num = 1000
-    config.compare.evaluations = 5 if sift else 10
-    config.compare.seeds = 1 if sift else 3
+    config.compare.evaluations = 5 if sift else 8
+    config.compare.seeds = 1 if sift else 4
     config.seed = 0 if sift else 100
-    config.compare.arms = tuple(arm.format(family=family) for arm in SIFT)
+    config.compare.arms = tuple(arm.format(family=family) for arm in (SIFT if sift else ARMS))
     return config
