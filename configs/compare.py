@@ -4,7 +4,8 @@
 
 `:DATA,FAMILY` with digits or fashion_mnist (see configs/fashion_mnist.py), flow or ddpm: the arms
 that docs/results.md reports, with seeds that chose nothing. `:DATA,FAMILY,sift` looks over many
-arms with one other seed; its arm `measured` needs --mode=difficulty in runs/study_FAMILY.
+arms with one other seed. The arm `measured` needs the curriculum of a difficulty study, in
+runs/study_DATA_FAMILY.
 
 A small DiT at a constant learning rate, stopped while the distance still falls: where every arm
 has converged there is no "sooner" to measure. On one CPU core a run takes two to three minutes.
@@ -39,8 +40,8 @@ SIFT = (
     "curriculum+logit_normal: timesteps.density=logit_normal",
     "curriculum+info_noise: timesteps.density=info_noise",
     "tau_5_snr: timesteps.clusters=snr",
-    "measured: timesteps.edges_file=runs/study_{family}/difficulty/curriculum.json",
 )
+MEASURED = "measured: timesteps.edges_file=runs/study_{data}_{family}/difficulty/curriculum.json"
 
 
 def get_config(variant: str = "digits,flow"):
@@ -85,5 +86,6 @@ def get_config(variant: str = "digits,flow"):
     config.compare.evaluations = 5 if sift else 8
     config.compare.seeds = 1 if sift else 4
     config.seed = 0 if sift else 100
-    config.compare.arms = tuple(arm.format(family=family) for arm in (SIFT if sift else ARMS))
+    measured = MEASURED.format(data=data, family=family)
+    config.compare.arms = (*(SIFT if sift else ARMS), measured)
     return config
