@@ -44,7 +44,7 @@ def metric_plot(arms: Sequence[Arm], metric: str) -> bytes:
 def difference_plot(arms: Sequence[Arm], metric: str) -> bytes:
     """Each arm's final metric minus the baseline's, with its interval."""
     rest = arms[1:]
-    figure, axes = _figure(6.4, 1.3 + 0.42 * len(rest))
+    figure, axes = _figure(6.4, 1.5 + 0.42 * len(rest))
     axes.axvline(0, color=_BASELINE, linewidth=1.0)
     for row, arm in enumerate(rest):
         found = difference(arm.metric[:, -1], arms[0].metric[:, -1], len(rest))
@@ -56,7 +56,8 @@ def difference_plot(arms: Sequence[Arm], metric: str) -> bytes:
         axes.plot([found.mean], [y], "o", color=colour(row + 1), markersize=6)
     axes.set_yticks(range(len(rest), 0, -1), [arm.name for arm in rest])
     axes.set_ylim(0.4, len(rest) + 0.6)
-    axes.set_xlabel(f"{metric} minus that of {arms[0].name}: left is better (ticks: seeds)")
+    axes.set_xlabel(f"{metric}, minus {arms[0].name}")
+    axes.set_title("Left is better; ticks: seeds, bars: intervals", loc="left", fontsize=10)
     return _png(figure)
 
 
@@ -96,7 +97,7 @@ def progress_plot(arms: Sequence[Arm]) -> bytes:
     panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     for axes in panels.flat[len(rest) :]:
         axes.remove()
-    for axes, arm, ratio in zip(panels.flat, rest, ratios, strict=False):
+    for i, (axes, arm, ratio) in enumerate(zip(panels.flat, rest, ratios, strict=False)):
         image = axes.pcolormesh(
             arm.validation_steps, np.arange(len(ratio) + 1) + 0.5, ratio,
             cmap="RdBu_r", norm=TwoSlopeNorm(0.0, -far, far),
@@ -104,12 +105,15 @@ def progress_plot(arms: Sequence[Arm]) -> bytes:
         if arm.stage_lengths is not None:
             axes.axvline(arm.stage_lengths[:, :-1].sum(axis=1).mean(), color="#222", linewidth=1)
         axes.set_title(arm.name, fontsize=9, loc="left")
+        axes.tick_params(labelbottom=i + columns >= len(rest))  # no panel below
         axes.xaxis.set_major_locator(MaxNLocator(3))
         axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
     figure.supxlabel("training step; line: every cluster is open", fontsize=9)
     figure.supylabel("noise cluster (1 = least noise)", fontsize=9)
     bar = figure.colorbar(image, ax=panels.ravel().tolist()[: len(rest)], shrink=0.8)
-    bar.set_label(f"validation loss relative to {arms[0].name} (log2; blue is lower)", fontsize=8)
+    bar.set_label(f"log2 of the loss relative to {arms[0].name}", fontsize=9)
+    figure.suptitle("Validation loss; blue is lower than the baseline's", x=0.01, ha="left",
+                    fontsize=10)  # fmt: skip
     return _png(figure)
 
 
