@@ -39,7 +39,7 @@ def source_reference(
       source: the data set.
       feature_fn: see `features`; its `__name__` is part of the cache key.
       cache_dir: created if absent; holds one `reference-<hash>.npz` a key, in ADM's form (mu,
-        sigma, mu_s, sigma_s) with n and the kept features beside.
+        sigma, mu_s, sigma_s) with n, the kept features and the name of their space beside.
 
     A cached file that is damaged is computed anew and replaced.
     """
@@ -53,7 +53,7 @@ def source_reference(
             for start in range(0, source.size, _BLOCK)
         )
         found = summarise(blocks, feature_fn, lambda numbers: numbers % every == 0)
-        _write(path, found)
+        _write(path, found, feature_fn.__name__)
     return Reference(source.name, key, found)
 
 
@@ -69,13 +69,20 @@ def file_reference(
       feature_fn: the space to which the statistics are meant to belong.
 
     Raises:
-      ValueError: nothing readable, or arrays of the wrong shape.
+      ValueError: nothing readable, arrays of the wrong shape, or statistics that say they are of
+        another space.
     """
     path = epath.Path(path)
     if not path.is_dir() and path.exists():
         data = path.read_bytes()
         arrays = _arrays(data)
         if arrays is not None and "mu" in arrays and "sigma" in arrays:
+            space = str(arrays.get("space", feature_fn.__name__))  # other programs do not say
+            if space != feature_fn.__name__:
+                raise ValueError(
+                    f"{path} holds statistics of the features '{space}', not of "
+                    f"'{feature_fn.__name__}'; give statistics of one feature space"
+                )
             own = None
             if "arr_0" in arrays:
                 own = summarise(in_blocks(read_images(path)), feature_fn)
@@ -133,13 +140,14 @@ def _read_cached(path: epath.Path) -> Summary | None:
         return None
 
 
-def _write(path: epath.Path, summary: Summary) -> None:
+def _write(path: epath.Path, summary: Summary, space: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     arrays = dict(
         mu=summary.statistics.mu,
         sigma=summary.statistics.sigma,
         n=summary.statistics.n,
         features=summary.features,
+        space=space,
     )
     if summary.spatial is not None:
         arrays |= dict(mu_s=summary.spatial.mu, sigma_s=summary.spatial.sigma)

@@ -55,6 +55,8 @@ def test_second_call_reads_the_file(tmp_path, space):
     (path,) = tmp_path.iterdir()
     assert_same(stats.summary, file_reference(path, counted).summary)
     assert len(calls) == 1
+    with pytest.raises(ValueError, match="features 'counted', not of 'pixels'"):
+        file_reference(path, Counted())
 
 
 def assert_same(a, b):
