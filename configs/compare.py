@@ -84,8 +84,7 @@ def get_config(variant: str = "digits,flow"):
     config.sample.sampler, config.sample.steps = ("heun", 10) if family == "flow" else ("ddim", 20)
     config.evaluate.num = 1000
     config.compare.evaluations = 5 if sift else 8
-    config.compare.seeds = 1 if sift else 4
-    config.seed = 0 if sift else 100
-    measured = MEASURED.format(data=data, family=family)
-    config.compare.arms = (*(SIFT if sift else ARMS), measured)
+    config.compare.seeds, config.seed = (1, 0) if sift else (4, 100)
+    arms = SIFT if sift else ARMS
+    config.compare.arms = (*arms, MEASURED.format(data=data, family=family))
     return config

@@ -12,11 +12,15 @@ from cdt.checkpoint import Checkpointer
 CONFIGS = Path(__file__).parents[1] / "configs"
 
 
-def smoke(name="digits", **overrides):
+def load(name, variant):
     spec = importlib.util.spec_from_file_location(name, CONFIGS / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    config = module.get_config("smoke")
+    return module.get_config(variant)
+
+
+def smoke(name="digits", **overrides):
+    config = load(name, "smoke")
     config.update_from_flattened_dict(overrides)
     return config
 

@@ -10,7 +10,7 @@ import pytest
 from cdt import compare as mode
 from cdt.errors import UserError
 from cdt.progress import Progress
-from smoke_runs import arrays, assert_same_arrays, smoke
+from smoke_runs import arrays, assert_same_arrays, load, smoke
 
 ARMS = (
     "uniform: timesteps.name=uniform",
@@ -92,6 +92,22 @@ def test_a_signal_stops_it_and_it_goes_on(tmp_path, monkeypatch):
     found = json.loads((tmp_path / "comparison.json").read_text())
     assert [record["seeds"] for record in found["results"]] == [1, 1]
     assert "one seed says nothing about chance" in found["verdicts"][0]
+
+
+@pytest.mark.parametrize("variant", ["digits,flow", "digits,ddpm", "digits,flow,sift",
+                                     "digits,ddpm,sift"])  # fmt: skip
+def test_the_shipped_comparisons_can_be_built(tmp_path, monkeypatch, variant):
+    """Everything but the training; their arm `measured` uses what a difficulty study leaves."""
+    monkeypatch.chdir(tmp_path)
+    shipped = load("compare", variant)
+    with pytest.raises(UserError, match="no such file"):
+        mode.compare(shipped, str(tmp_path))
+    study = tmp_path / "runs" / f"study_digits_{variant.split(',')[1]}" / "difficulty"
+    study.mkdir(parents=True)
+    (study / "curriculum.json").write_text('{"edges": [0.0, 0.3, 1.0], "order": "2,1"}')
+    trained = []
+    monkeypatch.setattr(mode, "train", lambda config, path: trained.append(path) or 75)
+    assert mode.compare(shipped, str(tmp_path)) == 75 and len(trained) == 1
 
 
 BAD = {
