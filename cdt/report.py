@@ -66,7 +66,7 @@ def write_report(
     }
     (path / "comparison.json").write_text(to_json(results))
     (path / "comparison.csv").write_text(_csv(records))
-    header = ["arm", "final", "minus baseline", "", "reaches baseline's end", "seconds a run"]
+    header = ["arm", "final", "minus baseline", "", "reaches baseline's end", "seconds"]
     text = page(
         title,
         verdicts,
@@ -133,7 +133,7 @@ def _others(arms: Sequence[Arm]) -> tuple[list[str], list[list[str]]]:
 
     def cell(arm: Arm, name: str) -> str:
         values = arm.others[name]
-        text = f"{values.mean():.4g}"
+        text = f"{values.mean():.3g}"
         if len(values) > 1:
             text += f" ± {values.std(ddof=1):.2g}"
         if arm is baseline:

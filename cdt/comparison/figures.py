@@ -90,7 +90,8 @@ def progress_plot(arms: Sequence[Arm]) -> bytes:
     base, rest = arms[0].validation.mean(axis=0), arms[1:]
     # Before the first step all arms are alike.
     ratios = [np.log2(arm.validation.mean(axis=0) / base)[1:].T for arm in rest]
-    far = max(0.05, min(2.0, max(np.nanmax(np.abs(ratio)) for ratio in ratios)))
+    # Levels that a curriculum has not opened yet are far off: they do not set the scale.
+    far = max(0.05, float(np.nanquantile(np.abs(ratios), 0.9)))
     columns = min(3, len(rest))
     rows = -(-len(rest) // columns)
     figure = _canvas(0.9 + 2.2 * columns, 0.9 + 1.8 * rows)
@@ -110,7 +111,8 @@ def progress_plot(arms: Sequence[Arm]) -> bytes:
         axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
     figure.supxlabel("training step; line: every cluster is open", fontsize=9)
     figure.supylabel("noise cluster (1 = least noise)", fontsize=9)
-    bar = figure.colorbar(image, ax=panels.ravel().tolist()[: len(rest)], shrink=0.8)
+    shown = panels.ravel().tolist()[: len(rest)]
+    bar = figure.colorbar(image, ax=shown, shrink=0.8, extend="both")
     bar.set_label(f"log2 of the loss relative to {arms[0].name}", fontsize=9)
     figure.suptitle("Validation loss; blue is lower than the baseline's", x=0.01, ha="left",
                     fontsize=10)  # fmt: skip
