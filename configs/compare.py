@@ -4,7 +4,7 @@
 
 `:DATA,FAMILY` with digits or fashion_mnist (see configs/fashion_mnist.py), flow or ddpm: the arms
 that docs/results.md reports, with seeds that chose nothing. `:DATA,FAMILY,sift` looks over many
-arms with one other seed. The arm `measured` needs the curriculum of a difficulty study, in
+arms with one other seed. The arms `measured` need the curriculum of a difficulty study, in
 runs/study_DATA_FAMILY.
 
 A small DiT at a constant learning rate, stopped while the distance still falls: where every arm
@@ -41,7 +41,9 @@ SIFT = (
     "curriculum+info_noise: timesteps.density=info_noise",
     "tau_5_snr: timesteps.clusters=snr",
 )
-MEASURED = "measured: timesteps.edges_file=runs/study_{data}_{family}/difficulty/curriculum.json"
+# Clusters fitted to the difficulty that a study measured.
+EDGES = "timesteps.edges_file=runs/study_{data}_{family}/difficulty/curriculum.json"
+MEASURED = (f"measured: {EDGES}", f"measured+min_snr: {EDGES} loss.weight=min_snr")
 
 
 def get_config(variant: str = "digits,flow"):
@@ -86,5 +88,6 @@ def get_config(variant: str = "digits,flow"):
     config.compare.evaluations = 5 if sift else 8
     config.compare.seeds, config.seed = (1, 0) if sift else (4, 100)
     arms = SIFT if sift else ARMS
-    config.compare.arms = (*arms, MEASURED.format(data=data, family=family))
+    measured = (arm.format(data=data, family=family) for arm in MEASURED)
+    config.compare.arms = (*arms, *measured)
     return config
