@@ -7,7 +7,7 @@ from importlib.metadata import version
 from etils import epath
 from ml_collections import ConfigDict
 
-from cdt import build
+from cdt import atomic, build
 from cdt.config import check_keys, flatten, identity, unknown_key, with_fitted_edges
 from cdt.errors import EXIT_FINISHED, UserError, user_errors
 from cdt.report import write_report
@@ -173,7 +173,7 @@ def _check_settings(path: epath.Path, config: ConfigDict) -> None:
     file = path / "settings.json"
     if not file.exists():
         path.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(mine, indent=1))
+        atomic.write(file, json.dumps(mine, indent=1))
         return
     saved = json.loads(file.read_text())
     if saved != mine:

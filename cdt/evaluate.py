@@ -9,7 +9,7 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from cdt import build
+from cdt import atomic, build
 from cdt.data.sources import Source
 from cdt.errors import EXIT_FINISHED, user_errors
 from cdt.evals import metrics
@@ -62,7 +62,7 @@ def evaluate(config: ConfigDict, workdir: str) -> int:
     name = f"step_{results['step']}" if "step" in results else "samples"
     target = path / "evaluations" / f"{name}_{c.features}.json"
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(json.dumps(results, indent=1))
+    atomic.write(target, json.dumps(results, indent=1))
     print(f"written to {target}")
     if "step" in results:
         write_scalars(config, path, results["step"], {results["ema"]: values})

@@ -2,11 +2,12 @@
 
 import io
 import math
-import uuid
 from collections.abc import Sequence
 
 import numpy as np
 from etils import epath
+
+from cdt import atomic
 
 
 def image_grid(
@@ -46,7 +47,7 @@ def save_png(path: epath.PathLike, image: np.ndarray) -> None:
 
     buffer = io.BytesIO()
     Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(buffer, format="PNG")
-    _write(path, buffer.getvalue())
+    atomic.write(path, buffer.getvalue())
 
 
 def normalised_convergence(losses: np.ndarray) -> np.ndarray:
@@ -138,12 +139,4 @@ def convergence_plot(
 
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", bbox_inches="tight")
-    _write(path, buffer.getvalue())
-
-
-def _write(path: epath.PathLike, data: bytes) -> None:
-    # Written beside and renamed, so that a viewer never sees half a picture.
-    path = epath.Path(path)
-    partial = path.parent / f".{path.name}-{uuid.uuid4().hex}"
-    partial.write_bytes(data)
-    partial.replace(path)
+    atomic.write(path, buffer.getvalue())

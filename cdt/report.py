@@ -7,6 +7,7 @@ from typing import Any
 
 from etils import epath
 
+from cdt import atomic
 from cdt.comparison import figures, statistics
 from cdt.comparison.arm import Arm, History, read_arm
 from cdt.comparison.page import page
@@ -64,8 +65,8 @@ def write_report(
         "verdicts": verdicts,
         "arms": {arm.name: arm for arm in arms},
     }
-    (path / "comparison.json").write_text(to_json(results))
-    (path / "comparison.csv").write_text(_csv(records))
+    atomic.write(path / "comparison.json", to_json(results))
+    atomic.write(path / "comparison.csv", _csv(records))
     header = ["arm", "final", "minus baseline", "", "reaches baseline's end", "seconds"]
     text = page(
         title,
@@ -83,7 +84,7 @@ def write_report(
         grids,
         conditions,
     )
-    (path / "index.html").write_text(text)
+    atomic.write(path / "index.html", text)
     return verdicts
 
 

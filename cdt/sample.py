@@ -9,7 +9,7 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from cdt import build, plots, sharding
+from cdt import atomic, build, plots, sharding
 from cdt.checkpoint import Checkpointer
 from cdt.errors import EXIT_FINISHED, UserError, user_errors
 from cdt.workdir import check_identity
@@ -121,7 +121,7 @@ def sample(config: ConfigDict, workdir: str) -> int:
     arrays = {"arr_0": images} | ({"arr_1": labels} if model.num_classes else {})
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
-    (folder / "samples.npz").write_bytes(buffer.getvalue())
+    atomic.write(folder / "samples.npz", buffer.getvalue())
     about = ", ".join(f"{k} {v}" for k, v in describe(config, step, len(images)).items())
     print(f"{folder / 'samples.npz'}: {about}")
     print(f"{folder / 'grid.png'}: the first {len(images[:100])}")

@@ -12,7 +12,7 @@ from etils import epath
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from cdt import build, plots, sharding
+from cdt import atomic, build, plots, sharding
 from cdt.compilation import compile_together
 from cdt.data.pipeline import make_batch
 from cdt.data.sources import Source
@@ -53,8 +53,8 @@ def study(config: ConfigDict, workdir: str) -> int:
 
     name = f"{train.name}, {parts.process.name}"
     entropy = _entropy(config, train, parts)
-    (folder / "relative_entropy.json").write_text(to_json(entropy._asdict()))
-    (folder / "relative_entropy.csv").write_text(summary.entropy_csv(entropy))
+    atomic.write(folder / "relative_entropy.json", to_json(entropy._asdict()))
+    atomic.write(folder / "relative_entropy.csv", summary.entropy_csv(entropy))
     figures.relative_entropy_plot(folder / "relative_entropy.png", {name: entropy})
     print(f"relative entropy of {len(entropy.u)} pairs of levels measured; now the convergence")
 
@@ -77,11 +77,12 @@ def study(config: ConfigDict, workdir: str) -> int:
         "steps_to": steps_to,
         "rank_correlation": correlation,
     }
-    (folder / "convergence.json").write_text(to_json(results))
-    (folder / "convergence.csv").write_text(
+    atomic.write(folder / "convergence.json", to_json(results))
+    atomic.write(
+        folder / "convergence.csv",
         summary.convergence_csv(
             parts.edges, {f"steps_to_{label[:2]}": table for label, table in steps_to.items()}
-        )
+        ),
     )
     plots.convergence_plot(folder / "convergence.png", validation_steps, losses.mean(axis=0), [])
     figures.steps_to_plot(folder / "steps_to.png", {name: steps_to})
@@ -94,9 +95,9 @@ def study(config: ConfigDict, workdir: str) -> int:
         parts.edges if known else None,
         np.nanmean(steps_to["90 %"], axis=0) if known else None,
     )
-    (folder / "curriculum.json").write_text(to_json(fitted))
+    atomic.write(folder / "curriculum.json", to_json(fitted))
     text = summary.verdict(name, correlation, entropy)
-    (folder / "verdict.txt").write_text(text + "\n")
+    atomic.write(folder / "verdict.txt", text + "\n")
     print(text)
     print(
         f"A curriculum fitted to this data: --config.timesteps.edges_file={folder}/curriculum.json"
@@ -116,7 +117,7 @@ def _check_settings(folder: epath.Path, validation_steps: list[int], edges: list
             )
         return
     (folder / "curves").mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(mine))
+    atomic.write(file, json.dumps(mine))
 
 
 def _entropy(config: ConfigDict, train: Source, parts: build.Difficulty) -> RelativeEntropy:
@@ -169,10 +170,7 @@ def _train_clusters(
                     stop=lambda: stop.requested, at_once=at_once,
                 ):  # fmt: skip
                     file = files[seed, curve.cluster]
-                    # Written beside and renamed, so that half a file is never taken for a curve.
-                    partial = file.parent / f".{file.name}.partial"
-                    partial.write_text(to_json(curve))
-                    partial.replace(file)
+                    atomic.write(file, to_json(curve))
                     if curve.bad_steps:
                         logging.warning(f"{file}: {curve.bad_steps} steps were not finite")
                 if stop.requested:

@@ -1,6 +1,5 @@
 """--mode=train: the one training loop. It reads from top to bottom."""
 
-import json
 import logging
 import time
 from collections import deque
@@ -13,13 +12,14 @@ from clu import parameter_overview
 from etils import epath
 from ml_collections import ConfigDict
 
-from cdt import build, plots, sharding
+from cdt import atomic, build, plots, sharding
 from cdt.checkpoint import Checkpointer
 from cdt.compilation import compile_together
 from cdt.config import flatten
 from cdt.data.pipeline import Prefetcher, make_batch
 from cdt.errors import EXIT_BAD_NUMBERS, EXIT_FINISHED, EXIT_STOPPED, user_errors
 from cdt.evaluate import make_evaluation, scalars
+from cdt.plain_json import to_json
 from cdt.progress import Progress
 from cdt.sample import generate, sample_labels
 from cdt.signals import StopRequest
@@ -289,14 +289,11 @@ def _report(path: epath.Path, metrics: dict, num_stages: int) -> None:
         print(f"stage {passed} of {num_stages} reached; steps in each: {lengths.tolist()}")
     plots.convergence_plot(path / "convergence.png", np.array(steps), losses, starts)
     curves = plots.normalised_convergence(losses)
-    (path / "convergence.json").write_text(
-        json.dumps(
-            {
-                "steps": steps,
-                "validation_loss": losses.tolist(),
-                "normalised": [[None if np.isnan(x) else x for x in row] for row in curves],
-                "stage_starts": [int(s) for s in starts],
-            }
-        )
-    )
+    results = {
+        "steps": steps,
+        "validation_loss": losses,
+        "normalised": curves,
+        "stage_starts": starts,
+    }
+    atomic.write(path / "convergence.json", to_json(results))
     print(f"finished; samples, convergence.png and metrics are in {path}")

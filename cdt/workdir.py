@@ -5,6 +5,7 @@ import json
 from etils import epath
 from ml_collections import ConfigDict
 
+from cdt import atomic
 from cdt.config import flatten, identity, identity_differences
 from cdt.errors import UserError
 
@@ -41,9 +42,7 @@ def record_config(workdir: epath.Path, config: ConfigDict) -> None:
     """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        partial = workdir / f".{CONFIG_FILE}.partial"
-        partial.write_text(json.dumps(flatten(config), indent=1, sort_keys=True))
-        partial.replace(workdir / CONFIG_FILE)
+        atomic.write(workdir / CONFIG_FILE, json.dumps(flatten(config), indent=1, sort_keys=True))
     except OSError as error:
         raise UserError(
             f"The workdir {workdir} cannot be written to ({error.strerror or error}); choose "

@@ -17,11 +17,12 @@ ALLOWED = {
     "models": set(),
     "sampling": {"diffusion"},
     "data": {"errors"},
-    "evals": {"data", "torch_file"},
+    "evals": {"atomic", "data", "torch_file"},
     "torch_file": set(),
     "comparison": set(),
-    "report": {"comparison", "plain_json"},
+    "report": {"atomic", "comparison", "plain_json"},
     "plain_json": set(),
+    "atomic": set(),
     "difficulty": {
         "curriculum",
         "diffusion",
@@ -44,11 +45,11 @@ ALLOWED = {
     "compilation": set(),
     "malloc": set(),
     "signals": set(),
-    "workdir": {"config", "errors"},
+    "workdir": {"atomic", "config", "errors"},
     "leaves": set(),
     "writers": {"errors"},
     "progress": set(),
-    "plots": set(),
+    "plots": {"atomic"},
 }
 # outside package -> the only modules that may import it.
 OWNED = {

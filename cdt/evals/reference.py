@@ -3,13 +3,13 @@ or read from a file of ADM's form."""
 
 import hashlib
 import io
-import uuid
 from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 from etils import epath
 
+from cdt import atomic
 from cdt.data.sources import Source
 from cdt.evals.features import Activations
 from cdt.evals.frechet import Statistics
@@ -153,7 +153,4 @@ def _write(path: epath.Path, summary: Summary, space: str) -> None:
         arrays |= dict(mu_s=summary.spatial.mu, sigma_s=summary.spatial.sigma)
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
-    # Written beside and renamed, so that a reader never sees half a file.
-    partial = path.parent / f".{path.name}-{uuid.uuid4().hex}"
-    partial.write_bytes(buffer.getvalue())
-    partial.replace(path)
+    atomic.write(path, buffer.getvalue())
