@@ -123,11 +123,12 @@ def default_config() -> ConfigDict:
 
     config.sample = ConfigDict()
     config.sample.every = "500 steps"  # grids while training
-    config.sample.sampler = "heun"  # ancestral | ddim | heun | euler
+    config.sample.sampler = "heun"  # ancestral | ddim | heun | euler | euler_maruyama
     config.sample.steps = 50
     config.sample.guidance = 1.0  # 1: none
     config.sample.guidance_interval = (0.0, 1.0)  # in u
     config.sample.eta = 0.0  # ddim
+    config.sample.last_step = 0.04  # euler_maruyama: size of the last step, which adds no noise
     config.sample.clip = False  # ddpm: clip the predicted x0 to [-1, 1] (pixels)
     config.sample.churn = 0.0  # heun, edm: S_churn, with the interval and scale of its noise
     config.sample.churn_min = 0.05

@@ -22,17 +22,20 @@ from cdt.sampling import levels
 from cdt.sampling.ancestral import ancestral
 from cdt.sampling.ddim import ddim
 from cdt.sampling.euler import euler
+from cdt.sampling.euler_maruyama import euler_maruyama
 from cdt.sampling.heun import heun
 from cdt.sampling.noise import initial_noise
 
 PyTree = Any
 
-# Heun and Euler need a derivative in the level, which the discrete family has not.
+# Heun and Euler need a derivative in the level, which the discrete family has not; the SDE is that
+# of flow matching, as the others have stochastic samplers of their own.
 SAMPLERS = {
     "ancestral": (ancestral, ("ddpm", "edm", "flow")),
     "ddim": (ddim, ("ddpm", "edm", "flow")),
     "heun": (heun, ("edm", "flow")),
     "euler": (euler, ("edm", "flow")),
+    "euler_maruyama": (euler_maruyama, ("flow",)),
 }
 FEATURES = {
     "pixels": lambda c: pixels,
@@ -91,11 +94,13 @@ def _levels_and_sampler(config: ConfigDict, process: Process):
     if process.name not in families:
         fitting = [name for name, (_, fits) in SAMPLERS.items() if process.name in fits]
         raise UserError(
-            f"config.sample.sampler '{c.sampler}' does not fit the family '{process.name}', whose "
-            f"levels are discrete; use {' or '.join(fitting)}."
+            f"config.sample.sampler '{c.sampler}' does not fit the family '{process.name}'; use "
+            f"{' or '.join(fitting)}."
         )
     if process.name == "edm":
         grid = levels.karras(c.steps, c.sigma_min, c.sigma_max, c.rho)
+    elif c.sampler == "euler_maruyama":
+        grid = levels.uniform_to(c.steps, c.last_step)
     elif process.name == "flow":
         grid = levels.uniform(c.steps)
     elif c.sampler == "ddim":

@@ -58,6 +58,24 @@ def uniform(steps: int) -> np.ndarray:
     return np.linspace(1.0, 0.0, steps + 1)
 
 
+def uniform_to(steps: int, last: float) -> np.ndarray:
+    """Flow times, equally spaced from 1 to the start of the last step, then 0 (Ma et al. 2024).
+
+    Args:
+      last: size of the last step; 0.04 in the paper.
+
+    Raises:
+      ValueError: unless steps >= 1 and 0 < last < 1.
+    """
+    _check_steps(steps)
+    if not 0 < last < 1:
+        raise ValueError(
+            f"flow times were given a last step of {last} but need one between 0 and 1; SiT has "
+            "0.04"
+        )
+    return np.append(np.linspace(1.0, last, steps), 0.0)
+
+
 def _check_steps(steps, most=None):
     if steps < 1 or (most is not None and steps > most):
         expected = "at least 1" if most is None else f"between 1 and {most}"
