@@ -100,7 +100,7 @@ def default_config() -> ConfigDict:
     config.train.duration = "2000 steps"
     config.train.batch_size = 128  # global
     config.train.accumulate = 1  # microbatches a step
-    config.train.label_dropout = 0.1  # class-conditional models: share trained without label
+    config.train.condition_dropout = 0.1  # share trained without label or text, for guidance
     config.train.max_bad_steps = 20  # non-finite steps in a row that stop the run
 
     config.mesh = ConfigDict()

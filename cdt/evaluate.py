@@ -18,7 +18,7 @@ from cdt.evals.neighbours import mean_nearest_distance
 from cdt.evals.precision_recall import radii
 from cdt.evals.reference import file_reference, source_reference
 from cdt.evals.summary import in_blocks, summarise
-from cdt.sample import describe, generate, load_params, sample_labels
+from cdt.sample import describe, generate, load_params, sample_condition
 from cdt.writers import Writer
 
 PyTree = Any
@@ -89,12 +89,12 @@ def make_evaluation(
             reference = file_reference(c.reference, feature_fn)
         else:
             reference = source_reference(train, feature_fn, _reference_cache(config, path))
-    labels = sample_labels(config, np.arange(c.num))
+    condition = sample_condition(config, c.num)
     known = reference.summary.features
     reference_radii = None if known is None else radii(known)
 
     def evaluation(params):
-        images = generate(sample, mesh, params, labels, config.sample.batch_size)
+        images = generate(sample, mesh, params, condition, c.num, config.sample.batch_size)
         samples = summarise(in_blocks(images), feature_fn)
         return metrics.scores(samples) | metrics.compare(samples, reference, reference_radii)
 
@@ -133,13 +133,14 @@ def _sampling(
     mesh = build.mesh(config)
     model = build.model(config)
     run = jax.jit(build.sampler(config, model))
-    labels = sample_labels(config, np.arange(config.evaluate.num))
+    n = config.evaluate.num
+    condition = sample_condition(config, n)
     step, params = load_params(config, path, mesh, model)
 
     def images():
-        return generate(run, mesh, params, labels, config.sample.batch_size)
+        return generate(run, mesh, params, condition, n, config.sample.batch_size)
 
-    return images, describe(config, step, len(labels))
+    return images, describe(config, step, n)
 
 
 def _reference_cache(config: ConfigDict, path: epath.Path) -> epath.Path:

@@ -17,8 +17,12 @@ from cdt.workdir import check_identity
 PyTree = Any
 
 
-def sample_labels(config: ConfigDict, indices: np.ndarray) -> np.ndarray:
-    """int32 label of each sample: the classes in turn, so that any first n are balanced."""
+def sample_condition(config: ConfigDict, n: int) -> dict[str, np.ndarray]:
+    """What samples 0..n-1 are to show: the classes in turn, so that any first ones are balanced.
+
+    Raises:
+      UserError: `sample.classes` names one that the model does not have.
+    """
     num_classes = config.model.num_classes
     classes = np.asarray(config.sample.classes or range(max(num_classes, 1)), np.int32)
     if config.sample.classes and (classes.min() < 0 or classes.max() >= max(num_classes, 1)):
@@ -28,7 +32,7 @@ def sample_labels(config: ConfigDict, indices: np.ndarray) -> np.ndarray:
             if num_classes
             else "config.sample.classes is given, but the model is unconditional; leave it empty."
         )
-    return classes[np.asarray(indices) % len(classes)]
+    return {"label": classes[np.arange(n) % len(classes)]} if num_classes else {}
 
 
 def evaluations(config: ConfigDict) -> int:
@@ -38,30 +42,35 @@ def evaluations(config: ConfigDict) -> int:
 
 
 def generate(
-    sample: Callable, mesh: jax.sharding.Mesh, params: PyTree, labels: np.ndarray, batch_size: int
+    sample: Callable,
+    mesh: jax.sharding.Mesh,
+    params: PyTree,
+    condition: dict[str, np.ndarray],
+    n: int,
+    batch_size: int,
 ) -> np.ndarray:
     """Images 0..n-1, batch after batch, split over the devices.
 
     Args:
-      sample: jitted (params, indices, labels) -> uint8[B, H, W, C], from `build.sampler`.
+      sample: jitted (params, indices, condition) -> uint8[B, H, W, C], from `build.sampler`.
       mesh: devices.
       params: f32.
-      labels: int32[n].
+      condition: arrays [n, ...], of `sample_condition`.
+      n: number of images.
       batch_size: images at a time, rounded up to a multiple of the devices.
 
     Returns:
       uint8[n, H, W, C] on the host.
     """
-    n = len(labels)
     size = -(-min(batch_size, n) // mesh.size) * mesh.size
     images = []
     for start in range(0, n, size):
         # The last batch is filled up with images that are thrown away: one shape, one compilation.
         indices = np.arange(start, start + size, dtype=np.int32)
-        batch = sharding.global_batch(
-            mesh, {"indices": indices, "labels": labels[np.minimum(indices, n - 1)]}
-        )
-        images.append(jax.device_get(sample(params, batch["indices"], batch["labels"])))
+        known = np.minimum(indices, n - 1)
+        told = sharding.global_batch(mesh, {name: all[known] for name, all in condition.items()})
+        placed = sharding.global_batch(mesh, {"indices": indices})["indices"]
+        images.append(jax.device_get(sample(params, placed, told)))
     return np.concatenate(images)[:n]
 
 
@@ -110,15 +119,16 @@ def sample(config: ConfigDict, workdir: str) -> int:
         mesh = build.mesh(config)
         model = build.model(config)
         run = jax.jit(build.sampler(config, model))
-        labels = sample_labels(config, np.arange(config.sample.num))
+        n = config.sample.num
+        condition = sample_condition(config, n)
         step, params = load_params(config, path, mesh, model)
-    images = generate(run, mesh, params, labels, config.sample.batch_size)
+    images = generate(run, mesh, params, condition, n, config.sample.batch_size)
 
     folder = path / "samples" / f"step_{step}"
     folder.mkdir(parents=True, exist_ok=True)
     columns = min(10, len(images)) if not model.num_classes else min(model.num_classes, 10)
     plots.save_png(folder / "grid.png", plots.image_grid(images[:100], columns))
-    arrays = {"arr_0": images} | ({"arr_1": labels} if model.num_classes else {})
+    arrays = {"arr_0": images} | ({"arr_1": condition["label"]} if model.num_classes else {})
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
     atomic.write(folder / "samples.npz", buffer.getvalue())

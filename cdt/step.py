@@ -16,19 +16,29 @@ from cdt.state import BadSteps, TrainState, no_bad_steps
 from cdt.timesteps.base import Feedback, TimestepSampler
 
 PyTree = Any
-Batch = dict[str, Array]  # image uint8[B, H, W, C], label int32[B]
+Batch = dict[str, Array]  # image uint8[B, H, W, C], and what its condition consists of
+Condition = dict[str, Array]  # what the network is told of each example, such as label int32[B]
 
-# (params, x0, eps, u, label, dropout key or None) -> (loss[B], eps_error[B])
-ExampleLoss = Callable[[PyTree, Array, Array, Array, Array, Array | None], tuple[Array, Array]]
+# (params, x0, eps, u, condition, dropout key or None) -> (loss[B], eps_error[B])
+ExampleLoss = Callable[[PyTree, Array, Array, Array, Condition, Array | None], tuple[Array, Array]]
 
 # Named streams of random numbers, each folded into the key of the step. They are part of a run's
 # reproducibility: never renumber one.
-STREAM_TIMESTEPS, STREAM_NOISE, STREAM_LABEL_DROPOUT, STREAM_NETWORK = range(4)
+STREAM_TIMESTEPS, STREAM_NOISE, STREAM_CONDITION_DROPOUT, STREAM_NETWORK = range(4)
 
 
 def to_float(image: Array) -> Array:
     """uint8[...] pixels -> f32[...] in [-1, 1]."""
     return image.astype(jnp.float32) / 127.5 - 1.0
+
+
+def condition_of(batch: Batch) -> Condition:
+    """All that a batch holds beside the images."""
+    return {name: values for name, values in batch.items() if name != "image"}
+
+
+def _per_example(values: Array, x: Array) -> Array:
+    return values.reshape(values.shape + (1,) * (x.ndim - 1))
 
 
 def make_init(
@@ -65,16 +75,16 @@ def make_train_step(
     edges: np.ndarray,
     *,
     seed: int,
-    null_label: int | None = None,
-    label_dropout: float = 0.0,
+    null: Condition | None = None,
+    condition_dropout: float = 0.0,
     accumulate: int = 1,
     log_every: int = 1,
     max_bad_steps: int = 1,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
     """Returns step(state, batch) -> (state, metrics), to be jitted with the state donated.
 
-    Noise levels, noise and dropped labels are drawn for the *global* batch, keyed by seed, step and
-    the example's global index: they depend neither on sharding nor on accumulation.
+    Noise levels, noise and dropped conditions are drawn for the *global* batch, keyed by seed, step
+    and the example's global index: they depend neither on sharding nor on accumulation.
 
     A loss or gradient that is not finite changes nothing but `step` and the counters in
     `state.bad`; after `max_bad_steps` in a row nothing changes any more, so that the last good
@@ -87,8 +97,9 @@ def make_train_step(
       timesteps: draws u and learns from the losses.
       edges: f32[N+1] cluster edges, for the statistics.
       seed: of every random stream.
-      null_label: label that stands for "no label"; needed for label_dropout > 0.
-      label_dropout: probability with which a label becomes `null_label`.
+      null: the condition that stands for none, of one example, without the axis [B]; needed for
+        condition_dropout > 0.
+      condition_dropout: probability with which an example's condition becomes `null`.
       accumulate: number of microbatches; must divide the batch.
       log_every: window of the per-cluster sums, in steps.
       max_bad_steps: see above.
@@ -97,8 +108,8 @@ def make_train_step(
     f32[N] (mean over the window so far), bad_steps, bad_steps_in_a_row, and the sampler's own.
     """
 
-    def objective(params, x0, eps, u, weight, label, key):
-        loss, eps_error = example_loss(params, x0, eps, u, label, key)
+    def objective(params, x0, eps, u, weight, condition, key):
+        loss, eps_error = example_loss(params, x0, eps, u, condition, key)
         return jnp.mean(weight * loss), (loss, eps_error)
 
     value_and_grad = jax.value_and_grad(objective, has_aux=True)
@@ -123,7 +134,7 @@ def make_train_step(
             return jax.tree.map(jnp.add, carry, (loss, grads)), aux
 
         zeros = (jnp.float32(0.0), jax.tree.map(jnp.zeros_like, params))
-        inputs = (jnp.arange(accumulate), tuple(split(x) for x in examples))
+        inputs = (jnp.arange(accumulate), jax.tree.map(split, examples))
         (loss, grads), aux = jax.lax.scan(microbatch, zeros, inputs)
         loss, grads = jax.tree.map(lambda x: x / accumulate, (loss, grads))
         return loss, jax.tree.map(merge, aux), grads
@@ -131,19 +142,23 @@ def make_train_step(
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         x0 = to_float(batch["image"])
-        label = batch["label"]
-        n = label.shape[0]
+        condition = condition_of(batch)
+        n = len(x0)
 
         draw = timesteps.sample(state.timesteps, jax.random.fold_in(key, STREAM_TIMESTEPS), n)
         eps = jax.random.normal(jax.random.fold_in(key, STREAM_NOISE), x0.shape)
-        if label_dropout > 0.0:
-            drop_key = jax.random.fold_in(key, STREAM_LABEL_DROPOUT)
-            label = jnp.where(jax.random.uniform(drop_key, (n,)) < label_dropout, null_label, label)
+        if condition_dropout > 0.0:
+            drop_key = jax.random.fold_in(key, STREAM_CONDITION_DROPOUT)
+            dropped = jax.random.uniform(drop_key, (n,)) < condition_dropout
+            condition |= {
+                name: jnp.where(_per_example(dropped, condition[name]), value, condition[name])
+                for name, value in null.items()
+            }
 
         loss, (losses, eps_error), grads = gradients(
             state.params,
             jax.random.fold_in(key, STREAM_NETWORK),
-            x0, eps, draw.u, draw.weight, label,
+            x0, eps, draw.u, draw.weight, condition,
         )  # fmt: skip
         # A dot product of each leaf: on the CPU faster than a norm, which writes the squares.
         grad_norm = jnp.sqrt(sum(jnp.vdot(g, g) for g in jax.tree.leaves(grads)))

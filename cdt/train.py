@@ -21,7 +21,7 @@ from cdt.errors import EXIT_BAD_NUMBERS, EXIT_FINISHED, EXIT_STOPPED, user_error
 from cdt.evaluate import make_evaluation, scalars
 from cdt.plain_json import to_json
 from cdt.progress import Progress
-from cdt.sample import generate, sample_labels
+from cdt.sample import generate, sample_condition
 from cdt.signals import StopRequest
 from cdt.state import TrainState, no_bad_steps
 from cdt.validation import make_validation
@@ -60,7 +60,8 @@ def train(config: ConfigDict, workdir: str) -> int:
         open_all_at = saved["open_all_at"] if saved else build.open_all_at(config, num_examples)
         parts = build.training(config, model, mesh.size, num_examples, open_all_at)
         sample = jax.jit(build.sampler(config, model))
-        grid_labels = sample_labels(config, np.arange(min(config.sample.num, 100)))
+        grid_size = min(config.sample.num, 100)
+        grid_condition = sample_condition(config, grid_size)
         ema_name = build.ema_name(config)
         evaluated = build.evaluated_emas(config)
         every = {
@@ -191,7 +192,9 @@ def train(config: ConfigDict, workdir: str) -> int:
                 run_validation(done, initial)
             if done % every["sample"] == 0 or last:
                 params = _average(state, ema_name)
-                images = generate(sample, mesh, params, grid_labels, config.sample.batch_size)
+                images = generate(
+                    sample, mesh, params, grid_condition, grid_size, config.sample.batch_size
+                )
                 _write_grid(path, writer, done, images, model.num_classes)
             if evaluation and (done % every["evaluate"] == 0 or last):
                 values = {name: evaluation(_average(state, name)) for name in evaluated}

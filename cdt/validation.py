@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from cdt.step import ExampleLoss, to_float
+from cdt.step import ExampleLoss, condition_of, to_float
 
 PyTree = Any
 
@@ -36,7 +36,7 @@ def make_validation(
         def one(cluster: Array) -> Array:
             u = edges[cluster] + (edges[cluster + 1] - edges[cluster]) * offsets
             eps = jax.random.normal(jax.random.fold_in(jax.random.key(seed), cluster), x0.shape)
-            loss, _ = example_loss(params, x0, eps, u, batch["label"], None)
+            loss, _ = example_loss(params, x0, eps, u, condition_of(batch), None)
             return jnp.mean(loss)
 
         return jax.lax.map(one, jnp.arange(len(edges) - 1))

@@ -42,7 +42,7 @@ def get_config(variant: str = ""):
 
     config.train.duration = "400_000 steps"
     config.train.batch_size = 256
-    config.train.label_dropout = 0.1
+    config.train.condition_dropout = 0.1
 
     config.validation.every = "5000 steps"
     config.validation.images = 256

@@ -8,7 +8,7 @@ import pytest
 from cdt import build
 from cdt.config import default_config
 from cdt.errors import UserError, user_errors
-from cdt.sample import evaluations, sample_labels
+from cdt.sample import evaluations, sample_condition
 
 
 def build_all(config, num_devices=1):
@@ -20,7 +20,7 @@ def build_all(config, num_devices=1):
         open_all = build.open_all_at(config, train.size)
         parts = build.training(config, model, num_devices, train.size, open_all)
         build.sampler(config, model)
-        sample_labels(config, np.arange(4))
+        sample_condition(config, 4)
         build.ema_name(config)
         build.evaluated_emas(config)
         build.feature_space(config)
@@ -92,7 +92,7 @@ BAD = {
     "mesh": ({"mesh.data": 3}, "does not fit"),
     "decay": ({"ema.decays": (1.0,)}, "must lie in"),
     "weight decay": ({"optim.name": "adam", "optim.weight_decay": 0.1}, "use 'adamw'"),
-    "label dropout": ({"train.label_dropout": 1.5}, "lie in"),
+    "condition dropout": ({"train.condition_dropout": 1.5}, "lie in"),
     "missing data": ({"data.name": "npz", "data.path": "nowhere.npz"}, "no data file"),
     "accumulate": ({"train.accumulate": 3}, "divisible"),
     "warm-up": ({"optim.warmup": "5000 steps"}, "not shorter"),
@@ -138,11 +138,12 @@ def test_good_configs_take_a_step_and_sample(overrides):
     parts = build.training(config, model, 1, train.size, 100)
     state = jax.jit(parts.init)(jax.random.key(0))
     indices = np.arange(8)
-    batch = {"image": train.images(indices), "label": train.labels[indices]}
+    batch = {"image": train.images(indices)} | train.condition(indices)
     new, metrics = jax.jit(parts.step)(state, batch)
     assert np.isfinite(metrics["loss"]) and metrics["bad_steps"] == 0
     assert not np.array_equal(new.params["final"]["kernel"], state.params["final"]["kernel"])
-    images = jax.jit(build.sampler(config, model))(new.params, jnp.arange(4), jnp.arange(4))
+    condition = sample_condition(config, 4)
+    images = jax.jit(build.sampler(config, model))(new.params, jnp.arange(4), condition)
     assert images.shape == (4, 8, 8, 1) and images.dtype == jnp.uint8
 
 
@@ -155,16 +156,16 @@ def test_sample_i_does_not_depend_on_its_batch():
     noise = jax.random.key(1)
     params = jax.tree.map(lambda x: x + 0.05 * jax.random.normal(noise, x.shape), params)
     sample = jax.jit(build.sampler(config, model))
-    whole = np.asarray(sample(params, jnp.arange(12), jnp.arange(12) % 10), np.int32)
-    part = np.asarray(sample(params, jnp.arange(5, 9), jnp.arange(5, 9)), np.int32)
+    whole = np.asarray(sample(params, jnp.arange(12), {"label": jnp.arange(12) % 10}), np.int32)
+    part = np.asarray(sample(params, jnp.arange(5, 9), {"label": jnp.arange(5, 9)}), np.int32)
     assert np.abs(whole[5:9] - part).max() <= 1  # rounding to uint8
 
 
 def test_first_samples_are_balanced_over_the_classes():
     config = small()
-    assert sample_labels(config, np.arange(20)).tolist() == [*range(10)] * 2
+    assert sample_condition(config, 20)["label"].tolist() == [*range(10)] * 2
     config.sample.classes = (3, 7)
-    assert sample_labels(config, np.arange(4)).tolist() == [3, 7, 3, 7]
+    assert sample_condition(config, 4)["label"].tolist() == [3, 7, 3, 7]
 
 
 def test_evaluations_count_heun_twice_and_guidance_twice():

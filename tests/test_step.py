@@ -20,10 +20,10 @@ def init_params(key):
     return {"w": 0.1 * jax.random.normal(key, (8, 8)), "b": jnp.zeros(8), "c": jnp.zeros(11)}
 
 
-def example_loss(params, x0, eps, u, label, key):
+def example_loss(params, x0, eps, u, condition, key):
     """A two-layer network small enough to reason about; sees image, noise, level and label."""
     x = (1 - u)[:, None] * x0.reshape(len(u), -1) + u[:, None] * eps.reshape(len(u), -1)
-    error = jnp.tanh(x @ params["w"]) + params["b"] + params["c"][label][:, None]
+    error = jnp.tanh(x @ params["w"]) + params["b"] + params["c"][condition["label"]][:, None]
     error -= eps.reshape(len(u), -1)
     return jnp.mean(error**2, axis=1), jnp.sum(error**2, axis=1)
 
@@ -39,7 +39,7 @@ def batch_at(step, n=32):
 def make(loss=example_loss, tau=3, plain=False, **options):
     tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-2))
     timesteps = independent(uniform()) if plain else curriculum(uniform(), EDGES, patience(tau, 4))
-    options = {"seed": 7, "null_label": 10, "log_every": 5, "max_bad_steps": 3} | options
+    options = {"seed": 7, "null": {"label": 10}, "log_every": 5, "max_bad_steps": 3} | options
     step = make_train_step(loss, tx, EMA, timesteps, EDGES, **options)
     state = make_init(init_params, tx, EMA, timesteps, 4, 4)(jax.random.key(0))
     return jax.jit(step), state
@@ -75,7 +75,7 @@ def test_update_against_a_plain_loop():
     x0 = to_float(batch["image"])
 
     def mean_loss(params):
-        return example_loss(params, x0, eps, u, batch["label"], None)[0].mean()
+        return example_loss(params, x0, eps, u, batch, None)[0].mean()
 
     loss, grads = jax.value_and_grad(mean_loss)(state.params)
     tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-2))
@@ -95,8 +95,8 @@ def test_update_against_a_plain_loop():
 def test_cluster_losses_are_means_over_the_window():
     seen = []
 
-    def spy(params, x0, eps, u, label, key):
-        loss = example_loss(params, x0, eps, u, label, key)
+    def spy(params, x0, eps, u, condition, key):
+        loss = example_loss(params, x0, eps, u, condition, key)
         jax.debug.callback(lambda u, loss: seen.append((u, loss)), u, loss[0], ordered=True)
         return loss
 
@@ -114,10 +114,10 @@ def test_cluster_losses_are_means_over_the_window():
 def poisoned(when):
     """A loss that is NaN, or whose gradient alone is infinite, at the given (seeded) steps."""
 
-    def loss(params, x0, eps, u, label, key):
-        value, error = example_loss(params, x0, eps, u, label, key)
+    def loss(params, x0, eps, u, condition, key):
+        value, error = example_loss(params, x0, eps, u, condition, key)
         # The marker rides on the label, the one thing a batch can carry unchanged.
-        marker = jnp.max(label)
+        marker = jnp.max(condition["label"])
         value = jnp.where(marker == 99, jnp.nan, value)
         # sqrt at 0: finite value, infinite gradient; at 1 on other steps.
         zero = params["b"][0] - jax.lax.stop_gradient(params["b"][0])
@@ -164,7 +164,7 @@ def test_after_k_bad_steps_in_a_row_the_state_is_frozen():
 
 
 def test_accumulation_changes_only_rounding():
-    steps = {a: make(accumulate=a, label_dropout=0.3) for a in (1, 4)}
+    steps = {a: make(accumulate=a, condition_dropout=0.3) for a in (1, 4)}
     states = {a: state for a, (_, state) in steps.items()}
     for i in range(10):
         metrics = {}
@@ -176,19 +176,23 @@ def test_accumulation_changes_only_rounding():
     same(states[1].clusters.count, states[4].clusters.count)
 
 
-def test_label_dropout_rate():
+def test_a_condition_is_dropped_as_a_whole_and_as_often_as_asked_for():
     seen = []
 
-    def spy(params, x0, eps, u, label, key):
-        jax.debug.callback(lambda x: seen.append(x), label)
-        return example_loss(params, x0, eps, u, label, key)
+    def spy(params, x0, eps, u, condition, key):
+        jax.debug.callback(lambda *x: seen.append(x), condition["label"], condition["text"])
+        return example_loss(params, x0, eps, u, condition, key)
 
-    step, state = make(spy, label_dropout=0.25)
+    null = {"label": 10, "text": jnp.full((2, 3), -1.0)}
+    step, state = make(spy, null=null, condition_dropout=0.25)
     for i in range(40):
-        state, _ = step(state, batch_at(i))
+        state, _ = step(state, batch_at(i) | {"text": jnp.ones((32, 2, 3))})
     jax.effects_barrier()
-    share = np.mean(np.concatenate(seen) == 10)
-    assert abs(share - 0.25) < 4 * np.sqrt(0.25 * 0.75 / (40 * 32))
+    label, text = (np.concatenate(x) for x in zip(*seen, strict=True))
+    dropped = label == 10
+    assert abs(dropped.mean() - 0.25) < 4 * np.sqrt(0.25 * 0.75 / (40 * 32))
+    np.testing.assert_array_equal(text[dropped], -1)
+    np.testing.assert_array_equal(text[~dropped], 1)
 
 
 @pytest.mark.parametrize("shape", [(8, 1), (1, 8), (4, 2)])

@@ -13,14 +13,14 @@ BATCH = {
 
 
 def test_levels_are_midpoints_of_equal_parts_of_each_cluster():
-    def loss(params, x0, eps, u, label, key):
+    def loss(params, x0, eps, u, condition, key):
         assert key is None  # nothing random but the fixed noise
         return u, u
 
     means = make_validation(loss, EDGES, seed=0)(None, BATCH)
     np.testing.assert_allclose(means, [0.05, 0.25, 0.7], rtol=1e-6)
 
-    def spread(params, x0, eps, u, label, key):
+    def spread(params, x0, eps, u, condition, key):
         return (u - u.mean()) ** 2, u
 
     variances = make_validation(spread, EDGES, seed=0)(None, BATCH)
@@ -29,7 +29,7 @@ def test_levels_are_midpoints_of_equal_parts_of_each_cluster():
 
 
 def test_noise_is_fixed_by_seed_and_cluster():
-    def loss(params, x0, eps, u, label, key):
+    def loss(params, x0, eps, u, condition, key):
         return params * eps.mean(axis=(1, 2, 3)), u
 
     validate = jax.jit(make_validation(loss, EDGES, seed=3))
@@ -42,8 +42,8 @@ def test_noise_is_fixed_by_seed_and_cluster():
 
 
 def test_images_and_labels_reach_the_loss():
-    def loss(params, x0, eps, u, label, key):
-        return x0.mean(axis=(1, 2, 3)) + label, u
+    def loss(params, x0, eps, u, condition, key):
+        return x0.mean(axis=(1, 2, 3)) + condition["label"], u
 
     means = make_validation(loss, EDGES, seed=0)(None, BATCH)
     expected = np.asarray(BATCH["image"], np.float64).mean() / 127.5 - 1 + 3.5

@@ -54,5 +54,5 @@ def validation_batch(
     """The first held-out images, as many as asked for and the devices divide."""
     n = min(config.validation.images, source.size) // mesh.size * mesh.size
     indices = np.arange(max(n, mesh.size)) % source.size
-    labels = np.zeros(len(indices), np.int32) if source.labels is None else source.labels[indices]
-    return sharding.global_batch(mesh, {"image": source.images(indices), "label": labels})
+    batch = {"image": source.images(indices)} | source.condition(indices)
+    return sharding.global_batch(mesh, batch)

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 from cdt.build.choices import steps
 from cdt.build.levels import cluster_edges
 from cdt.build.models import Model, example_loss, training_loss
-from cdt.build.optimization import check_batch, label_dropout, optimizer
+from cdt.build.optimization import check_batch, condition_dropout, optimizer
 from cdt.difficulty.convergence import Programs, make_programs
 from cdt.diffusion.process import Process
 
@@ -31,8 +31,8 @@ def difficulty(config: ConfigDict, model: Model, num_devices: int, num_examples:
     programs = make_programs(
         training_loss(config, model), example_loss(model), model.init, tx, edges,
         seed=config.seed,
-        null_label=model.num_classes,
-        label_dropout=label_dropout(config, model),
+        null=model.null,
+        condition_dropout=condition_dropout(config, model),
         accumulate=config.train.accumulate,
         max_bad_steps=config.train.max_bad_steps,
     )  # fmt: skip

@@ -25,6 +25,7 @@ from cdt.sampling.euler import euler
 from cdt.sampling.euler_maruyama import euler_maruyama
 from cdt.sampling.heun import heun
 from cdt.sampling.noise import initial_noise
+from cdt.step import Condition
 
 PyTree = Any
 
@@ -44,15 +45,15 @@ FEATURES = {
 }
 
 
-def sampler(config: ConfigDict, model: Model) -> Callable[[PyTree, Array, Array], Array]:
-    """Returns sample(params, indices int32[B], labels int32[B]) -> uint8[B, H, W, C].
+def sampler(config: ConfigDict, model: Model) -> Callable[[PyTree, Array, Condition], Array]:
+    """Returns sample(params, indices int32[B], condition) -> uint8[B, H, W, C].
 
-    Image i depends on `sample.seed`, i and its label alone: not on the batch or the devices.
+    Image i depends on `sample.seed`, i and its condition alone: not on the batch or the devices.
     """
     c = config.sample
     sample_levels, run = _levels_and_sampler(config, model.process)
     guided = c.guidance != 1.0
-    if guided and not model.num_classes:
+    if guided and not model.null:
         raise UserError(
             f"config.sample.guidance is {c.guidance}, but the model is unconditional "
             "(config.model.num_classes = 0); set it to 1."
@@ -64,18 +65,18 @@ def sampler(config: ConfigDict, model: Model) -> Callable[[PyTree, Array, Array]
             "0 <= lo < hi <= 1, in u."
         )
 
-    def sample(params, indices, labels):
-        def network(x, level, labels):
+    def sample(params, indices, condition):
+        def network(x, level, condition):
             scaled = per_example(model.prediction.c_in(level), x) * x
-            return model.apply(params, scaled, model.process.time_input(level), labels, None)
+            return model.apply(params, scaled, model.process.time_input(level), condition, None)
 
         if guided:
             denoised = classifier_free_guidance(
-                network, model.process, labels, model.num_classes, c.guidance,
+                network, model.process, condition, model.null, c.guidance,
                 None if interval == (0.0, 1.0) else interval,
             )  # fmt: skip
         else:
-            denoised = functools.partial(network, labels=labels)
+            denoised = functools.partial(network, condition=condition)
         denoise = make_denoiser(
             denoised, model.process, model.prediction, model.learn_variance, c.clip
         )

@@ -17,7 +17,7 @@ from cdt.diffusion.process import Process
 from cdt.diffusion.uncertainty import init_uncertainty, make_log_variance
 from cdt.errors import UserError
 from cdt.models.dit import DiT, named_dit
-from cdt.step import ExampleLoss
+from cdt.step import Condition, ExampleLoss
 
 PyTree = Any
 
@@ -52,9 +52,10 @@ class Model(NamedTuple):
     prediction: Prediction
     learn_variance: bool
     init: Callable[[Array], PyTree]  # PRNG key -> params f32
-    apply: Callable  # (params, x, time, label, key) -> raw output
+    apply: Callable  # (params, x, time, condition, key) -> raw output
     image_shape: tuple[int, int, int]
-    num_classes: int  # 0: unconditional; the null label is num_classes
+    num_classes: int  # 0: not conditioned on a class
+    null: Condition  # what stands for no condition, without the axis [B]; empty: unconditional
     log_variance: Callable | None  # (params, level) -> the loss's learned uncertainty, or None
 
 
@@ -77,27 +78,28 @@ def model(config: ConfigDict) -> Model:
 
     image_shape = (config.data.image_size, config.data.image_size, config.data.channels)
     network = _network(config, out_channels=config.data.channels * (2 if c.learn_variance else 1))
-    conditional = config.model.num_classes > 0
+    num_classes = config.model.num_classes
     uncertain = config.loss.weight == "uncertainty"
 
-    def label_of(label):
-        return label if conditional else None
+    null = {"label": jnp.int32(num_classes)} if num_classes else {}
 
     def init(key):
         x = jnp.zeros((1, *image_shape))
-        params = network.init(key, x, jnp.zeros(1), label_of(jnp.zeros(1, jnp.int32)))["params"]
+        one = {name: value[None] for name, value in null.items()}
+        params = network.init(key, x, jnp.zeros(1), **one)["params"]
         return params | ({"loss_uncertainty": init_uncertainty()} if uncertain else {})
 
-    def apply(params, x, time, label, key):
+    def apply(params, x, time, condition, key):
         rngs = None if key is None else {"dropout": key}
-        return network.apply({"params": params}, x, time, label_of(label), rngs=rngs)
+        used = {name: condition[name] for name in null}
+        return network.apply({"params": params}, x, time, **used, rngs=rngs)
 
     def log_variance(params, level):
         return make_log_variance(process)(params["loss_uncertainty"], level)
 
     return Model(
         process, prediction, c.learn_variance, init, apply, image_shape,
-        config.model.num_classes, log_variance if uncertain else None,
+        num_classes, null, log_variance if uncertain else None,
     )  # fmt: skip
 
 

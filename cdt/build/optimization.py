@@ -51,8 +51,8 @@ def training(
     step = make_train_step(
         training_loss(config, model), tx, averages, timesteps, edges,
         seed=config.seed,
-        null_label=model.num_classes,
-        label_dropout=label_dropout(config, model),
+        null=model.null,
+        condition_dropout=condition_dropout(config, model),
         accumulate=config.train.accumulate,
         log_every=steps(config, "log.every", num_examples),
         max_bad_steps=config.train.max_bad_steps,
@@ -85,12 +85,12 @@ def optimizer(
     return tx, schedule
 
 
-def label_dropout(config: ConfigDict, model: Model) -> float:
-    """The share of labels that are dropped; none where there are none."""
-    share = config.train.label_dropout
+def condition_dropout(config: ConfigDict, model: Model) -> float:
+    """The share of conditions that are dropped; none where there are none."""
+    share = config.train.condition_dropout
     if not 0.0 <= share <= 1.0:
-        raise UserError(f"config.train.label_dropout is {share}; it must lie in [0, 1].")
-    return share if model.num_classes else 0.0
+        raise UserError(f"config.train.condition_dropout is {share}; it must lie in [0, 1].")
+    return share if model.null else 0.0
 
 
 def ema_decays(config: ConfigDict) -> dict[str, optim.Schedule]:

@@ -52,8 +52,8 @@ def make_batch(
       flip: mirror each image left-right with probability 1/2, drawn anew in each epoch.
 
     Returns:
-      A pure function of `step` >= 0 to {"image": uint8[b, H, W, C], "label": int32[b]} with
-      b = batch_size / process_count; the labels are zeros where the source has none.
+      A pure function of `step` >= 0 to {"image": uint8[b, H, W, C]} and the source's condition of
+      these images, such as "label" int32[b], with b = batch_size / process_count.
 
     Raises:
       ValueError: if the batch cannot be split evenly over the processes.
@@ -82,11 +82,7 @@ def make_batch(
         if flip:
             mirrored = _random_bits(flip_key, start, local_size)
             images[mirrored] = images[mirrored, :, ::-1]
-        if source.labels is None:
-            labels = np.zeros(local_size, np.int32)
-        else:
-            labels = source.labels[indices]
-        return {"image": images, "label": labels}
+        return {"image": images} | source.condition(indices)
 
     return batch
 

@@ -26,6 +26,11 @@ class Source(NamedTuple):
     size: int  # N
     fingerprint: Callable[[], str]  # () -> SHA-256 (hex) that changes with the data
 
+    def condition(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        """What a network may be told of the images `indices` int64[n]: "label" int32[n] or
+        nothing."""
+        return {} if self.labels is None else {"label": self.labels[indices]}
+
 
 def digits(split: str) -> Source:
     """Handwritten digits of scikit-learn's `load_digits`: 8x8x1, 10 classes.

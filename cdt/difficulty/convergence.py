@@ -18,7 +18,7 @@ from cdt.difficulty.single_cluster import SingleClusterState, single_cluster
 from cdt.optim import Ema, ema
 from cdt.plots import normalised_convergence
 from cdt.state import TrainState
-from cdt.step import Batch, ExampleLoss, make_init, make_train_step
+from cdt.step import Batch, Condition, ExampleLoss, make_init, make_train_step
 from cdt.validation import make_validation
 
 PyTree = Any
@@ -41,8 +41,8 @@ def make_programs(
     edges: np.ndarray,
     *,
     seed: int,
-    null_label: int | None = None,
-    label_dropout: float = 0.0,
+    null: Condition | None = None,
+    condition_dropout: float = 0.0,
     accumulate: int = 1,
     max_bad_steps: int = 20,
 ) -> Programs:
@@ -58,7 +58,7 @@ def make_programs(
       tx: optimizer.
       edges: f32[N+1] of all clusters, from `curriculum.clusters.edge_table`.
       seed: of every random stream; noise and batches are those of ordinary training.
-      null_label, label_dropout, accumulate, max_bad_steps: see `cdt.step.make_train_step`.
+      null, condition_dropout, accumulate, max_bad_steps: see `cdt.step.make_train_step`.
     """
     timesteps = single_cluster(edges)
     averages: Ema = ema({})  # the parameters themselves are what is validated
@@ -66,8 +66,8 @@ def make_programs(
     step = make_train_step(
         training_loss, tx, averages, timesteps, edges,
         seed=seed,
-        null_label=null_label,
-        label_dropout=label_dropout,
+        null=null,
+        condition_dropout=condition_dropout,
         accumulate=accumulate,
         max_bad_steps=max_bad_steps,
     )  # fmt: skip

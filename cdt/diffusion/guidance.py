@@ -11,8 +11,8 @@ from cdt.diffusion.process import Process, per_example
 def classifier_free_guidance(
     network: Callable,
     process: Process,
-    labels: jax.Array,
-    null_label: int,
+    condition: dict[str, jax.Array],
+    null: dict[str, jax.Array],
     scale: float,
     interval: tuple[float, float] | None = None,
 ) -> Callable:
@@ -21,9 +21,10 @@ def classifier_free_guidance(
     Only the C mean channels are guided; variance channels come from the conditional half.
 
     Args:
-      network: (x [B, ..., C], native level [B], labels [B]) -> raw output [B, ..., C or 2C].
-      labels: int32[B], the classes to draw.
-      null_label: the label that stands for no class.
+      network: (x [B, ..., C], native level [B], condition [B, ...]) -> raw output
+        [B, ..., C or 2C].
+      condition: what to draw, such as {"label": int32[B]}.
+      null: what stands for no condition, of one example, without the axis [B].
       scale: w; 1 is the conditional model, 0 the unconditional one.
       interval: closed interval [lo, hi] of u outside which w = 1 (Kynkaanniemi et al. 2024), or
         None for guidance everywhere.
@@ -35,10 +36,13 @@ def classifier_free_guidance(
             f"the guidance interval was given as {tuple(interval)} but needs 0 <= lo < hi <= 1 in "
             "u, where 0 is clean and 1 is noise"
         )
-    both_labels = jnp.concatenate([labels, jnp.full_like(labels, null_label)])
+    both_conditions = {
+        name: jnp.concatenate([values, jnp.broadcast_to(null[name], values.shape)])
+        for name, values in condition.items()
+    }
 
     def guided(x, level):
-        both = network(jnp.concatenate([x, x]), jnp.concatenate([level, level]), both_labels)
+        both = network(jnp.concatenate([x, x]), jnp.concatenate([level, level]), both_conditions)
         cond, uncond = jnp.split(both.astype(jnp.float32), 2)
         channels = x.shape[-1]
         w = jnp.full(level.shape, scale, jnp.float32)

@@ -119,21 +119,21 @@ def make_example_loss(
     difficulty share.
 
     Args:
-      apply: (params, scaled x [B, ..., C], time input [B], label int32[B], PRNG key or None) ->
-        raw output [B, ..., C or 2C].
+      apply: (params, scaled x [B, ..., C], time input [B], condition, PRNG key or None) -> raw
+        output [B, ..., C or 2C]. A condition is a dict of arrays [B, ...], such as label int32[B].
       loss: what `make_loss` returns.
       log_variance: (params, native level [B]) -> learned uncertainty [B]
         (`diffusion.uncertainty`); None for none.
 
     Returns:
-      example_loss(params, x0, eps, u, label, key) -> (loss[B], eps_error[B]); u is f32[B].
+      example_loss(params, x0, eps, u, condition, key) -> (loss[B], eps_error[B]); u is f32[B].
     """
 
-    def example_loss(params, x0, eps, u, label, key):
+    def example_loss(params, x0, eps, u, condition, key):
         level = process.level(u)
         x = corrupt(process, x0, eps, level)
         x = per_example(prediction.c_in(level), x) * x
-        output = apply(params, x, process.time_input(level), label, key)
+        output = apply(params, x, process.time_input(level), condition, key)
         a = None if log_variance is None else log_variance(params, level)
         return loss(output, x0, eps, level, a)
 

@@ -61,7 +61,7 @@ def test_images_labels_and_forms():
     assert np.array_equal(batch["image"][:, 0, 0, 0], batch["label"])
     unlabelled = batches(numbered(30, labels=False))(3)
     assert np.array_equal(unlabelled["image"], batch["image"])
-    assert np.array_equal(unlabelled["label"], np.zeros(8, np.int32))
+    assert set(unlabelled) == {"image"}
 
 
 @pytest.mark.parametrize("count", [2, 4, 8])

@@ -24,7 +24,7 @@ EDGES = edge_table(np.array([0.0, 0.2, 0.5, 1.0]), None)
 LR = 0.05
 
 
-def example_loss(params, x0, eps, u, label, key):
+def example_loss(params, x0, eps, u, condition, key):
     """A parabola that is steeper the larger u is: |w - 1|^2 u."""
     loss = u * jnp.sum((params["w"] - 1.0) ** 2)
     return loss, jnp.ones_like(u)
@@ -115,7 +115,7 @@ def test_nothing_is_compiled_twice():
 
 
 def test_what_is_optimised_need_not_be_what_is_shown():
-    def distance(params, x0, eps, u, label, key):
+    def distance(params, x0, eps, u, condition, key):
         return jnp.full_like(u, jnp.max(jnp.abs(params["w"] - 1.0))), u
 
     made = make_programs(
@@ -127,7 +127,7 @@ def test_what_is_optimised_need_not_be_what_is_shown():
 
 
 def test_bad_steps_are_counted():
-    def bad(params, x0, eps, u, label, key):
+    def bad(params, x0, eps, u, condition, key):
         value = jnp.where(jnp.all(x0 > 0), jnp.nan, 1.0) * jnp.sum(params["w"] ** 2)
         return jnp.full_like(u, value), u
 

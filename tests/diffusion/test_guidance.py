@@ -8,18 +8,22 @@ import pytest
 from cdt.diffusion import process, schedules
 from cdt.diffusion.guidance import classifier_free_guidance
 
-NULL = 10
+NULL = {"label": jnp.int32(10), "text": jnp.float32([0.5, -1.0])}
 P = process.ddpm(schedules.linear(1000))
-LABELS = jnp.array([3, 0, 7, 7, 1, 2, 3, 9])
+CONDITION = {
+    "label": jnp.array([3, 0, 7, 7, 1, 2, 3, 9]),
+    "text": jax.random.normal(jax.random.key(1), (8, 2)),
+}
 LEVEL = jnp.float32([100, 400, 600, 999, 0, 299, 700, 500])
 X = jax.random.normal(jax.random.key(0), (8, 4, 4, 2))
 
 
 def make_network(learn_variance):
-    """Any function of x, level and label, different in mean and variance channels."""
+    """Any function of x, level and condition, different in mean and variance channels."""
 
-    def network(x, level, labels):
-        scale = jnp.cos(labels + level / 300)[:, None, None, None]
+    def network(x, level, condition):
+        told = condition["label"] + condition["text"].sum(-1)
+        scale = jnp.cos(told + level / 300)[:, None, None, None]
         mean = jnp.tanh(x * scale) + scale
         return jnp.concatenate([mean, mean**2 + x], -1) if learn_variance else mean
 
@@ -31,9 +35,10 @@ def make_network(learn_variance):
 @pytest.mark.parametrize("scale", [0.0, 1.0, 4.0])
 def test_two_calls(learn_variance, interval, scale):
     network = make_network(learn_variance)
-    guided = classifier_free_guidance(network, P, LABELS, NULL, scale, interval)
-    cond = np.asarray(network(X, LEVEL, LABELS))
-    uncond = np.asarray(network(X, LEVEL, jnp.full(8, NULL)))
+    guided = classifier_free_guidance(network, P, CONDITION, NULL, scale, interval)
+    nothing = {"label": jnp.full(8, 10), "text": jnp.tile(NULL["text"], (8, 1))}
+    cond = np.asarray(network(X, LEVEL, CONDITION))
+    uncond = np.asarray(network(X, LEVEL, nothing))
     w = np.full((8, 1, 1, 1), scale)
     if interval is not None:  # 299 lies just below u = 0.3, 700 just above 0.7
         w[[0, 3, 4, 5, 6]] = 1
@@ -45,15 +50,15 @@ def test_two_calls(learn_variance, interval, scale):
 def test_one_call_of_the_network():
     calls = []
 
-    def network(x, level, labels):
+    def network(x, level, condition):
         calls.append(x.shape)
         return x
 
-    classifier_free_guidance(network, P, LABELS, NULL, 2.0)(X, LEVEL)
+    classifier_free_guidance(network, P, CONDITION, NULL, 2.0)(X, LEVEL)
     assert calls == [(16, 4, 4, 2)]
 
 
 @pytest.mark.parametrize("interval", [(0.7, 0.3), (-0.1, 0.5), (0.5, 1.5)])
 def test_bad_interval(interval):
     with pytest.raises(ValueError, match="needs 0 <= lo < hi <= 1"):
-        classifier_free_guidance(make_network(False), P, LABELS, NULL, 2.0, interval)
+        classifier_free_guidance(make_network(False), P, CONDITION, NULL, 2.0, interval)
