@@ -1,4 +1,7 @@
-"""DiT: the diffusion transformer with adaLN-Zero blocks (Peebles & Xie 2023, arXiv 2212.09748)."""
+"""DiT: the diffusion transformer with adaLN-Zero blocks (Peebles & Xie 2023, arXiv 2212.09748).
+
+Text enters by cross-attention, as in PixArt-alpha (Chen et al. 2023, arXiv 2310.00426).
+"""
 
 import flax.linen as nn
 import jax
@@ -6,6 +9,7 @@ import jax.numpy as jnp
 
 from cdt.models.conditioning import LabelEmbedder, TimestepEmbedder
 from cdt.models.layers import (
+    CrossAttention,
     Dense,
     Mlp,
     SelfAttention,
@@ -42,9 +46,11 @@ def named_dit(name: str, **options) -> "DiT":
 
 
 class DiTBlock(nn.Module):
-    """Attention and MLP, each normalised, shifted, scaled and gated by the condition.
+    """Attention and MLP, each normalised, shifted, scaled and gated by the condition; between them,
+    where there is text, attention to it.
 
-    Takes tokens [B, N, D] and silu(condition) [B, D]; returns (tokens, None), as a scan wants it.
+    Takes tokens [B, N, D], silu(condition) [B, D] and of the text states [B, L, D] and how many of
+    them count, int32[B]; returns (tokens, None), as a scan wants it.
     """
 
     num_heads: int
@@ -52,7 +58,7 @@ class DiTBlock(nn.Module):
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, x: jax.Array, condition: jax.Array) -> tuple[jax.Array, None]:
+    def __call__(self, x: jax.Array, condition: jax.Array, *text) -> tuple[jax.Array, None]:
         modulation = Dense(
             6 * x.shape[-1], dtype=self.dtype, kernel_init=nn.initializers.zeros, name="adaln"
         )(condition)
@@ -60,6 +66,8 @@ class DiTBlock(nn.Module):
         attention = SelfAttention(self.num_heads, self.dtype, name="attention")
         mlp = Mlp(self.mlp_hidden_size, self.dtype, name="mlp")
         x = x + gate_1[:, None] * attention(adaptive_layer_norm(x, shift_1, scale_1))
+        if text:
+            x = x + CrossAttention(self.num_heads, self.dtype, name="cross_attention")(x, *text)
         x = x + gate_2[:, None] * mlp(adaptive_layer_norm(x, shift_2, scale_2))
         return x, None
 
@@ -77,7 +85,8 @@ class DiT(nn.Module):
         num_heads: attention heads.
         out_channels: channels of the output; twice the input's where the variance is learned.
         mlp_ratio: width of the MLP's hidden layer over D.
-        num_classes: number of classes, or None for an unconditional network.
+        num_classes: number of classes, or None for a network that knows none.
+        text_width: width W of the text states, or None for a network that reads no text.
         dtype: compute dtype, float32 or bfloat16. Softmax and normalisation statistics are float32.
         unroll: run the blocks unrolled (faster, compiles in time proportional to depth) instead
             of in one scan.
@@ -91,30 +100,43 @@ class DiT(nn.Module):
     out_channels: int
     mlp_ratio: float = 4.0
     num_classes: int | None = None
+    text_width: int | None = None
     dtype: jnp.dtype = jnp.float32
     unroll: bool = False
     remat: bool = False
 
     @nn.compact
-    def __call__(self, x: jax.Array, time: jax.Array, label: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self,
+        x: jax.Array,
+        time: jax.Array,
+        label: jax.Array | None = None,
+        text: jax.Array | None = None,
+        text_length: jax.Array | None = None,
+    ) -> jax.Array:
         """The raw network output.
 
         Args:
             x: float [B, H, W, C], scaled to about unit variance.
             time: float [B], the family's time input; any real number.
             label: int32 [B] in 0..num_classes (num_classes: the null class); None if and only if
-                the network is unconditional.
+                the network has no classes.
+            text: float [B, L, W], states of a text encoder; None if and only if it reads no text.
+            text_length: int32 [B] in 1..L, how many of an example's states count.
 
         Returns:
             float32 [B, H, W, out_channels].
 
         Raises:
             ValueError: if H or W is not divisible by `patch_size`, the width not by `num_heads`
-                or 4, or `label` does not fit `num_classes`.
+                or 4, or `label` does not fit `num_classes` or `text` `text_width`.
         """
         if (label is None) != (self.num_classes is None):
             given = "no label was given" if label is None else "a label was given"
             raise ValueError(f"{given} to a DiT with num_classes={self.num_classes}.")
+        if (None if text is None else text.shape[-1]) != self.text_width:
+            given = "no text was" if text is None else f"states of width {text.shape[-1]} were"
+            raise ValueError(f"{given} given to a DiT with text_width={self.text_width}.")
         rows, columns = x.shape[1] // self.patch_size, x.shape[2] // self.patch_size
 
         tokens = patchify(x, self.patch_size).astype(self.dtype)
@@ -128,6 +150,12 @@ class DiT(nn.Module):
                 self.num_classes, self.hidden_size, self.dtype, name="label_embed"
             )(label)
         condition = nn.silu(condition)
+        read = ()
+        if text is not None:
+            states = Mlp(self.hidden_size, self.dtype, self.hidden_size, name="text_embed")(
+                text.astype(self.dtype)
+            )
+            read = (states, text_length)
 
         # In a scan's body nothing can be merged across iterations; unrolled, XLA would merge the
         # recomputed blocks with the originals unless told not to.
@@ -142,7 +170,7 @@ class DiT(nn.Module):
         )
         tokens, _ = blocks(
             self.num_heads, int(self.mlp_ratio * self.hidden_size), self.dtype, name="blocks"
-        )(tokens, condition)
+        )(tokens, condition, *read)
 
         zeros = nn.initializers.zeros
         modulation = Dense(

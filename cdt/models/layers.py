@@ -98,16 +98,51 @@ class SelfAttention(nn.Module):
         return Dense(width, dtype=self.dtype, name="out")(out.reshape(batch, tokens, width))
 
 
+class CrossAttention(nn.Module):
+    """Multi-head attention from tokens [B, N, D] to states [B, L, W] -> [B, N, D].
+
+    Only the first `length` int32[B] states of an example are attended to. At initialisation the
+    output is zero.
+
+    Raises:
+        ValueError: if D is not divisible by `num_heads`.
+    """
+
+    num_heads: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, states: jax.Array, length: jax.Array) -> jax.Array:
+        batch, tokens, width = x.shape
+        if width % self.num_heads:
+            raise ValueError(f"width {width} is not divisible by {self.num_heads} attention heads.")
+        head = (self.num_heads, width // self.num_heads)
+        query = Dense(width, dtype=self.dtype, name="q")(x).reshape(batch, tokens, *head)
+        kv = Dense(2 * width, dtype=self.dtype, name="kv")(states)
+        kv = kv.reshape(batch, states.shape[1], 2, *head)
+        out = jax.nn.dot_product_attention(
+            query, kv[:, :, 0], kv[:, :, 1], key_value_seq_lengths=length
+        )
+        zeros = nn.initializers.zeros
+        return Dense(width, dtype=self.dtype, kernel_init=zeros, name="out")(
+            out.reshape(batch, tokens, width)
+        )
+
+
 class Mlp(nn.Module):
-    """Dense, tanh-GELU, Dense: [B, N, D] -> [B, N, D] through a hidden layer of width H."""
+    """Dense, tanh-GELU, Dense: [B, N, D] -> [B, N, out] through a hidden layer of width H.
+
+    `out_size` None: D.
+    """
 
     hidden_size: int
     dtype: jnp.dtype = jnp.float32
+    out_size: int | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         hidden = nn.gelu(Dense(self.hidden_size, dtype=self.dtype, name="in")(x), approximate=True)
-        return Dense(x.shape[-1], dtype=self.dtype, name="out")(hidden)
+        return Dense(self.out_size or x.shape[-1], dtype=self.dtype, name="out")(hidden)
 
 
 def patchify(x: jax.Array, patch_size: int) -> jax.Array:

@@ -1,0 +1,117 @@
+"""The DiT that reads text: attention by its formula, and who may see what."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cdt.models.dit import DiT
+from cdt.models.layers import CrossAttention
+
+SMALL = DiT(
+    patch_size=2,
+    hidden_size=32,
+    depth=2,
+    num_heads=4,
+    out_channels=2,
+    num_classes=10,
+    text_width=12,
+)
+X = jax.random.normal(jax.random.key(1), (4, 8, 8, 1))
+TIME = jnp.array([0.0, 0.3, 17.0, 999.0])
+LABEL = jnp.array([0, 5, 9, 10], jnp.int32)
+TEXT = jax.random.normal(jax.random.key(3), (4, 6, 12))
+LENGTH = jnp.array([1, 6, 3, 4], jnp.int32)
+
+
+@pytest.fixture(scope="module")
+def params():
+    """Parameters away from the zeros of the initialisation."""
+    params = SMALL.init(jax.random.key(0), X, TIME, LABEL, TEXT, LENGTH)
+    leaves, tree = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(2), len(leaves))
+    leaves = [p + 0.05 * jax.random.normal(k, p.shape) for p, k in zip(leaves, keys, strict=True)]
+    return jax.tree.unflatten(tree, leaves)
+
+
+@pytest.fixture(scope="module")
+def output(params):
+    return SMALL.apply(params, X, TIME, LABEL, TEXT, LENGTH)
+
+
+def test_cross_attention_by_its_formula():
+    """softmax(q k^T / sqrt(d)) v, head by head and example by example, in float64."""
+    heads, width = 2, 8
+    x = jax.random.normal(jax.random.key(4), (3, 5, width))
+    states, length = TEXT[:3], np.array([1, 6, 3])
+    module = CrossAttention(heads)
+    params = module.init(jax.random.key(5), x, states, jnp.asarray(length))["params"]
+    np.testing.assert_array_equal(module.apply({"params": params}, x, states, length), 0)
+    params["out"]["kernel"] = jax.random.normal(jax.random.key(6), (width, width))
+    found = module.apply({"params": params}, x, states, jnp.asarray(length))
+
+    p = jax.tree.map(lambda a: np.asarray(a, np.float64), params)
+    expected = np.zeros((3, 5, width))
+    for b in range(3):
+        known = np.asarray(states[b, : length[b]], np.float64)
+        q = np.asarray(x[b], np.float64) @ p["q"]["kernel"]
+        k, v = np.split(known @ p["kv"]["kernel"], 2, axis=-1)
+        for h in range(heads):
+            part = slice(h * width // heads, (h + 1) * width // heads)
+            scores = np.exp(q[:, part] @ k[:, part].T / np.sqrt(width / heads))
+            expected[b][:, part] = scores / scores.sum(-1, keepdims=True) @ v[:, part]
+    np.testing.assert_allclose(found, expected @ p["out"]["kernel"], rtol=2e-5, atol=2e-5)
+
+
+def test_at_initialisation_text_changes_nothing(params):
+    """Its attention starts at zero, so that it can be added to a network that knows none."""
+    zeroed = jax.tree_util.tree_map_with_path(
+        lambda path, p: p * 0 if "cross_attention" in str(path) and "'out'" in str(path) else p,
+        params,
+    )
+    plain = SMALL.clone(text_width=None)
+    known = jax.eval_shape(plain.init, jax.random.key(0), X, TIME, LABEL)
+    shared = {name: params["params"][name] for name in known["params"]}
+    blocks = {name: shared["blocks"][name] for name in known["params"]["blocks"]}
+    expected = plain.apply({"params": shared | {"blocks": blocks}}, X, TIME, LABEL)
+    found = SMALL.apply(zeroed, X, TIME, LABEL, TEXT, LENGTH)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_an_example_reads_its_own_text_as_far_as_it_goes(params, output):
+    beyond = jnp.arange(6) >= LENGTH[:, None]
+    changed = jnp.where(beyond[..., None], 100.0, TEXT)
+    found = SMALL.apply(params, X, TIME, LABEL, changed, LENGTH)
+    np.testing.assert_allclose(found, output, atol=1e-5)
+    other = SMALL.apply(params, X, TIME, LABEL, TEXT.at[2, 1].add(1.0), LENGTH)
+    differs = jnp.abs(other - output).max((1, 2, 3))
+    assert differs[2] > 1e-4 and jnp.delete(differs, 2).max() < 1e-5
+
+
+@pytest.mark.parametrize("unroll, remat", [(True, False), (False, True), (True, True)])
+def test_unroll_and_remat_change_nothing(params, output, unroll, remat):
+    module = SMALL.clone(unroll=unroll, remat=remat)
+
+    def loss(params, module):
+        return jnp.mean(jnp.sin(module.apply(params, X, TIME, LABEL, TEXT, LENGTH)))
+
+    expected = jax.grad(loss)(params, SMALL)
+    found = jax.grad(loss)(params, module)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
+                 found, expected)  # fmt: skip
+
+
+def test_bfloat16_is_close_to_float32(params, output):
+    half = SMALL.clone(dtype=jnp.bfloat16).apply(params, X, TIME, LABEL, TEXT, LENGTH)
+    assert half.dtype == jnp.float32
+    np.testing.assert_allclose(half, output, atol=0.05)
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [(None, "no text was given to a DiT with text_width=12"),
+     (TEXT[..., :7], "states of width 7 were given")],
+)  # fmt: skip
+def test_bad_input(params, text, message):
+    with pytest.raises(ValueError, match=message):
+        SMALL.apply(params, X, TIME, LABEL, text, LENGTH)
