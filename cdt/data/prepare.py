@@ -205,7 +205,9 @@ def run(argv: list[str]) -> int:
         print("cdt: stopped; run the same command again to go on", file=sys.stderr)
         return EXIT_STOPPED
     except UserError as error:
-        hint = "; --on_bad=skip leaves such images out" * isinstance(error, BadExample)
+        hint = "; --on_bad=skip leaves such images out" * (
+            isinstance(error, BadExample) and not given.check
+        )
         print(f"cdt: {error}{hint}", file=sys.stderr)
         return EXIT_USER_ERROR
 

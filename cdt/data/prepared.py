@@ -163,7 +163,8 @@ def _memmap(folder: epath.Path, manifest: Manifest):
     if length != expected:
         raise _damaged(path, f"{length} bytes instead of {expected}")
     pixels = np.memmap(path, np.uint8, mode="r", shape=(manifest.count, *manifest.shape))
-    return lambda indices: np.asarray(pixels[indices])
+    pixels = pixels.view(np.ndarray)  # the same memory, without np.memmap's slower indexing
+    return lambda indices: pixels[indices]
 
 
 class _Shard(NamedTuple):

@@ -46,7 +46,7 @@ def resized(pixels, height, width, kernel):
     return np.clip(np.floor(np.einsum("yh,hxc->yxc", rows, pixels) + 0.5), 0, 255)
 
 
-@pytest.mark.parametrize("height, width", [(64, 50), (41, 100), (20, 17), (8, 8), (131, 67)])
+@pytest.mark.parametrize("height, width", [(64, 50), (47, 100), (20, 17), (8, 8), (131, 67)])
 def test_crop_is_adms(height, width):
     """Against ADM's steps in float64: halve, bicubic, cut."""
     pixels = RNG.integers(0, 256, (height, width, 3)).astype(np.uint8)
