@@ -75,14 +75,15 @@ def prepare(
         return manifest
     work = folder / WORK
     try:
-        with _claimed(work, settings):
+        with _claimed(work, settings), StopRequest() as request:
             tasks = [
                 Task(number, *_opener(source, part, block), work, form, shape, upscale, skip_bad)
                 for number, block in enumerate(np.array_split(indices, shards))
                 if read_shard(work, number) is None
             ]
             left = sum(len(task.indices) for task in tasks)
-            _write_all(tasks, len(indices), left, workers if part is not None else 1)
+            workers = workers if part is not None else 1
+            _write_all(tasks, len(indices), left, workers, request)
             manifest = _finish(source, folder, form, shape, shards, settings)
             _clean(work)
     except OSError as error:
@@ -133,7 +134,9 @@ def _claimed(work: Path, settings: Mapping[str, Any]) -> Iterator[None]:
         yield
 
 
-def _write_all(tasks: list[Task], total: int, left: int, workers: int) -> None:
+def _write_all(
+    tasks: list[Task], total: int, left: int, workers: int, request: StopRequest
+) -> None:
     """Writes the shards that are left, with a progress bar."""
     if not tasks:
         return
@@ -144,14 +147,13 @@ def _write_all(tasks: list[Task], total: int, left: int, workers: int) -> None:
         rate = done / max(time.monotonic() - began, 1e-9)
         progress.update(total - left + done, images_per_second=rate or None)
 
-    with StopRequest() as request:
-        try:
-            if workers == 1:
-                _write_here(tasks, show, request)
-            else:
-                _write_in_workers(tasks, show, request, min(workers, len(tasks)))
-        finally:
-            progress.close()
+    try:
+        if workers == 1:
+            _write_here(tasks, show, request)
+        else:
+            _write_in_workers(tasks, show, request, min(workers, len(tasks)))
+    finally:
+        progress.close()
 
 
 def _write_here(tasks: list[Task], show: Callable[[int], None], request: StopRequest) -> None:
@@ -282,5 +284,5 @@ def _clean(work: Path) -> None:
     """Removes the work folder and what preparations leave there."""
     if work.exists():
         for path in work.iterdir():
-            path.unlink()
+            path.unlink(missing_ok=True)
         work.rmdir()

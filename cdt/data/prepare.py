@@ -201,7 +201,7 @@ def run(argv: list[str]) -> int:
         else:
             _prepare(given)
         return EXIT_FINISHED
-    except Stopped:
+    except (Stopped, KeyboardInterrupt):
         print("cdt: stopped; run the same command again to go on", file=sys.stderr)
         return EXIT_STOPPED
     except UserError as error:
