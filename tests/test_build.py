@@ -8,7 +8,7 @@ from PIL import Image
 
 from cdt import build
 from cdt.config import default_config
-from cdt.data import prepare
+from cdt.data import prepare, sources
 from cdt.errors import UserError, user_errors
 from cdt.sample import evaluations, sample_labels
 
@@ -136,6 +136,17 @@ def test_folders_and_prepared_sets(tmp_path, source):
         build.data(small(**keys, **{"model.num_classes": 1}))
     train, test = build.data(small(**keys, **{"model.num_classes": 0}))
     assert (train.size, test.size) == (2, 2)
+
+
+def test_validation_sees_every_class_of_a_sorted_set():
+    labels = np.repeat(np.arange(10, dtype=np.int32), 7)
+    images = np.broadcast_to(labels.astype(np.uint8)[:, None, None, None], (70, 8, 8, 1))
+    config = small(**{"validation.images": 20})
+    batch = build.validation_batch(
+        config, sources.in_memory("sorted", images, labels, 10), build.mesh(config)
+    )
+    assert np.array_equal(np.unique(batch["label"]), np.arange(10))
+    assert len(batch["label"]) == 20 // jax.device_count() * jax.device_count()
 
 
 def test_batch_must_divide_over_the_devices():
