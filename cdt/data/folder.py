@@ -124,18 +124,18 @@ def list_pictures(root: epath.PathLike) -> Listing:
     root = epath.Path(root)
     if not root.is_dir():
         raise UserError(f"there is no folder {root}: give the folder that holds the pictures")
-    files = sorted(_pictures(root, ""), key=lambda name: name.split("/"))
+    files = tuple(_pictures(root, ""))
     if not files:
         raise UserError(f"{root} holds no picture; their names end with one of {_ENDINGS}")
     tables = [root / name for name in _CAPTIONS if (root / name).exists()]
     if len(tables) > 1:
         raise UserError(f"{root} holds both {' and '.join(_CAPTIONS)}: keep one of them")
     if tables:
-        return _with_captions(root, tuple(files), tables[0])
+        return _with_captions(root, files, tables[0])
     owners = [name.partition("/")[0] if "/" in name else None for name in files]
     classes = sorted({owner for owner in owners if owner is not None})
     if not classes:
-        return Listing(os.fspath(root), tuple(files), None, None, None)
+        return Listing(os.fspath(root), files, None, None, None)
     if None in owners:
         raise UserError(
             f"{root} holds pictures ({files[owners.index(None)]}, ...) beside folders of pictures "
@@ -146,7 +146,7 @@ def list_pictures(root: epath.PathLike) -> Listing:
             raise UserError(f"the class folder {root / name} holds no picture: fill or remove it")
     number = {name: label for label, name in enumerate(classes)}
     labels = np.array([number[owner] for owner in owners], np.int32)
-    return Listing(os.fspath(root), tuple(files), labels, tuple(classes), None)
+    return Listing(os.fspath(root), files, labels, tuple(classes), None)
 
 
 def _names(path: epath.Path) -> list[str]:
@@ -156,8 +156,8 @@ def _names(path: epath.Path) -> list[str]:
 
 
 def _pictures(root: epath.Path, prefix: str) -> Iterator[str]:
-    """Names of the pictures below root/prefix, relative to the root."""
-    for name in _names(root / prefix):
+    """Sorted names of the pictures below root/prefix, relative to the root."""
+    for name in sorted(_names(root / prefix)):
         if name.startswith("."):
             continue
         if name.lower().endswith(_ENDINGS):
