@@ -96,7 +96,7 @@ def from_listing(
         for index, name in enumerate(listing.files):
             label = None if listing.labels is None else int(listing.labels[index])
             caption = None if listing.captions is None else listing.captions[index]
-            length = (root / name).stat().length
+            length = _length(root, name)
             digest.update(json.dumps([name, length, label, caption]).encode())
         return digest.hexdigest()
 
@@ -149,10 +149,23 @@ def list_pictures(root: epath.PathLike) -> Listing:
     return Listing(os.fspath(root), files, labels, tuple(classes), None)
 
 
+# For local files the system's own calls are 30 times as fast as epath, which spends minutes on a
+# set like ImageNet.
+
+
+def _is_local(path: epath.Path) -> bool:
+    return "://" not in os.fspath(path)
+
+
 def _names(path: epath.Path) -> list[str]:
-    # os.listdir is 30 times as fast as epath, which is minutes for a set like ImageNet.
-    local = "://" not in os.fspath(path)
-    return os.listdir(path) if local else [inner.name for inner in path.iterdir()]
+    return os.listdir(path) if _is_local(path) else [inner.name for inner in path.iterdir()]
+
+
+def _length(root: epath.Path, name: str) -> int:
+    """Bytes of a file."""
+    if _is_local(root):
+        return os.stat(os.path.join(root, name)).st_size
+    return (root / name).stat().length
 
 
 def _pictures(root: epath.Path, prefix: str) -> Iterator[str]:

@@ -12,6 +12,7 @@ Running the same command again goes on after the last finished shard. Exit codes
 something given was wrong (one sentence says what); 75 stopped by a signal, run again.
 """
 
+import os
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -133,6 +134,7 @@ def parse(argv: list[str]) -> flags.FlagValues:
         raise UserError(f"--channels is {given.channels}: give 1 for grey or 3 for RGB")
     if given.holdout and given.split != "train":
         raise UserError("--holdout divides the split train: leave out --split, or --holdout")
+    given.out, given.path = os.path.expanduser(given.out), os.path.expanduser(given.path)
     return given
 
 
@@ -205,9 +207,9 @@ def run(argv: list[str]) -> int:
         print("cdt: stopped; run the same command again to go on", file=sys.stderr)
         return EXIT_STOPPED
     except UserError as error:
-        hint = "; --on_bad=skip leaves such images out" * (
-            isinstance(error, BadExample) and not given.check
-        )
+        hint = ""
+        if isinstance(error, BadExample) and not given.check:
+            hint = "; --on_bad=skip leaves bad images out, --upscale enlarges small ones"
         print(f"cdt: {error}{hint}", file=sys.stderr)
         return EXIT_USER_ERROR
 
