@@ -21,8 +21,9 @@ def default_config() -> ConfigDict:
     config.seed = 0
 
     config.data = ConfigDict()
-    config.data.name = "digits"  # digits | mock | idx | npz | tfds
-    # idx: the folder; npz: the file; tfds: the data set, such as "imagenet_resized/64x64"
+    config.data.name = "digits"  # digits | mock | idx | npz | tfds | folder | prepared
+    # idx: the folder; npz: the file; tfds: the data set, such as "imagenet_resized/64x64";
+    # folder, prepared: the folder that holds a folder of each split
     config.data.path = ""
     config.data.train_split = "train"
     config.data.test_split = "test"  # held out: validation loss and evaluation

@@ -5,7 +5,6 @@ import sys
 import time
 from typing import TextIO
 
-import jax
 from tqdm import tqdm
 
 # Seconds between two plain lines: a log of an hour is 360 lines, and yet no run looks stuck.
@@ -13,7 +12,7 @@ _LINE_SECONDS = 10.0
 
 
 class Progress:
-    """Step, stage, loss, images/s and time left, on process 0 only.
+    """Step, stage, loss, images/s and time left.
 
     In a terminal a bar; elsewhere a plain line for the first update, after every 10 seconds, at
     every change of stage, and for the last update.
@@ -21,10 +20,20 @@ class Progress:
     Args:
       total_steps: steps of the whole run.
       start_step: steps done before, in [0, total_steps).
+      active: False on the processes that shall be silent.
+      unit: what a step is called.
       stream: where to, normally standard error.
     """
 
-    def __init__(self, total_steps: int, start_step: int, *, stream: TextIO = sys.stderr):
+    def __init__(
+        self,
+        total_steps: int,
+        start_step: int,
+        *,
+        active: bool = True,
+        unit: str = "step",
+        stream: TextIO = sys.stderr,
+    ):
         self._total = total_steps
         self._step = self._first_step = start_step
         self._stream = stream
@@ -32,7 +41,8 @@ class Progress:
         self._printed_step = start_step
         self._printed_time = -float("inf")
         self._stage = self._loss = self._rate = ""
-        self._active = jax.process_index() == 0
+        self._active = active
+        self._unit = unit
         self._bar = None
         if self._active and _is_terminal(stream):
             self._bar = tqdm(
@@ -99,7 +109,7 @@ class Progress:
 
     def _print_line(self, now: float) -> None:
         self._printed_step, self._printed_time = self._step, now
-        self.message(", ".join([f"step {self._step}/{self._total}", *self._parts(now)]))
+        self.message(", ".join([f"{self._unit} {self._step}/{self._total}", *self._parts(now)]))
 
     def _parts(self, now: float) -> list[str]:
         left = f"{self._time_left(now)} left"

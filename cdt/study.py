@@ -153,7 +153,8 @@ def _train_clusters(
     if any(left.values()):
         programs, batch_at, validation_batch = _compiled(config, parts, train, test, mesh)
         groups = sum(-(-len(clusters) // (at_once or 1)) for clusters in left.values())
-        progress = Progress(groups * int(validation_steps[-1]), 0)
+        total = groups * int(validation_steps[-1])
+        progress = Progress(total, 0, active=jax.process_index() == 0)
         steps_done = 0
 
         def counted_batch(step: int):

@@ -121,7 +121,7 @@ def train(config: ConfigDict, workdir: str) -> int:
 
     # --- The loop -----------------------------------------------------------------------------
     writer = Writer(path, tensorboard=config.log.tensorboard)
-    progress = Progress(total_steps, start)
+    progress = Progress(total_steps, start, active=jax.process_index() == 0)
     batches = Prefetcher(batch_at, start)
     in_flight = deque()
     exit_code = EXIT_FINISHED

@@ -4,9 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 from cdt import build
 from cdt.config import default_config
+from cdt.data import prepare, sources
 from cdt.errors import UserError, user_errors
 from cdt.sample import evaluations, sample_condition
 
@@ -94,6 +96,9 @@ BAD = {
     "weight decay": ({"optim.name": "adam", "optim.weight_decay": 0.1}, "use 'adamw'"),
     "condition dropout": ({"train.condition_dropout": 1.5}, "lie in"),
     "missing data": ({"data.name": "npz", "data.path": "nowhere.npz"}, "no data file"),
+    "nothing prepared": (
+        {"data.name": "prepared", "data.path": "nowhere"}, "run `python -m cdt.data.prepare"),
+    "missing folder": ({"data.name": "folder", "data.path": "nowhere"}, "no folder nowhere/train"),
     "accumulate": ({"train.accumulate": 3}, "divisible"),
     "warm-up": ({"optim.warmup": "5000 steps"}, "not shorter"),
     "interval of logging": ({"log.every": "0 steps"}, "at least one"),
@@ -106,6 +111,42 @@ def test_bad_configs_are_refused_in_one_sentence(name):
     with pytest.raises(UserError, match=words) as error:
         build_all(small(**overrides))
     assert "\n" not in str(error.value)
+
+
+def pictures(root, *names):
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.zeros((8, 8), np.uint8)).save(root / name)
+
+
+@pytest.mark.parametrize("source", ["folder", "prepared"])
+def test_folders_and_prepared_sets(tmp_path, source):
+    pictures(tmp_path / "raw", "train/a/1.png", "train/b/1.png", "test/a/1.png", "test/c/1.png")
+    path = tmp_path / "raw"
+    if source == "prepared":
+        for split in ("train", "test"):
+            command = ["", "--source=folder", f"--path={path}", f"--out={tmp_path}/out"]
+            form = ["--image_size=8", "--channels=1", f"--split={split}"]
+            assert prepare.run([*command, *form]) == 0
+        path = tmp_path / "out"
+    keys = {"data.name": source, "data.path": str(path)}
+    with pytest.raises(UserError, match="not have the same classes, .* only one has 'b'"):
+        build.data(small(**keys))
+    with pytest.raises(UserError, match="2 classes, more than the model's 1"):
+        build.data(small(**keys, **{"model.num_classes": 1}))
+    train, test = build.data(small(**keys, **{"model.num_classes": 0}))
+    assert (train.size, test.size) == (2, 2)
+
+
+def test_validation_sees_every_class_of_a_sorted_set():
+    labels = np.repeat(np.arange(10, dtype=np.int32), 7)
+    images = np.broadcast_to(labels.astype(np.uint8)[:, None, None, None], (70, 8, 8, 1))
+    config = small(**{"validation.images": 20})
+    batch = build.validation_batch(
+        config, sources.in_memory("sorted", images, labels, 10), build.mesh(config)
+    )
+    assert np.array_equal(np.unique(batch["label"]), np.arange(10))
+    assert len(batch["label"]) == 20 // jax.device_count() * jax.device_count()
 
 
 def test_batch_must_divide_over_the_devices():

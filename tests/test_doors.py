@@ -16,7 +16,7 @@ ALLOWED = {
     "curriculum": {"timesteps"},
     "models": set(),
     "sampling": {"diffusion"},
-    "data": {"errors"},
+    "data": {"atomic", "errors", "progress", "signals"},
     "evals": {"atomic", "data", "torch_file"},
     "torch_file": set(),
     "comparison": set(),

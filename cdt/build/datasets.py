@@ -2,12 +2,15 @@
 
 import jax
 import numpy as np
+from etils import epath
 from ml_collections import ConfigDict
 
 from cdt import sharding
 from cdt.build.choices import choose
 from cdt.data import sources
+from cdt.data.folder import folder
 from cdt.data.idx import idx
+from cdt.data.prepared import prepared
 from cdt.errors import UserError
 
 SOURCES = {
@@ -17,6 +20,10 @@ SOURCES = {
         size=512 if split == config.data.train_split else 128,
     ),
     "idx": lambda config, split: idx(config.data.path, split),
+    "folder": lambda config, split: folder(
+        epath.Path(config.data.path) / split, config.data.image_size, config.data.channels
+    ),
+    "prepared": lambda config, split: prepared(epath.Path(config.data.path) / split),
     "npz": lambda config, split: sources.npz(config.data.path, split),
     "tfds": lambda config, split: sources.tfds(config.data.path, split),
 }  # fmt: skip
@@ -45,14 +52,24 @@ def data(config: ConfigDict) -> tuple[sources.Source, sources.Source]:
                 f"{source.name} has {source.num_classes} classes, more than the model's "
                 f"{known}; set config.model.num_classes to {source.num_classes}."
             )
+    differing = set(train.classes or ()) ^ set(test.classes or ())
+    if config.model.num_classes and differing:
+        raise UserError(
+            f"{train.name} and {test.name} do not have the same classes, for example only one has "
+            f"'{min(differing)}'; give both the same, so that their labels agree."
+        )
     return train, test
 
 
 def validation_batch(
     config: ConfigDict, source: sources.Source, mesh: jax.sharding.Mesh
 ) -> dict[str, jax.Array]:
-    """The first held-out images, as many as asked for and the devices divide."""
+    """Held-out images, as many as asked for and the devices divide.
+
+    They are evenly spaced, since those of a folder are in the order of their classes.
+    """
     n = min(config.validation.images, source.size) // mesh.size * mesh.size
-    indices = np.arange(max(n, mesh.size)) % source.size
+    n = max(n, mesh.size)
+    indices = np.arange(n) * source.size // n
     batch = {"image": source.images(indices)} | source.condition(indices)
     return sharding.global_batch(mesh, batch)

@@ -11,6 +11,10 @@ from etils import epath
 from cdt.errors import UserError
 
 
+class BadExample(UserError):
+    """An example that cannot be used: damaged, or too small. The sentence names it."""
+
+
 class Source(NamedTuple):
     """A split of a data set.
 
@@ -25,6 +29,8 @@ class Source(NamedTuple):
     shape: tuple[int, int, int]  # (H, W, C) of one image
     size: int  # N
     fingerprint: Callable[[], str]  # () -> SHA-256 (hex) that changes with the data
+    classes: tuple[str, ...] | None = None  # the classes' names, where they have names
+    captions: Callable[[np.ndarray], list[str]] | None = None  # indices int64[n] -> n captions
 
     def condition(self, indices: np.ndarray) -> dict[str, np.ndarray]:
         """What a network may be told of the images `indices` int64[n]: "label" int32[n] or
@@ -188,7 +194,8 @@ def tfds(name: str, split: str, data_dir: epath.PathLike | None = None) -> Sourc
         ) from None
 
     def images(indices):
-        return np.stack([example["image"] for example in examples.__getitems__(indices.tolist())])
+        found = read_records(f"{name}/{split}", examples, indices)
+        return np.stack([example["image"] for example in found])
 
     def fingerprint():
         # Reading every image would take hours; TFDS changes the version when the data change.
@@ -218,8 +225,27 @@ class _TfdsLabels:
         return len(self._examples)
 
     def __getitem__(self, indices):
-        examples = self._examples.__getitems__(np.asarray(indices).tolist())
+        examples = read_records("the labels", self._examples, np.asarray(indices))
         return np.array([example["label"] for example in examples], np.int32)
+
+
+def read_records(name: str, records: Any, indices: np.ndarray) -> list:
+    """`records.__getitems__` of the indices.
+
+    Raises:
+      BadExample: naming the first one that cannot be read.
+    """
+    try:
+        return records.__getitems__(indices.tolist())
+    except Exception:  # ArrayRecord and decoders raise RuntimeError, ValueError and others
+        for index in indices.tolist():
+            try:
+                records.__getitems__([index])
+            except Exception as error:
+                raise BadExample(
+                    f"example {index} of {name} cannot be read ({type(error).__name__}: {error})"
+                ) from error
+        raise
 
 
 def in_memory(

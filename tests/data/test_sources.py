@@ -1,14 +1,17 @@
 """Sources: contents, determinism, and the one sentence a person gets for wrong input."""
 
 import io
+import shutil
 import subprocess
 import sys
 import textwrap
+from functools import partial
 
 import numpy as np
 import pytest
 
-from cdt.data import sources
+from cdt.data import preparation, sources
+from cdt.data.prepared import prepared
 from cdt.errors import UserError
 
 
@@ -205,6 +208,38 @@ def test_tfds_reads_without_tensorflow(tfds_dir):
         assert "tensorflow" not in sys.modules
     """
     subprocess.run([sys.executable, "-c", textwrap.dedent(program)], check=True)
+
+
+def test_tfds_is_prepared_by_workers(tfds_dir, tmp_path):
+    source = sources.tfds("tiny", "train", tfds_dir)
+    form = dict(form="memmap", shape=(4, 4, 3), upscale=False, skip_bad=False)
+    manifest = preparation.prepare(
+        source,
+        lambda indices: (partial(sources.tfds, "tiny", "train", tfds_dir), indices),
+        np.arange(12),
+        tmp_path / "out",
+        **form,
+        shards=3,
+        workers=2,
+        settings={},
+    )
+    ours, every = prepared(tmp_path / "out"), np.arange(12)
+    assert (manifest.count, ours.num_classes) == (12, 7)
+    assert np.array_equal(ours.images(every), source.images(every)[:, :, :4])  # cropped
+    assert np.array_equal(ours.labels, source.labels[every])
+
+
+def test_tfds_damaged_record_is_named(tfds_dir, tmp_path):
+    copy = shutil.copytree(tfds_dir, tmp_path / "tfds")
+    path = next(copy.glob("tiny/1.0.0/*train.array_record*"))
+    data = bytearray(path.read_bytes())
+    data[data.rindex(b"IDAT") + 6] ^= 1
+    path.write_bytes(data)
+    source = sources.tfds("tiny", "train", copy)
+    source.images(np.arange(11))
+    for read in (source.images, source.labels.__getitem__):
+        with pytest.raises(sources.BadExample, match="example 11 of .* cannot be read"):
+            read(np.arange(12))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,177 @@
+"""Writing one shard of a prepared data set: what a worker process does.
+
+A finished shard is two files in the work folder, 00003.images and 00003.json. The second is
+written last and says that the shard is done, so a kill at any moment leaves only shards that are
+whole or absent.
+"""
+
+import json
+import os
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing import parent_process
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from cdt import atomic
+from cdt.data.pictures import fit
+from cdt.data.prepared import example_digest
+from cdt.data.sources import BadExample, Source
+
+
+class Task(NamedTuple):
+    """A shard to write; all of it can be pickled."""
+
+    number: int
+    open_source: Callable[[], Source]
+    indices: np.ndarray  # int64: the shard's examples in that source
+    work: Path
+    form: str  # one of prepared.FORMS
+    shape: tuple[int, int, int]  # (H, H, C) of the images written
+    upscale: bool
+    skip_bad: bool
+
+
+class Shard(NamedTuple):
+    """What 00003.json says: the examples of a finished shard, without their images."""
+
+    labels: list[int] | None
+    captions: list[str] | None
+    digests: str  # hex, 64 digits an example
+    skipped: list[str]
+
+    @property
+    def count(self) -> int:
+        return len(self.digests) // 64
+
+
+class Stopped(Exception):
+    """The preparation ends before the shard does."""
+
+
+def images_path(work: Path, number: int) -> Path:
+    return work / f"{number:05d}.images"
+
+
+def shard_path(work: Path, number: int) -> Path:
+    return work / f"{number:05d}.json"
+
+
+def read_shard(work: Path, number: int) -> Shard | None:
+    """A finished shard, or None."""
+    path = shard_path(work, number)
+    return Shard(**json.loads(path.read_text())) if path.exists() else None
+
+
+def write_shard(task: Task, tick: Callable[[], None]) -> None:
+    """Writes a shard; `tick` is called after each example and may raise to stop.
+
+    Raises:
+      BadExample: an example cannot be used, and bad ones are not to be skipped.
+    """
+    source = task.open_source()
+    shard = Shard(
+        labels=None if source.labels is None else [],
+        captions=None if source.captions is None else [],
+        digests="",
+        skipped=[],
+    )
+    digests = []
+    # The name is nobody else's: what an earlier, killed process still holds open is not ours.
+    partial = task.work / f"{task.number:05d}-{uuid.uuid4().hex}.partial"
+    with _WRITERS[task.form](partial) as write:
+        for i in task.indices:
+            index = np.array([i])
+            try:
+                image = _fitted(source, index, task)
+                label = None if source.labels is None else int(source.labels[index][0])
+            except BadExample as error:
+                if not task.skip_bad:
+                    raise
+                shard.skipped.append(str(error))
+                tick()
+                continue
+            caption = None if source.captions is None else source.captions(index)[0]
+            write(np.ascontiguousarray(image))
+            digests.append(example_digest(image, label, caption).hex())
+            if label is not None:
+                shard.labels.append(label)
+            if caption is not None:
+                shard.captions.append(caption)
+            tick()
+    partial.replace(images_path(task.work, task.number))
+    done = shard._replace(digests="".join(digests))
+    atomic.write(shard_path(task.work, task.number), json.dumps(done._asdict()))
+
+
+def _fitted(source: Source, index: np.ndarray, task: Task) -> np.ndarray:
+    image = source.images(index)[0]
+    if image.shape == task.shape:
+        return image
+    grey = image.shape[-1] == 1
+    try:
+        return fit(
+            Image.fromarray(image[..., 0] if grey else image),
+            task.shape[0],
+            task.shape[2],
+            upscale=task.upscale,
+        )
+    except (ValueError, TypeError) as error:  # TypeError: Pillow knows no such channels
+        raise BadExample(f"example {index[0]} of {source.name} {error}") from error
+
+
+@contextmanager
+def _raw(path: Path) -> Iterator[Callable[[np.ndarray], None]]:
+    with path.open("wb") as file:
+        yield lambda image: file.write(image.data)
+
+
+@contextmanager
+def _records(path: Path) -> Iterator[Callable[[np.ndarray], None]]:
+    from array_record.python.array_record_module import ArrayRecordWriter
+
+    # Group size 1: a record can be read without its neighbours.
+    writer = ArrayRecordWriter(os.fspath(path), "group_size:1")
+    try:
+        yield lambda image: writer.write(image.tobytes())
+    finally:
+        writer.close()
+
+
+_WRITERS = {"memmap": _raw, "array_record": _records}
+
+# Of a worker process: how many examples all workers have done, and whether to stop.
+_counter = _stop = None
+
+
+def start_worker(counter, stop) -> None:
+    """Makes a process a worker: it shares a counter of examples and an event that stops it."""
+    import signal
+
+    global _counter, _stop
+    _counter, _stop = counter, stop
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which says stop
+    # A worker whose parent was killed would wait for work for ever.
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
+
+
+def _leave_with_parent() -> None:
+    parent_process().join()
+    os._exit(1)
+
+
+def write_in_worker(task: Task) -> None:
+    """`write_shard` in a process that `start_worker` prepared."""
+
+    def tick():
+        with _counter.get_lock():
+            _counter.value += 1
+        if _stop.is_set():
+            raise Stopped
+
+    write_shard(task, tick)

@@ -1,0 +1,371 @@
+"""Preparing: the same bytes whatever the interruptions, the workers, the shards."""
+
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cdt.data import preparation, shards
+from cdt.data.pictures import decode
+from cdt.data.prepare import run
+from cdt.data.prepared import prepared, read_manifest
+from cdt.errors import UserError
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """train/: 23 pictures of several sizes in 3 classes, with captions of none."""
+    root = tmp_path_factory.mktemp("pictures")
+    for i in range(23):
+        path = root / "train" / "abc"[i % 3] / f"{i:02d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(RNG.integers(0, 256, (8 + i, 9, 3)).astype(np.uint8)).save(path)
+    return root
+
+
+def command(root, out, *more):
+    return [
+        "prepare", "--source=folder", f"--path={root}", f"--out={out}", "--image_size=8",
+        "--channels=3", *more,
+    ]  # fmt: skip
+
+
+def files(folder):
+    return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+
+
+def everything(source):
+    every = np.arange(source.size)
+    labels = None if source.labels is None else source.labels[every].tolist()
+    return source.images(every), labels, source.captions and source.captions(every)
+
+
+@pytest.mark.parametrize("form", ["memmap", "array_record"])
+def test_folder_becomes_a_prepared_set(pictures, tmp_path, form, capsys):
+    assert run(command(pictures, tmp_path, f"--form={form}", "--shards=4", "--licence=mine")) == 0
+    assert "train: 23 images of 8x8x3, 3 classes, sha256" in capsys.readouterr().out
+    paths = sorted((pictures / "train").glob("*/*.png"))
+    source = prepared(tmp_path / "train")
+    images, labels, captions = everything(source)
+    assert images.dtype == np.uint8 and images.flags.writeable and captions is None
+    expected = [decode(path.read_bytes(), 8, 3) for path in paths]
+    assert np.array_equal(images, expected)
+    assert labels == ["abc".index(path.parent.name) for path in paths]
+    assert source.classes == ("a", "b", "c") and source.num_classes == 3
+    assert np.array_equal(source.images(np.array([20, 3, 3])), images[[20, 3, 3]])
+    manifest = read_manifest(tmp_path / "train")
+    assert (manifest.count, manifest.shape, manifest.skipped) == (23, (8, 8, 3), ())
+    assert manifest.settings["licence"] == "mine" and source.fingerprint() == manifest.sha256
+    names = {"images.bin"} if form == "memmap" else {shards_name(n) for n in range(4)}
+    assert set(files(tmp_path / "train")) == names | {"labels.npy", "manifest.json"}
+    # Again: nothing to do; with another setting: refused; both leave the files alone.
+    before = files(tmp_path / "train")
+    assert run(command(pictures, tmp_path, f"--form={form}", "--shards=4", "--licence=mine")) == 0
+    assert run(command(pictures, tmp_path, f"--form={form}", "--shards=5", "--licence=mine")) == 2
+    assert "shards (there 4, now 5)" in capsys.readouterr().err
+    assert files(tmp_path / "train") == before
+
+
+def shards_name(number):
+    return f"images-{number:05d}-of-00004.array_record"
+
+
+def test_hash_tells_the_examples_alone(pictures, tmp_path):
+    """Equal for any form, shards, workers and way; another with one pixel, label or caption."""
+
+    def sha256(name, *more):
+        assert run(command(pictures, tmp_path / name, *more)) == 0
+        return read_manifest(tmp_path / name / "train").sha256
+
+    same = {
+        sha256("one", "--shards=1"),
+        sha256("many", "--shards=23", "--form=array_record"),
+        sha256("workers", "--shards=5", "--workers=2", "--form=array_record"),
+    }
+    again = ["--source=prepared", f"--path={tmp_path / 'many'}", f"--out={tmp_path / 'back'}"]
+    assert run(["prepare", *again]) == 0
+    same.add(read_manifest(tmp_path / "back" / "train").sha256)
+    assert len(same) == 1
+    assert (
+        files(tmp_path / "back/train")["images.bin"] == files(tmp_path / "one/train")["images.bin"]
+    )
+    images = prepared(tmp_path / "one" / "train").images(np.arange(23))
+    changed = images.copy()
+    changed[5, 0, 0, 0] ^= 1
+    labels, hashes = np.arange(23) % 3, set()
+    for i, arrays in enumerate([(images, labels), (changed, labels), (images, labels[::-1])]):
+        np.savez(tmp_path / f"{i}.npz", train_images=arrays[0], train_labels=arrays[1])
+        out = tmp_path / f"npz{i}"
+        assert run(["", "--source=npz", f"--path={tmp_path}/{i}.npz", f"--out={out}"]) == 0
+        hashes.add(read_manifest(out / "train").sha256)
+    assert len(hashes) == 3
+
+
+def test_arrays_are_resized_and_captions_and_holdout_kept(tmp_path, capsys):
+    root = tmp_path / "set"
+    root.mkdir()
+    with (root / "captions.jsonl").open("w") as file:
+        for i in range(10):
+            Image.fromarray(np.full((8, 8), i, np.uint8)).save(root / f"{i}.png")
+            row = {"file_name": f"{i}.png", "caption": f"nümber {i}", "class": "ab"[i % 2]}
+            file.write(json.dumps(row) + "\n")
+    for form in ("memmap", "array_record"):
+        out = tmp_path / form
+        assert run(command(root, out, "--holdout=0.2", f"--form={form}")) == 0
+        parts = [everything(prepared(out / split)) for split in ("train", "test")]
+        assert [len(images) for images, _, _ in parts] == [8, 2]
+        for images, labels, captions in parts:
+            numbers = images[:, 0, 0, 0].tolist()
+            assert labels == [n % 2 for n in numbers] and numbers == sorted(numbers)
+            assert captions == [f"nümber {n}" for n in numbers]
+        assert sorted(n for images, _, _ in parts for n in images[:, 0, 0, 0]) == list(range(10))
+    assert (
+        run(["", "--source=digits", f"--out={tmp_path}/d", "--channels=3", "--image_size=4"]) == 0
+    )
+    assert prepared(tmp_path / "d" / "train").shape == (4, 4, 3)
+    assert run(["", "--source=digits", f"--out={tmp_path}/e", "--image_size=16"]) == 2
+    assert "example 0 of digits/train is 8 pixels wide" in capsys.readouterr().err
+    # Nothing was done yet, so a better command may take its place.
+    assert run(["", "--source=digits", f"--out={tmp_path}/e", "--image_size=16", "--upscale"]) == 0
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_bad_pictures_are_named_counted_and_skipped_if_asked(tmp_path, workers, capsys):
+    for i in range(8):
+        (tmp_path / "train").mkdir(exist_ok=True)
+        size = (7, 9) if i == 5 else (8, 8)
+        Image.fromarray(np.full(size, i, np.uint8)).save(tmp_path / "train" / f"{i}.png")
+    (tmp_path / "train" / "2.png").write_bytes(b"not a picture")
+    more = [f"--workers={workers}", "--shards=4"]
+    assert run(command(tmp_path, tmp_path / "out", *more)) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "train/" in error and "png is" in error and "--on_bad=skip" in error
+    with pytest.raises(UserError, match="only partly prepared"):
+        prepared(tmp_path / "out" / "train")
+    # Whoever decides to skip keeps what was done.
+    assert run(command(tmp_path, tmp_path / "out", *more, "--on_bad=skip")) == 0
+    assert "2 images were skipped, the first: " in capsys.readouterr().out
+    manifest = read_manifest(tmp_path / "out" / "train")
+    assert [line.rpartition("/")[2] for line in manifest.skipped] == [
+        "2.png is no picture",
+        "5.png is 9 pixels wide and 7 high, too small for 8",
+    ]
+    images = prepared(tmp_path / "out" / "train").images(np.arange(6))
+    assert images[:, 0, 0, 0].tolist() == [0, 1, 3, 4, 6, 7]
+
+
+def test_nothing_left(tmp_path, capsys):
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "2.png").write_bytes(b"not a picture")
+    assert run(command(tmp_path, tmp_path / "out", "--on_bad=skip")) == 2
+    assert "no image is left, 1 were bad" in capsys.readouterr().err
+
+
+class Killed(BaseException):
+    """What no code of ours catches."""
+
+
+def dying(function, after, half=False):
+    """`function`, dead at its call number `after`: before it, or (`half`) half-way through."""
+    calls = 0
+
+    def call(*args):
+        nonlocal calls
+        calls += 1
+        if calls == after:
+            if half:
+                source, target, _ = args
+                target.write(source.read(100))
+                target.flush()
+            raise Killed
+        return function(*args)
+
+    return call
+
+
+@pytest.mark.parametrize("form", ["memmap", "array_record"])
+def test_death_at_any_moment_leaves_the_same_bytes(pictures, tmp_path, monkeypatch, form):
+    arguments = ["--shards=4", f"--form={form}"]
+    assert run(command(pictures, tmp_path / "whole", *arguments)) == 0
+    whole = files(tmp_path / "whole" / "train")
+    moments = [
+        (shards, "example_digest", 9, False),  # in the middle of shard 1
+        (shards.atomic, "write", 3, False),  # shard 1 written, not yet said to be done
+        (preparation, "images_path", 3, False),  # while the shards are moved or joined
+        (preparation.shutil, "copyfileobj", 3, True),  # with half of a shard appended
+        (preparation.np, "save", 1, False),
+        (preparation, "content_hash", 1, False),
+        (preparation, "_clean", 1, False),  # the manifest is written
+    ]
+    for number, (module, name, after, half) in enumerate(moments):
+        if half and form == "array_record":
+            continue
+        out = tmp_path / str(number)
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            patch.setattr(module, name, dying(getattr(module, name), after, half))
+            run(command(pictures, out, *arguments))
+        assert run(command(pictures, out, *arguments)) == 0
+        assert files(out / "train") == whole, name
+
+
+def start(pictures, out, *more):
+    arguments = command(pictures, out, *more)[1:]
+    return subprocess.Popen(
+        [sys.executable, "-m", "cdt.data.prepare", *arguments], stderr=subprocess.PIPE, text=True
+    )
+
+
+def wait_for(condition):
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.fixture(scope="module")
+def slow_pictures(tmp_path_factory):
+    """train/: pictures that take seconds to decode; each is a link to one file."""
+    root = tmp_path_factory.mktemp("slow")
+    (root / "train").mkdir()
+    Image.effect_noise((600, 600), 50).save(root / "big.png")
+    for i in range(120):
+        (root / "train" / f"{i:03d}.png").symlink_to(root / "big.png")
+    return root
+
+
+def test_killed_workers_and_parents(slow_pictures, tmp_path):
+    more = ["--shards=30", "--workers=2"]
+    work = tmp_path / "out" / "train" / ".prepare"
+
+    def shards_done():
+        return sorted(path.name for path in work.glob("0*.json"))
+
+    def children(pid):
+        return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+
+    process = start(slow_pictures, tmp_path / "out", *more)
+    wait_for(lambda: len(shards_done()) >= 2)
+    workers = children(process.pid)
+    assert len(workers) >= 2
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    wait_for(lambda: not any(alive(pid) for pid in workers))
+    done = shards_done()
+    assert 2 <= len(done) < 30
+    with pytest.raises(UserError, match="only partly prepared"):
+        prepared(tmp_path / "out" / "train")
+    times = {name: (work / name).stat().st_mtime_ns for name in done}
+
+    process = start(slow_pictures, tmp_path / "out", *more)  # goes on, until it is asked to stop
+    wait_for(lambda: len(shards_done()) > len(done))
+    process.send_signal(signal.SIGTERM)
+    assert "run the same command again" in process.communicate(timeout=30)[1]
+    assert process.returncode == 75 and len(shards_done()) < 30
+    assert times == {name: (work / name).stat().st_mtime_ns for name in done}
+
+    process = start(slow_pictures, tmp_path / "out", *more)
+    wait_for(lambda: (work / "lock").exists() and len(children(process.pid)) >= 3)
+    for pid in children(process.pid)[1:]:  # the first is multiprocessing's resource tracker
+        os.kill(int(pid), signal.SIGKILL)
+    assert "a worker process was killed" in process.communicate(timeout=30)[1]
+    assert process.returncode == 2
+
+    assert run(command(slow_pictures, tmp_path / "out", *more)) == 0
+    images = files(tmp_path / "out" / "train")["images.bin"]
+    one = decode((slow_pictures / "big.png").read_bytes(), 8, 3)
+    assert images == one.tobytes() * 120
+
+
+def alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_a_folder_has_one_owner(pictures, tmp_path, capsys):
+    work = tmp_path / "train" / ".prepare"
+    work.mkdir(parents=True)
+    with (work / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert run(command(pictures, tmp_path)) == 2
+    assert "is being prepared by another process" in capsys.readouterr().err
+    (tmp_path / "other" / "train").mkdir(parents=True)
+    (tmp_path / "other" / "train" / "thesis.txt").write_text("mine")
+    assert run(command(pictures, tmp_path / "other")) == 2
+    assert "holds thesis.txt" in capsys.readouterr().err
+    assert files(tmp_path / "other" / "train") == {"thesis.txt": b"mine"}
+
+
+def test_half_done_belongs_to_its_settings(pictures, tmp_path, monkeypatch, capsys):
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(shards, "example_digest", dying(shards.example_digest, 9))
+        run(command(pictures, tmp_path, "--shards=4"))
+    assert run([*command(pictures, tmp_path, "--shards=4"), "--channels=1"]) == 2
+    assert "channels (there 3, now 1)" in capsys.readouterr().err
+    assert run(command(pictures, tmp_path, "--shards=4")) == 0
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ([], "--out is missing"),
+        (["--out=o"], "--source is missing"),
+        (["--out=gs://b/o", "--source=digits"], "copy it to the bucket"),
+        (["--out=o", "--source=digit"], "digits"),
+        (["--out=o", "--source=folder"], "--path is missing"),
+        (["--out=o", "--source=folder", "--path=p"], "--image_size and --channels are missing"),
+        (["--out=o", "--source=digits", "--channels=2"], "1 for grey or 3 for RGB"),
+        (["--out=o", "--source=digits", "--worker=2"], "Did you mean: workers"),
+        (["--out=o", "--source=digits", "--workers=0"], "workers"),
+        (["--out=o", "--source=digits", "more"], "'more' is not a flag"),
+        (["--out=o", "--source=digits", "--holdout=0.1", "--split=test"], "--holdout divides"),
+        (["--out=o", "--source=digits", "--holdout=0.0001"], "1500 images empty"),
+        (["--out=o", "--source=npz", "--path=no.npz"], "no data file at no.npz"),
+        (
+            ["--out=o", "--source=folder", "--path=p", "--image_size=8", "--channels=3"],
+            "no folder p",
+        ),
+        (["--out=o", "--check"], "there is no prepared data set in o/train"),
+    ],
+)
+def test_wrong_command_lines(tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    assert run(["prepare", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_check_and_help(pictures, tmp_path, capsys):
+    for form in ("memmap", "array_record"):
+        out = tmp_path / form
+        assert run(command(pictures, out, f"--form={form}")) == 0
+        assert run(["prepare", "--check", f"--out={out}"]) == 0
+        path = next((out / "train").glob("images*"))
+        data = bytearray(path.read_bytes())
+        data[1000] ^= 1
+        path.write_bytes(data)
+        assert run(["prepare", "--check", f"--out={out}"]) == 2
+        words = {"memmap": "hash differs", "array_record": "cannot be read (RuntimeError: Corr"}
+        assert words[form] in capsys.readouterr().err
+    assert run(["prepare", "--help"]) == 0
+    assert "--on_bad" in capsys.readouterr().out
+
+
+def test_workers_load_neither_jax_nor_tensorflow():
+    program = (
+        "import sys, cdt.data.prepare; print(sorted({m.partition('.')[0] for m in sys.modules}))"
+    )
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout
+    assert "'numpy'" in found and not {"'jax'", "'tensorflow'"} & set(found.split(", "))
