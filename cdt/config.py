@@ -30,6 +30,7 @@ def default_config() -> ConfigDict:
     config.data.image_size = 8  # H = W, checked against the data
     config.data.channels = 1
     config.data.flip = False  # random horizontal flips
+    config.data.text_encoder = ""  # whose states of the captions the model reads; empty: no text
 
     config.model = ConfigDict()
     config.model.name = "dit"
@@ -141,6 +142,7 @@ def default_config() -> ConfigDict:
     config.sample.ema = ""  # name of an average, or "raw"; empty: the first of `ema`
     config.sample.num = 100
     config.sample.classes = ()  # sampled in turn; empty: all of them
+    config.sample.prompts = ()  # drawn in turn by a model that reads text; empty: held-out captions
     config.sample.batch_size = 500
     config.sample.seed = 0
 

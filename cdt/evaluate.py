@@ -18,7 +18,7 @@ from cdt.evals.neighbours import mean_nearest_distance
 from cdt.evals.precision_recall import radii
 from cdt.evals.reference import file_reference, source_reference
 from cdt.evals.summary import in_blocks, summarise
-from cdt.sample import describe, generate, load_params, sample_condition
+from cdt.sample import describe, generate, load_params
 from cdt.writers import Writer
 
 PyTree = Any
@@ -70,13 +70,19 @@ def evaluate(config: ConfigDict, workdir: str) -> int:
 
 
 def make_evaluation(
-    config: ConfigDict, path: epath.Path, mesh: jax.sharding.Mesh, sample: Callable, train: Source
+    config: ConfigDict,
+    path: epath.Path,
+    mesh: jax.sharding.Mesh,
+    sample: Callable,
+    condition: Callable,
+    train: Source,
 ) -> Callable[[PyTree], dict[str, float]]:
     """Returns evaluation(params) -> {metric: value} against the training images, or against
     `evaluate.reference`, for use while a run trains.
 
     Args:
       sample: jitted, from `build.sampler`.
+      condition: from `build.sample_condition`.
       train: the training data.
 
     Raises:
@@ -89,7 +95,6 @@ def make_evaluation(
             reference = file_reference(c.reference, feature_fn)
         else:
             reference = source_reference(train, feature_fn, _reference_cache(config, path))
-    condition = sample_condition(config, c.num)
     known = reference.summary.features
     reference_radii = None if known is None else radii(known)
 
@@ -134,7 +139,7 @@ def _sampling(
     model = build.model(config)
     run = jax.jit(build.sampler(config, model))
     n = config.evaluate.num
-    condition = sample_condition(config, n)
+    condition = build.sample_condition(config, model)
     step, params = load_params(config, path, mesh, model)
 
     def images():

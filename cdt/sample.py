@@ -11,28 +11,10 @@ from ml_collections import ConfigDict
 
 from cdt import atomic, build, plots, sharding
 from cdt.checkpoint import Checkpointer
-from cdt.errors import EXIT_FINISHED, UserError, user_errors
+from cdt.errors import EXIT_FINISHED, user_errors
 from cdt.workdir import check_identity
 
 PyTree = Any
-
-
-def sample_condition(config: ConfigDict, n: int) -> dict[str, np.ndarray]:
-    """What samples 0..n-1 are to show: the classes in turn, so that any first ones are balanced.
-
-    Raises:
-      UserError: `sample.classes` names one that the model does not have.
-    """
-    num_classes = config.model.num_classes
-    classes = np.asarray(config.sample.classes or range(max(num_classes, 1)), np.int32)
-    if config.sample.classes and (classes.min() < 0 or classes.max() >= max(num_classes, 1)):
-        raise UserError(
-            f"config.sample.classes is {tuple(config.sample.classes)}; the model's classes are "
-            f"0..{num_classes - 1}."
-            if num_classes
-            else "config.sample.classes is given, but the model is unconditional; leave it empty."
-        )
-    return {"label": classes[np.arange(n) % len(classes)]} if num_classes else {}
 
 
 def evaluations(config: ConfigDict) -> int:
@@ -45,7 +27,7 @@ def generate(
     sample: Callable,
     mesh: jax.sharding.Mesh,
     params: PyTree,
-    condition: dict[str, np.ndarray],
+    condition: Callable[[np.ndarray], dict[str, np.ndarray]],
     n: int,
     batch_size: int,
 ) -> np.ndarray:
@@ -55,7 +37,7 @@ def generate(
       sample: jitted (params, indices, condition) -> uint8[B, H, W, C], from `build.sampler`.
       mesh: devices.
       params: f32.
-      condition: arrays [n, ...], of `sample_condition`.
+      condition: indices -> what those images are to show, from `build.sample_condition`.
       n: number of images.
       batch_size: images at a time, rounded up to a multiple of the devices.
 
@@ -67,8 +49,7 @@ def generate(
     for start in range(0, n, size):
         # The last batch is filled up with images that are thrown away: one shape, one compilation.
         indices = np.arange(start, start + size, dtype=np.int32)
-        known = np.minimum(indices, n - 1)
-        told = sharding.global_batch(mesh, {name: all[known] for name, all in condition.items()})
+        told = sharding.global_batch(mesh, condition(np.minimum(indices, n - 1)))
         placed = sharding.global_batch(mesh, {"indices": indices})["indices"]
         images.append(jax.device_get(sample(params, placed, told)))
     return np.concatenate(images)[:n]
@@ -120,15 +101,16 @@ def sample(config: ConfigDict, workdir: str) -> int:
         model = build.model(config)
         run = jax.jit(build.sampler(config, model))
         n = config.sample.num
-        condition = sample_condition(config, n)
+        condition = build.sample_condition(config, model)
         step, params = load_params(config, path, mesh, model)
     images = generate(run, mesh, params, condition, n, config.sample.batch_size)
 
     folder = path / "samples" / f"step_{step}"
     folder.mkdir(parents=True, exist_ok=True)
-    columns = min(10, len(images)) if not model.num_classes else min(model.num_classes, 10)
+    columns = min(10, len(config.sample.prompts) or model.num_classes or n)
     plots.save_png(folder / "grid.png", plots.image_grid(images[:100], columns))
-    arrays = {"arr_0": images} | ({"arr_1": condition["label"]} if model.num_classes else {})
+    labels = condition(np.arange(n)).get("label")
+    arrays = {"arr_0": images} | ({"arr_1": labels} if labels is not None else {})
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
     atomic.write(folder / "samples.npz", buffer.getvalue())

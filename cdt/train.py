@@ -21,7 +21,7 @@ from cdt.errors import EXIT_BAD_NUMBERS, EXIT_FINISHED, EXIT_STOPPED, user_error
 from cdt.evaluate import make_evaluation, scalars
 from cdt.plain_json import to_json
 from cdt.progress import Progress
-from cdt.sample import generate, sample_condition
+from cdt.sample import generate
 from cdt.signals import StopRequest
 from cdt.state import TrainState, no_bad_steps
 from cdt.validation import make_validation
@@ -61,7 +61,7 @@ def train(config: ConfigDict, workdir: str) -> int:
         parts = build.training(config, model, mesh.size, num_examples, open_all_at)
         sample = jax.jit(build.sampler(config, model))
         grid_size = min(config.sample.num, 100)
-        grid_condition = sample_condition(config, grid_size)
+        condition = build.sample_condition(config, model)
         ema_name = build.ema_name(config)
         evaluated = build.evaluated_emas(config)
         every = {
@@ -81,7 +81,7 @@ def train(config: ConfigDict, workdir: str) -> int:
         record_config(path, config)
         evaluation = None
         if every["evaluate"]:
-            evaluation = make_evaluation(config, path, mesh, sample, train_source)
+            evaluation = make_evaluation(config, path, mesh, sample, condition, train_source)
 
     # --- State: shapes and shardings; the newest good checkpoint, if there is one --------------
     key = jax.random.key(config.seed)
@@ -193,7 +193,7 @@ def train(config: ConfigDict, workdir: str) -> int:
             if done % every["sample"] == 0 or last:
                 params = _average(state, ema_name)
                 images = generate(
-                    sample, mesh, params, grid_condition, grid_size, config.sample.batch_size
+                    sample, mesh, params, condition, grid_size, config.sample.batch_size
                 )
                 _write_grid(path, writer, done, images, model.num_classes)
             if evaluation and (done % every["evaluate"] == 0 or last):

@@ -7,10 +7,12 @@ import pytest
 from PIL import Image
 
 from cdt import build
+from cdt.build import conditions
 from cdt.config import default_config
 from cdt.data import prepare, sources
+from cdt.data.text_encoder import TextEncoder
 from cdt.errors import UserError, user_errors
-from cdt.sample import evaluations, sample_condition
+from cdt.sample import evaluations
 
 
 def build_all(config, num_devices=1):
@@ -22,7 +24,7 @@ def build_all(config, num_devices=1):
         open_all = build.open_all_at(config, train.size)
         parts = build.training(config, model, num_devices, train.size, open_all)
         build.sampler(config, model)
-        sample_condition(config, 4)
+        build.sample_condition(config, model)
         build.ema_name(config)
         build.evaluated_emas(config)
         build.feature_space(config)
@@ -86,6 +88,10 @@ BAD = {
     "interval": ({"sample.guidance": 2.0, "sample.guidance_interval": (0.8, 0.2)}, "lo < hi"),
     "sampled class": ({"sample.classes": (10,)}, "classes are 0..9"),
     "no steps": ({"train.duration": "0 steps"}, "at least one"),
+    "prompts without text": ({"sample.prompts": ("a",)}, "reads no text"),
+    "text without captions": ({"data.text_encoder": "clip"}, "prepared with captions"),
+    "classes beside text": (
+        {"data.name": "mock", "data.text_encoder": "mock", "sample.classes": (1,)}, "prompts"),
     "no sampler steps": ({"sample.steps": 0}, "at least 1"),
     "ddim steps": (
         {"process.name": "ddpm", "sample.sampler": "ddim", "sample.steps": 30}, "divisor"),
@@ -169,6 +175,8 @@ def test_batch_must_divide_over_the_devices():
         {"timesteps.name": "uniform", "optim.clip_norm": 1.0, "ema.half_lives_kimg": (10.0,)},
         {"timesteps.pacing": "fixed", "timesteps.clusters": "snr", "timesteps.order": "random"},
         {"model.dtype": "bfloat16", "model.remat": True, "sample.guidance": 2.0},
+        {"data.name": "mock", "data.text_encoder": "mock", "sample.guidance": 2.0},
+        {"data.name": "mock", "data.text_encoder": "mock", "model.num_classes": 0},
     ],
 )  # fmt: skip
 def test_good_configs_take_a_step_and_sample(overrides):
@@ -183,7 +191,7 @@ def test_good_configs_take_a_step_and_sample(overrides):
     new, metrics = jax.jit(parts.step)(state, batch)
     assert np.isfinite(metrics["loss"]) and metrics["bad_steps"] == 0
     assert not np.array_equal(new.params["final"]["kernel"], state.params["final"]["kernel"])
-    condition = sample_condition(config, 4)
+    condition = build.sample_condition(config, model)(np.arange(4))
     images = jax.jit(build.sampler(config, model))(new.params, jnp.arange(4), condition)
     assert images.shape == (4, 8, 8, 1) and images.dtype == jnp.uint8
 
@@ -204,9 +212,38 @@ def test_sample_i_does_not_depend_on_its_batch():
 
 def test_first_samples_are_balanced_over_the_classes():
     config = small()
-    assert sample_condition(config, 20)["label"].tolist() == [*range(10)] * 2
+    model = build.model(config)
+    condition = build.sample_condition(config, model)
+    assert condition(np.arange(20))["label"].tolist() == [*range(10)] * 2
     config.sample.classes = (3, 7)
-    assert sample_condition(config, 4)["label"].tolist() == [3, 7, 3, 7]
+    condition = build.sample_condition(config, model)
+    assert condition(np.arange(4))["label"].tolist() == [3, 7, 3, 7]
+
+
+def test_samples_show_held_out_captions_or_prompts(monkeypatch):
+    config = small(**{"data.name": "mock", "data.text_encoder": "mock"})
+    model, (_, test) = build.model(config), build.data(config)
+    indices = np.array([1, 129])  # there are 128
+    told = build.sample_condition(config, model)(indices)
+    assert {name: value.tolist() for name, value in told.items()} == {
+        name: value.tolist() for name, value in test.condition(np.array([1, 1])).items()
+    }
+
+    sha = ""
+
+    def load_encoder(name, length):
+        states = np.ones((2, length, 16), np.float32), np.array([2, 6])
+        return TextEncoder(lambda captions: states, name, sha, length, 16)
+
+    monkeypatch.setattr(conditions, "load_encoder", load_encoder)
+    config.sample.prompts = ("red heart", "dog face")
+    told = build.sample_condition(config, model)(np.arange(3))
+    assert told["text_length"].tolist() == [2, 6, 2]
+    assert told["label"].tolist() == [10, 10, 10]  # no class
+    assert told["text"].dtype == np.float16
+    sha = "other"
+    with pytest.raises(UserError, match="has other parameters"):
+        build.sample_condition(config, model)
 
 
 def test_evaluations_count_heun_twice_and_guidance_twice():

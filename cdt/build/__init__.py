@@ -2,6 +2,7 @@
 constructors; everything below takes functions and arrays."""
 
 from cdt.build.choices import steps
+from cdt.build.conditions import sample_condition
 from cdt.build.datasets import data, validation_batch
 from cdt.build.difficulty import Difficulty, difficulty
 from cdt.build.generation import feature_space, sampler
@@ -18,6 +19,7 @@ from cdt.build.optimization import (
 
 __all__ = [
     "Difficulty", "Model", "Training", "data", "difficulty", "ema_decays", "ema_name",
-    "evaluated_emas", "example_loss", "feature_space", "mesh", "model", "open_all_at", "sampler",
+    "evaluated_emas", "example_loss", "feature_space", "mesh", "model", "open_all_at",
+    "sample_condition", "sampler",
     "steps", "timestep_sampler", "training", "training_loss", "validation_batch",
 ]  # fmt: skip

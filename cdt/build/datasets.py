@@ -11,6 +11,7 @@ from cdt.data import sources
 from cdt.data.folder import folder
 from cdt.data.idx import idx
 from cdt.data.prepared import prepared
+from cdt.data.text_states import TextStates, mock_text_states, read_text_states, text_folder
 from cdt.errors import UserError
 
 SOURCES = {
@@ -29,11 +30,53 @@ SOURCES = {
 }  # fmt: skip
 
 
+def text_states(
+    config: ConfigDict, split: str, labels: np.ndarray | None = None, size: int = 1
+) -> TextStates | None:
+    """The states of a split's captions; None for a model that reads no text.
+
+    Args:
+      labels: int32[N], for mock data alone.
+      size: N, for mock data alone.
+    """
+    encoder = config.data.text_encoder
+    if not encoder:
+        return None
+    if config.data.name == "mock":
+        return mock_text_states(labels, size)
+    if config.data.name != "prepared":
+        raise UserError(
+            f"config.data.text_encoder is '{encoder}' and config.data.name '{config.data.name}'; "
+            "text needs a data set prepared with captions: python -m cdt.data.prepare"
+        )
+    return read_text_states(epath.Path(config.data.path) / split, encoder)
+
+
+def _with_text(config: ConfigDict, split: str, source: sources.Source) -> sources.Source:
+    labels = None if source.labels is None else source.labels[np.arange(source.size)]
+    text = text_states(config, split, labels, source.size)
+    if text and config.data.name != "mock" and text.manifest.captions != source.fingerprint():
+        raise UserError(
+            f"The text states of {source.name} are those of other captions; remove "
+            f"{text_folder(epath.Path(config.data.path) / split)} and run python -m cdt.data.text "
+            "again."
+        )
+    return source._replace(text=text)
+
+
 def data(config: ConfigDict) -> tuple[sources.Source, sources.Source]:
     """The training and the held-out source, checked against the config."""
     open_source = choose("data.name", config.data.name, SOURCES)
-    train = open_source(config, config.data.train_split)
-    test = open_source(config, config.data.test_split)
+    train, test = (
+        _with_text(config, split, open_source(config, split))
+        for split in (config.data.train_split, config.data.test_split)
+    )
+    if train.text and train.text.manifest.encoding != test.text.manifest.encoding:
+        raise UserError(
+            f"The text states of {train.name} and {test.name} come from other parameters or have "
+            "another length; run python -m cdt.data.text for both splits with the same encoder and "
+            "--max_length."
+        )
     size = (config.data.image_size, config.data.image_size, config.data.channels)
     for source in (train, test):
         if tuple(source.shape) != size:

@@ -8,6 +8,7 @@ from jax import Array
 from ml_collections import ConfigDict
 
 from cdt.build.choices import at_least, choose
+from cdt.build.datasets import text_states
 from cdt.diffusion import prediction as predictions
 from cdt.diffusion import process as processes
 from cdt.diffusion import schedules, weights
@@ -77,15 +78,22 @@ def model(config: ConfigDict) -> Model:
         )
 
     image_shape = (config.data.image_size, config.data.image_size, config.data.channels)
-    network = _network(config, out_channels=config.data.channels * (2 if c.learn_variance else 1))
     num_classes = config.model.num_classes
     uncertain = config.loss.weight == "uncertainty"
 
     null = {"label": jnp.int32(num_classes)} if num_classes else {}
+    text = text_states(config, config.data.train_split)
+    if text:
+        null |= text.null
+    network = _network(
+        config,
+        out_channels=config.data.channels * (2 if c.learn_variance else 1),
+        text_width=text.manifest.width if text else None,
+    )
 
     def init(key):
         x = jnp.zeros((1, *image_shape))
-        one = {name: value[None] for name, value in null.items()}
+        one = {name: jnp.asarray(value)[None] for name, value in null.items()}
         params = network.init(key, x, jnp.zeros(1), **one)["params"]
         return params | ({"loss_uncertainty": init_uncertainty()} if uncertain else {})
 
@@ -103,7 +111,7 @@ def model(config: ConfigDict) -> Model:
     )  # fmt: skip
 
 
-def _network(config: ConfigDict, out_channels: int) -> DiT:
+def _network(config: ConfigDict, out_channels: int, text_width: int | None) -> DiT:
     c = config.model
     choose("model.name", c.name, MODELS)
     for key in ("model.patch_size", "model.hidden_size", "model.depth", "model.num_heads"):
@@ -112,6 +120,7 @@ def _network(config: ConfigDict, out_channels: int) -> DiT:
     options = dict(
         num_classes=c.num_classes or None,
         out_channels=out_channels,
+        text_width=text_width,
         dtype=choose("model.dtype", c.dtype, DTYPES),
         unroll=c.unroll,
         remat=c.remat,

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from etils import epath
 
+from cdt.data.text_states import TextStates
 from cdt.errors import UserError
 
 
@@ -31,11 +32,13 @@ class Source(NamedTuple):
     fingerprint: Callable[[], str]  # () -> SHA-256 (hex) that changes with the data
     classes: tuple[str, ...] | None = None  # the classes' names, where they have names
     captions: Callable[[np.ndarray], list[str]] | None = None  # indices int64[n] -> n captions
+    text: TextStates | None = None  # a text encoder's states of the captions
 
     def condition(self, indices: np.ndarray) -> dict[str, np.ndarray]:
-        """What a network may be told of the images `indices` int64[n]: "label" int32[n] or
-        nothing."""
-        return {} if self.labels is None else {"label": self.labels[indices]}
+        """What a network may be told of the images `indices` int64[n]: "label" int32[n] where there
+        are labels, "text" and "text_length" where there are text states."""
+        label = {} if self.labels is None else {"label": self.labels[indices]}
+        return label if self.text is None else label | self.text.condition(indices)
 
 
 def digits(split: str) -> Source:

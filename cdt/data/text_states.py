@@ -1,0 +1,108 @@
+"""Cached states of a text encoder: what `python -m cdt.data.text` writes beside the images.
+
+text/manifest.json   written last: a folder without it is not finished
+text/states.bin      float16 [N + 1, L, W], example by example; row N is the empty caption's,
+                     which stands for "no text" in classifier-free guidance
+text/lengths.npy     int32 [N + 1], how many of an example's L states belong to its caption; the
+                     others are zero
+"""
+
+import json
+from typing import NamedTuple
+
+import numpy as np
+from etils import epath
+
+from cdt.errors import UserError
+
+
+class TextManifest(NamedTuple):
+    """What manifest.json says."""
+
+    encoder: str  # its name
+    encoder_sha256: str  # of its parameters
+    count: int  # N
+    max_length: int  # L
+    width: int  # W
+    captions: str  # fingerprint of the images and captions that were read
+    version: int = 1  # of this layout
+
+    @property
+    def encoding(self) -> tuple[str, int, int]:
+        """What must be the same wherever one model reads states."""
+        return self.encoder_sha256, self.max_length, self.width
+
+
+class TextStates(NamedTuple):
+    """The states of one split, read in place."""
+
+    manifest: TextManifest
+    states: np.ndarray  # float16 [N + 1, L, W], on disk
+    lengths: np.ndarray  # int32 [N + 1]
+
+    def condition(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        """What a network is told of the examples `indices` int64[n]: "text" float16[n, L, W] and
+        "text_length" int32[n]."""
+        return {"text": self.states[indices], "text_length": self.lengths[indices]}
+
+    @property
+    def null(self) -> dict[str, np.ndarray]:
+        """The same of the empty caption, without the axis [n]."""
+        return {name: all[0] for name, all in self.condition(np.array([-1])).items()}
+
+
+def text_folder(split: epath.PathLike) -> epath.Path:
+    """Where the states of a prepared split lie."""
+    return epath.Path(split) / "text"
+
+
+def read_text_states(split: epath.PathLike, encoder: str) -> TextStates:
+    """The states of a prepared split.
+
+    Args:
+      split: local folder, such as DIR/train.
+      encoder: whose states they must be.
+
+    Raises:
+      UserError: there are none, with the command that makes them; they are unfinished, damaged, or
+        those of another encoder.
+    """
+    folder, split = text_folder(split), epath.Path(split)
+    path = folder / "manifest.json"
+    command = (
+        f"`python -m cdt.data.text --data={split.parent} --split={split.name} --encoder={encoder}`"
+    )
+    if not path.exists():
+        raise UserError(f"there are no finished text states in {folder}: run {command}")
+    try:
+        manifest = TextManifest(**json.loads(path.read_text()))
+        shape = (manifest.count + 1, manifest.max_length, manifest.width)
+        states = np.memmap(folder / "states.bin", np.float16, mode="r", shape=shape)
+        lengths = np.load(folder / "lengths.npy", allow_pickle=False)
+        whole = (folder / "states.bin").stat().length == 2 * np.prod(shape)
+        sound = whole and lengths.dtype == np.int32 and lengths.shape == shape[:1]
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{folder} is damaged ({error}): remove it and run {command}") from error
+    if not sound or manifest.version != TextManifest._field_defaults["version"]:
+        raise UserError(f"{folder} is damaged or of another version: remove it and run {command}")
+    if manifest.encoder != encoder:
+        raise UserError(
+            f"{folder} holds states of '{manifest.encoder}', but config.data.text_encoder is "
+            f"'{encoder}'; change the config, or remove the folder and run {command}"
+        )
+    return TextStates(manifest, states.view(np.ndarray), lengths)
+
+
+def mock_text_states(labels: np.ndarray | None, size: int) -> TextStates:
+    """States with the form of real ones, for trying a config in seconds: L = 6, W = 16.
+
+    Each class has fixed states and a length of its own; without labels all examples are alike.
+    """
+    labels = np.zeros(size, np.int64) if labels is None else np.asarray(labels)
+    known = np.append(labels + 1, 0)  # the empty caption comes first in the table
+    table = np.random.RandomState(0).standard_normal((known.max() + 1, 6, 16))
+    lengths = (1 + known % 6).astype(np.int32)
+    inside = np.arange(6) < lengths[:, None]
+    states = np.where(inside[..., None], table[known], 0).astype(np.float16)
+    manifest = TextManifest("mock", "", size, 6, 16, "")
+    return TextStates(manifest, states, lengths)

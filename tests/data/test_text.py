@@ -1,0 +1,136 @@
+"""Cached text states: what is written and read, after a stop too, and what is refused."""
+
+import json
+
+import numpy as np
+import pytest
+
+from cdt.data import text
+from cdt.data.sources import in_memory
+from cdt.data.text_encoder import TextEncoder
+from cdt.data.text_states import mock_text_states, read_text_states, text_folder
+from cdt.errors import EXIT_FINISHED, EXIT_STOPPED, EXIT_USER_ERROR, UserError
+
+CAPTIONS = ["red heart", "dog face", "", "a very long caption indeed", "cat"] * 3
+LENGTH, WIDTH = 4, 3
+
+
+def encode(captions):
+    """A token a word; its state is made of the word's letters, so that it can be recomputed."""
+    states = np.zeros((len(captions), LENGTH, WIDTH), np.float32)
+    lengths = np.ones(len(captions), np.int32)
+    for i, caption in enumerate(captions):
+        words = caption.split()[:LENGTH]
+        lengths[i] = max(len(words), 1)
+        for j, word in enumerate(words):
+            states[i, j] = [len(word), ord(word[0]) / 8, -1.5]
+    return states, lengths
+
+
+ENCODER = TextEncoder(encode, "letters", "abc", LENGTH, WIDTH)
+
+
+@pytest.fixture
+def source():
+    images = np.zeros((len(CAPTIONS), 2, 2, 1), np.uint8)
+    return in_memory("set/train", images, None, None)._replace(
+        captions=lambda indices: [CAPTIONS[i] for i in indices]
+    )
+
+
+def cached(source, split, batch_size=4, encoder=ENCODER):
+    return text.cache_states(source, encoder, text_folder(split), batch_size)
+
+
+def test_states_are_read_back_and_the_empty_caption_is_the_null(source, tmp_path):
+    assert cached(source, tmp_path)
+    found = read_text_states(tmp_path, "letters")
+    indices = np.array([3, 0, 14, 3])
+    states, lengths = encode([CAPTIONS[i] for i in indices])
+    condition = found.condition(indices)
+    assert condition["text"].dtype == np.float16
+    np.testing.assert_array_equal(condition["text"], states)
+    np.testing.assert_array_equal(condition["text_length"], lengths)
+    np.testing.assert_array_equal(found.null["text"], encode([""])[0][0])
+    assert found.null["text_length"] == 1 and found.manifest.count == 15
+    assert cached(source, tmp_path)  # finished already: nothing is encoded again
+    assert not list(text_folder(tmp_path).glob("unfinished*"))
+
+
+@pytest.mark.parametrize("calls", [0, 1, 3])
+def test_after_a_kill_what_is_done_is_not_done_again(source, tmp_path, calls):
+    seen = []
+
+    def dies(captions):
+        if len(seen) == calls:
+            raise KeyboardInterrupt
+        seen.append(list(captions))
+        return encode(captions)
+
+    with pytest.raises(KeyboardInterrupt):
+        cached(source, tmp_path, encoder=ENCODER._replace(encode=dies))
+    with pytest.raises(UserError, match="no finished text states"):
+        read_text_states(tmp_path, "letters")
+    left = []
+
+    def counted(captions):
+        left.append(list(captions))
+        return encode(captions)
+
+    assert cached(source, tmp_path, encoder=ENCODER._replace(encode=counted))
+    assert sum(seen + left, []) == [*CAPTIONS, ""]
+    whole = read_text_states(tmp_path, "letters")
+    np.testing.assert_array_equal(whole.states, encode([*CAPTIONS, ""])[0])
+
+
+def test_other_states_are_refused(source, tmp_path):
+    cached(source, tmp_path)
+    for change in ({"sha256": "other"}, {"name": "other"}, {"max_length": 9}):
+        with pytest.raises(UserError, match="another encoder or of other captions"):
+            cached(source, tmp_path, encoder=ENCODER._replace(**change))
+    with pytest.raises(UserError, match="another encoder or of other captions"):
+        cached(source._replace(fingerprint=lambda: "other"), tmp_path)
+    with pytest.raises(UserError, match="holds states of 'letters'.*'clip'"):
+        read_text_states(tmp_path, "clip")
+
+
+def test_what_cannot_be_cached_is_named(source, tmp_path):
+    with pytest.raises(UserError, match="has no captions"):
+        cached(source._replace(captions=None), tmp_path)
+    large = ENCODER._replace(encode=lambda captions: (1e6 * encode(captions)[0], 1))
+    with pytest.raises(UserError, match="which float16 cannot hold"):
+        cached(source, tmp_path, encoder=large)
+
+
+@pytest.mark.parametrize("name", ["states.bin", "lengths.npy", "manifest.json"])
+def test_damaged_files_are_named(source, tmp_path, name):
+    cached(source, tmp_path)
+    path = text_folder(tmp_path) / name
+    path.write_bytes(path.read_bytes()[:-3])
+    with pytest.raises(UserError, match="is damaged.*python -m cdt.data.text"):
+        read_text_states(tmp_path, "letters")
+
+
+def test_mock_states_tell_the_classes_apart():
+    labels = np.array([0, 1, 2, 0])
+    states = mock_text_states(labels, 4)
+    told = states.condition(np.arange(4))
+    np.testing.assert_array_equal(told["text"][0], told["text"][3])
+    assert not np.array_equal(told["text"][0], told["text"][1])
+    # The null does not depend on the data, as the model is built without them.
+    np.testing.assert_array_equal(states.null["text"], mock_text_states(None, 1).null["text"])
+
+
+def test_command_line(source, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(text, "prepared", lambda split: source)
+    monkeypatch.setattr(text, "load_encoder", lambda name, length: ENCODER)
+    data = tmp_path / "set"
+    argv = ["text", f"--data={data}", "--encoder=letters"]
+    assert text.run(argv) == EXIT_FINISHED
+    assert "15 captions, states of 4 x 3" in capsys.readouterr().out
+    assert json.loads((data / "train/text/manifest.json").read_text())["encoder"] == "letters"
+    assert text.run(["text", "--encoder=letters"]) == EXIT_USER_ERROR
+    assert "--data is missing: local folder" in capsys.readouterr().err
+    assert text.run([*argv, "--encoding=x"]) == EXIT_USER_ERROR
+    monkeypatch.setattr(text, "cache_states", lambda *args: False)
+    assert text.run(argv) == EXIT_STOPPED
