@@ -21,10 +21,19 @@ class Progress:
     Args:
       total_steps: steps of the whole run.
       start_step: steps done before, in [0, total_steps).
+      unit: what a step is called.
       stream: where to, normally standard error.
     """
 
-    def __init__(self, total_steps: int, start_step: int, *, stream: TextIO = sys.stderr):
+    def __init__(
+        self,
+        total_steps: int,
+        start_step: int,
+        *,
+        unit: str = "step",
+        stream: TextIO = sys.stderr,
+    ):
+        self._unit = unit
         self._total = total_steps
         self._step = self._first_step = start_step
         self._stream = stream
@@ -99,7 +108,7 @@ class Progress:
 
     def _print_line(self, now: float) -> None:
         self._printed_step, self._printed_time = self._step, now
-        self.message(", ".join([f"step {self._step}/{self._total}", *self._parts(now)]))
+        self.message(", ".join([f"{self._unit} {self._step}/{self._total}", *self._parts(now)]))
 
     def _parts(self, now: float) -> list[str]:
         left = f"{self._time_left(now)} left"

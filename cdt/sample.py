@@ -43,7 +43,7 @@ def generate(
     """Images 0..n-1, batch after batch, split over the devices.
 
     Args:
-      sample: jitted (params, indices, labels) -> uint8[B, H, W, C], from `build.sampler`.
+      sample: (params, indices, labels) -> uint8[B, H, W, C], from `build.sampler`.
       mesh: devices.
       params: f32.
       labels: int32[n].
@@ -109,7 +109,7 @@ def sample(config: ConfigDict, workdir: str) -> int:
     with user_errors():
         mesh = build.mesh(config)
         model = build.model(config)
-        run = jax.jit(build.sampler(config, model))
+        run = build.sampler(config, model)
         labels = sample_labels(config, np.arange(config.sample.num))
         step, params = load_params(config, path, mesh, model)
     images = generate(run, mesh, params, labels, config.sample.batch_size)

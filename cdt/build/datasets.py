@@ -6,8 +6,10 @@ from ml_collections import ConfigDict
 
 from cdt import sharding
 from cdt.build.choices import choose
+from cdt.build.latents import autoencoder_sha256, scaling_record
 from cdt.data import sources
 from cdt.data.idx import idx
+from cdt.data.moments import latents
 from cdt.errors import UserError
 
 SOURCES = {
@@ -17,6 +19,9 @@ SOURCES = {
         size=512 if split == config.data.train_split else 128,
     ),
     "idx": lambda config, split: idx(config.data.path, split),
+    "latents": lambda config, split: latents(
+        config.data.path, split, autoencoder_sha256(config), scaling_record(config)
+    ),
     "npz": lambda config, split: sources.npz(config.data.path, split),
     "tfds": lambda config, split: sources.tfds(config.data.path, split),
 }  # fmt: skip
@@ -45,6 +50,11 @@ def data(config: ConfigDict) -> tuple[sources.Source, sources.Source]:
                 f"{source.name} has {source.num_classes} classes, more than the model's "
                 f"{known}; set config.model.num_classes to {source.num_classes}."
             )
+    if config.data.flip and not train.pixels and train.mirror_images is None:
+        raise UserError(
+            f"config.data.flip is True, but the latents in {config.data.path} have no mirror "
+            "images; set it to False, or make them anew from a config whose data.flip is True."
+        )
     return train, test
 
 

@@ -8,6 +8,7 @@ from jax import Array
 from ml_collections import ConfigDict
 
 from cdt.build.choices import at_least, choose
+from cdt.build.latents import to_x0
 from cdt.diffusion import prediction as predictions
 from cdt.diffusion import process as processes
 from cdt.diffusion import schedules, weights
@@ -17,7 +18,7 @@ from cdt.diffusion.process import Process
 from cdt.diffusion.uncertainty import init_uncertainty, make_log_variance
 from cdt.errors import UserError
 from cdt.models.dit import DiT, named_dit
-from cdt.step import ExampleLoss
+from cdt.step import ExampleLoss, ToX0
 
 PyTree = Any
 
@@ -56,6 +57,7 @@ class Model(NamedTuple):
     image_shape: tuple[int, int, int]
     num_classes: int  # 0: unconditional; the null label is num_classes
     log_variance: Callable | None  # (params, level) -> the loss's learned uncertainty, or None
+    to_x0: ToX0  # images of a batch -> what the network is trained on
 
 
 def model(config: ConfigDict) -> Model:
@@ -97,7 +99,7 @@ def model(config: ConfigDict) -> Model:
 
     return Model(
         process, prediction, c.learn_variance, init, apply, image_shape,
-        config.model.num_classes, log_variance if uncertain else None,
+        config.model.num_classes, log_variance if uncertain else None, to_x0(config),
     )  # fmt: skip
 
 

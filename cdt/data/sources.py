@@ -1,4 +1,4 @@
-"""Data sets: random access to uint8 images and int32 labels by index."""
+"""Data sets: random access to images and int32 labels by index."""
 
 import hashlib
 import zipfile
@@ -25,6 +25,9 @@ class Source(NamedTuple):
     shape: tuple[int, int, int]  # (H, W, C) of one image
     size: int  # N
     fingerprint: Callable[[], str]  # () -> SHA-256 (hex) that changes with the data
+    # Mirror images by index, where they cannot be made of the images: of latents, if they have any.
+    mirror_images: Callable[[np.ndarray], np.ndarray] | None = None
+    pixels: bool = True  # False: `images` are not uint8 but float moments, see `moments.latents`
 
 
 def digits(split: str) -> Source:
