@@ -309,7 +309,8 @@ _FREE = ("latents.weights", "latents.batch_size", "mesh.", "difficulty.", "compa
 def identity(config: ConfigDict) -> dict[str, object]:
     """The flat keys that make a run the run it is: model, family, data, optimizer, batch,
     timesteps, seed."""
-    return {k: v for k, v in flatten(config).items() if not k.startswith(_FREE)}
+    free = _FREE if config.data.name == "latents" else (*_FREE, "latents.")
+    return {k: v for k, v in flatten(config).items() if not k.startswith(free)}
 
 
 def identity_differences(config: ConfigDict, saved: dict[str, object]) -> list[str]:
