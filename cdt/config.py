@@ -21,16 +21,22 @@ def default_config() -> ConfigDict:
     config.seed = 0
 
     config.data = ConfigDict()
-    config.data.name = "digits"  # digits | mock | idx | npz | tfds | folder | prepared
+    config.data.name = "digits"  # digits | mock | idx | npz | tfds | folder | prepared | latents
     # idx: the folder; npz: the file; tfds: the data set, such as "imagenet_resized/64x64";
-    # folder, prepared: the folder that holds a folder of each split
+    # folder, prepared, latents: the folder that holds a folder of each split
     config.data.path = ""
     config.data.train_split = "train"
     config.data.test_split = "test"  # held out: validation loss and evaluation
-    config.data.image_size = 8  # H = W, checked against the data
+    config.data.image_size = 8  # H = W, checked against the data; of latents: theirs
     config.data.channels = 1
     config.data.flip = False  # random horizontal flips
     config.data.text_encoder = ""  # whose states of the captions the model reads; empty: no text
+
+    config.latents = ConfigDict()  # what data.name "latents" was made with, by cdt.data.latents
+    config.latents.weights = ""  # .safetensors of a diffusers AutoencoderKL, config.json beside it
+    config.latents.scaling = "constant"  # constant: scale | edm2: each channel to 0 +- 0.5
+    config.latents.scale = 0.18215
+    config.latents.batch_size = 32  # images encoded at a time, by all devices together
 
     config.model = ConfigDict()
     config.model.name = "dit"
@@ -143,7 +149,7 @@ def default_config() -> ConfigDict:
     config.sample.num = 100
     config.sample.classes = ()  # sampled in turn; empty: all of them
     config.sample.prompts = ()  # drawn in turn by a model that reads text; empty: held-out captions
-    config.sample.batch_size = 500
+    config.sample.batch_size = 500  # latents: decoded together, about 16 a device
     config.sample.seed = 0
 
     config.evaluate = ConfigDict()
@@ -298,15 +304,17 @@ def duration(text: str, key: str, batch_size: int, num_examples: int) -> int:
 
 
 # What may change when a run resumes: how it is watched, how long it is, how it is executed.
-_FREE = ("mesh.", "difficulty.", "compare.", "validation.every", "validation.images", "log.",
-         "checkpoint.", "sample.", "evaluate.", "model.unroll", "model.remat", "train.duration",
-         "train.accumulate", "train.max_bad_steps", "compilation_cache")  # fmt: skip
+_FREE = ("latents.weights", "latents.batch_size", "mesh.", "difficulty.", "compare.",
+         "validation.every", "validation.images", "log.", "checkpoint.", "sample.", "evaluate.",
+         "model.unroll", "model.remat", "train.duration", "train.accumulate",
+         "train.max_bad_steps", "compilation_cache")  # fmt: skip
 
 
 def identity(config: ConfigDict) -> dict[str, object]:
     """The flat keys that make a run the run it is: model, family, data, optimizer, batch,
     timesteps, seed."""
-    return {k: v for k, v in flatten(config).items() if not k.startswith(_FREE)}
+    free = _FREE if config.data.name == "latents" else (*_FREE, "latents.")
+    return {k: v for k, v in flatten(config).items() if not k.startswith(free)}
 
 
 def identity_differences(config: ConfigDict, saved: dict[str, object]) -> list[str]:

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from cdt import atomic, build
 from cdt.data.sources import Source
-from cdt.errors import EXIT_FINISHED, user_errors
+from cdt.errors import EXIT_FINISHED, UserError, user_errors
 from cdt.evals import metrics
 from cdt.evals.images import read_images
 from cdt.evals.neighbours import mean_nearest_distance
@@ -34,6 +34,7 @@ def evaluate(config: ConfigDict, workdir: str) -> int:
     """
     path, c = epath.Path(workdir), config.evaluate
     with user_errors():
+        _check_reference(config)
         # What can be missing is looked for first: features and samples take minutes.
         make_images, results = _given(config) if c.samples else _sampling(config, path)
         feature_fn = build.feature_space(config)
@@ -81,15 +82,17 @@ def make_evaluation(
     `evaluate.reference`, for use while a run trains.
 
     Args:
-      sample: jitted, from `build.sampler`.
+      sample: from `build.sampler`.
       condition: from `build.sample_condition`.
       train: the training data.
 
     Raises:
-      UserError: the feature network's weights or the reference cannot be used.
+      UserError: the feature network's weights or the reference cannot be used, or the data are
+        latents and no reference is given.
     """
     c = config.evaluate
     with user_errors():
+        _check_reference(config)
         feature_fn = build.feature_space(config)
         if c.reference:
             reference = file_reference(c.reference, feature_fn)
@@ -137,7 +140,7 @@ def _sampling(
     """(a function that makes uint8 images of the newest checkpoint, what they are)."""
     mesh = build.mesh(config)
     model = build.model(config)
-    run = jax.jit(build.sampler(config, model))
+    run = build.sampler(config, model)
     n = config.evaluate.num
     condition = build.sample_condition(config, model)
     step, params = load_params(config, path, mesh, model)
@@ -146,6 +149,15 @@ def _sampling(
         return generate(run, mesh, params, condition, n, config.sample.batch_size)
 
     return images, describe(config, step, n)
+
+
+def _check_reference(config: ConfigDict) -> None:
+    """Raises UserError if samples are to be compared with a data set that holds no images."""
+    if config.data.name == "latents" and not config.evaluate.reference:
+        raise UserError(
+            "config.evaluate.reference is empty, but config.data holds latents and no images; give "
+            "an npz of statistics or images, or a folder of images."
+        )
 
 
 def _reference_cache(config: ConfigDict, path: epath.Path) -> epath.Path:

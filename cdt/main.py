@@ -10,12 +10,13 @@ sentence says what); 3 stopped by numbers that were not finite; 75 saved after a
 import logging
 import os
 import sys
+from collections.abc import Callable
 
 # Read by TensorFlow when the metric writers import it: nobody wants its banner.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from absl import flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from cdt import config as schema
 from cdt.errors import EXIT_USER_ERROR, UserError
@@ -76,8 +77,13 @@ def parse(argv: list[str]):
     return config, os.path.expanduser(FLAGS.workdir), FLAGS.mode
 
 
-def run(argv: list[str]) -> int:
-    """Runs a command line; returns the exit code."""
+def run(argv: list[str], command: Callable[[ConfigDict, str], int] | None = None) -> int:
+    """Runs a command line; returns the exit code.
+
+    Args:
+      argv: see above.
+      command: (config, workdir) -> exit code, what to run in place of --mode.
+    """
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     try:
         config, workdir, mode = parse(argv)
@@ -88,6 +94,8 @@ def run(argv: list[str]) -> int:
         from cdt.compilation import use_persistent_cache
 
         use_persistent_cache(config.compilation_cache)
+        if command is not None:
+            return command(config, workdir)
         if mode == "train":
             from cdt.train import train
 

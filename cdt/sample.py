@@ -34,7 +34,7 @@ def generate(
     """Images 0..n-1, batch after batch, split over the devices.
 
     Args:
-      sample: jitted (params, indices, condition) -> uint8[B, H, W, C], from `build.sampler`.
+      sample: (params, indices, condition) -> uint8[B, H, W, C], from `build.sampler`.
       mesh: devices.
       params: f32.
       condition: indices -> what those images are to show, from `build.sample_condition`.
@@ -99,7 +99,7 @@ def sample(config: ConfigDict, workdir: str) -> int:
     with user_errors():
         mesh = build.mesh(config)
         model = build.model(config)
-        run = jax.jit(build.sampler(config, model))
+        run = build.sampler(config, model)
         n = config.sample.num
         condition = build.sample_condition(config, model)
         step, params = load_params(config, path, mesh, model)

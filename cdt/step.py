@@ -16,20 +16,40 @@ from cdt.state import BadSteps, TrainState, no_bad_steps
 from cdt.timesteps.base import Feedback, TimestepSampler
 
 PyTree = Any
-Batch = dict[str, Array]  # image uint8[B, H, W, C], and what its condition consists of
+# image: what a `ToX0` takes, [B, ...]; the rest is the condition
+Batch = dict[str, Array]
 Condition = dict[str, Array]  # what the network is told of each example, such as label int32[B]
+
+# (batch["image"], PRNG key) -> x0 f32[B, H, W, C]. The key is for images that are distributions.
+ToX0 = Callable[[Array, Array], Array]
 
 # (params, x0, eps, u, condition, dropout key or None) -> (loss[B], eps_error[B])
 ExampleLoss = Callable[[PyTree, Array, Array, Array, Condition, Array | None], tuple[Array, Array]]
 
 # Named streams of random numbers, each folded into the key of the step. They are part of a run's
 # reproducibility: never renumber one.
-STREAM_TIMESTEPS, STREAM_NOISE, STREAM_CONDITION_DROPOUT, STREAM_NETWORK = range(4)
+(
+    STREAM_TIMESTEPS,
+    STREAM_NOISE,
+    STREAM_CONDITION_DROPOUT,
+    STREAM_NETWORK,
+    STREAM_POSTERIOR,
+) = range(5)
 
 
 def to_float(image: Array) -> Array:
     """uint8[...] pixels -> f32[...] in [-1, 1]."""
     return image.astype(jnp.float32) / 127.5 - 1.0
+
+
+def to_uint8(x0: Array) -> Array:
+    """f32[...] in [-1, 1] -> the nearest pixels uint8[...]: `to_float` undone."""
+    return jnp.clip(127.5 * x0 + 128.0, 0.0, 255.0).astype(jnp.uint8)
+
+
+def pixels_to_x0(image: Array, key: Array) -> Array:
+    """The `ToX0` of pixels, which need no key."""
+    return to_float(image)
 
 
 def condition_of(batch: Batch) -> Condition:
@@ -80,6 +100,7 @@ def make_train_step(
     accumulate: int = 1,
     log_every: int = 1,
     max_bad_steps: int = 1,
+    to_x0: ToX0 = pixels_to_x0,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
     """Returns step(state, batch) -> (state, metrics), to be jitted with the state donated.
 
@@ -103,6 +124,7 @@ def make_train_step(
       accumulate: number of microbatches; must divide the batch.
       log_every: window of the per-cluster sums, in steps.
       max_bad_steps: see above.
+      to_x0: what the network is trained on, of the images of the batch.
 
     Metrics: loss (optimised: mean of weight times loss), grad_norm (before clipping), cluster_loss
     f32[N] (mean over the window so far), bad_steps, bad_steps_in_a_row, and the sampler's own.
@@ -141,7 +163,7 @@ def make_train_step(
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
-        x0 = to_float(batch["image"])
+        x0 = to_x0(batch["image"], jax.random.fold_in(key, STREAM_POSTERIOR))
         condition = condition_of(batch)
         n = len(x0)
 

@@ -22,7 +22,7 @@ from cdt.errors import EXIT_FINISHED, EXIT_STOPPED, UserError, user_errors
 from cdt.plain_json import to_json
 from cdt.progress import Progress
 from cdt.signals import StopRequest
-from cdt.step import Batch
+from cdt.step import Batch, ToX0
 from cdt.workdir import check_identity, record_config
 
 _SHARES = {"50 %": 0.5, "90 %": 0.9, "95 %": 0.95}
@@ -41,7 +41,8 @@ def study(config: ConfigDict, workdir: str) -> int:
         path = epath.Path(workdir)
         check_identity(path, config)
         train, test = build.data(config)
-        parts = build.difficulty(config, build.model(config), build.mesh(config).size, train.size)
+        model = build.model(config)
+        parts = build.difficulty(config, model, build.mesh(config).size, train.size)
         steps = build.steps(config, "difficulty.duration", train.size)
         for key in ("seeds", "validations", "num_pairs", "num_draws", "max_images"):
             if c[key] < 1:
@@ -52,7 +53,7 @@ def study(config: ConfigDict, workdir: str) -> int:
         _check_settings(folder, validation_steps.tolist(), parts.edges.tolist())
 
     name = f"{train.name}, {parts.process.name}"
-    entropy = _entropy(config, train, parts)
+    entropy = _entropy(config, train, parts, model.to_x0)
     atomic.write(folder / "relative_entropy.json", to_json(entropy._asdict()))
     atomic.write(folder / "relative_entropy.csv", summary.entropy_csv(entropy))
     figures.relative_entropy_plot(folder / "relative_entropy.png", {name: entropy})
@@ -120,13 +121,16 @@ def _check_settings(folder: epath.Path, validation_steps: list[int], edges: list
     atomic.write(file, json.dumps(mine))
 
 
-def _entropy(config: ConfigDict, train: Source, parts: build.Difficulty) -> RelativeEntropy:
+def _entropy(
+    config: ConfigDict, train: Source, parts: build.Difficulty, to_x0: ToX0
+) -> RelativeEntropy:
     """Relative entropy of the training images, or of evenly spaced ones where there are many."""
     c = config.difficulty
     every = max(1, -(-train.size // c.max_images))
-    images = train.images(np.arange(0, train.size, every)).astype(np.float32) / 127.5 - 1.0
+    images = train.images(np.arange(0, train.size, every))
+    x0 = np.asarray(to_x0(images, jax.random.key(config.seed)))
     pairs = level_pairs(parts.process, c.num_pairs)
-    return relative_entropy(images, pairs, num_draws=c.num_draws, seed=config.seed)
+    return relative_entropy(x0, pairs, num_draws=c.num_draws, seed=config.seed)
 
 
 def _train_clusters(

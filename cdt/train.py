@@ -59,7 +59,7 @@ def train(config: ConfigDict, workdir: str) -> int:
         saved = checkpoints.read_meta()
         open_all_at = saved["open_all_at"] if saved else build.open_all_at(config, num_examples)
         parts = build.training(config, model, mesh.size, num_examples, open_all_at)
-        sample = jax.jit(build.sampler(config, model))
+        sample = build.sampler(config, model)
         grid_size = min(config.sample.num, 100)
         condition = build.sample_condition(config, model)
         ema_name = build.ema_name(config)
@@ -101,7 +101,9 @@ def train(config: ConfigDict, workdir: str) -> int:
     replicated = sharding.replicated(mesh)
     abstract_batch = sharding.abstract_batch(mesh, batch_at(start), config.train.batch_size)
     validation_batch = build.validation_batch(config, test_source, mesh)
-    validate = make_validation(build.example_loss(model), parts.validation_edges, config.seed)
+    validate = make_validation(
+        build.example_loss(model), parts.validation_edges, config.seed, model.to_x0
+    )
     programs = [
         jax.jit(parts.step, donate_argnums=0, out_shardings=(shardings, replicated)).lower(
             abstract_state, abstract_batch

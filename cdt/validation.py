@@ -8,13 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from cdt.step import ExampleLoss, condition_of, to_float
+from cdt.step import ExampleLoss, ToX0, condition_of, pixels_to_x0
 
 PyTree = Any
 
 
 def make_validation(
-    example_loss: ExampleLoss, edges: np.ndarray, seed: int
+    example_loss: ExampleLoss, edges: np.ndarray, seed: int, to_x0: ToX0 = pixels_to_x0
 ) -> Callable[[PyTree, dict[str, Array]], Array]:
     """Returns validate(params, batch) -> f32[N], the mean loss in each cluster.
 
@@ -25,12 +25,15 @@ def make_validation(
     Args:
       example_loss: see `cdt.step.ExampleLoss`.
       edges: f32[N+1].
-      seed: of the noise.
+      seed: of the noise, and of latents drawn from their moments: the same in every cluster.
+      to_x0: see `cdt.step.ToX0`.
     """
     edges = jnp.asarray(edges)
+    # The clusters' noise counts from 0, so this never meets it.
+    posterior_key = jax.random.fold_in(jax.random.key(seed), 2**32 - 1)
 
     def validate(params: PyTree, batch: dict[str, Array]) -> Array:
-        x0 = to_float(batch["image"])
+        x0 = to_x0(batch["image"], posterior_key)
         offsets = (jnp.arange(x0.shape[0], dtype=jnp.float32) + 0.5) / x0.shape[0]
 
         def one(cluster: Array) -> Array:

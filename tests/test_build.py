@@ -192,7 +192,7 @@ def test_good_configs_take_a_step_and_sample(overrides):
     assert np.isfinite(metrics["loss"]) and metrics["bad_steps"] == 0
     assert not np.array_equal(new.params["final"]["kernel"], state.params["final"]["kernel"])
     condition = build.sample_condition(config, model)(np.arange(4))
-    images = jax.jit(build.sampler(config, model))(new.params, jnp.arange(4), condition)
+    images = build.sampler(config, model)(new.params, jnp.arange(4), condition)
     assert images.shape == (4, 8, 8, 1) and images.dtype == jnp.uint8
 
 
@@ -204,7 +204,7 @@ def test_sample_i_does_not_depend_on_its_batch():
     # Untrained networks output zero; give them something to say.
     noise = jax.random.key(1)
     params = jax.tree.map(lambda x: x + 0.05 * jax.random.normal(noise, x.shape), params)
-    sample = jax.jit(build.sampler(config, model))
+    sample = build.sampler(config, model)
     whole = np.asarray(sample(params, jnp.arange(12), {"label": jnp.arange(12) % 10}), np.int32)
     part = np.asarray(sample(params, jnp.arange(5, 9), {"label": jnp.arange(5, 9)}), np.int32)
     assert np.abs(whole[5:9] - part).max() <= 1  # rounding to uint8

@@ -6,6 +6,7 @@ from cdt.build.conditions import sample_condition
 from cdt.build.datasets import data, validation_batch
 from cdt.build.difficulty import Difficulty, difficulty
 from cdt.build.generation import feature_space, sampler
+from cdt.build.latents import autoencoder_sha256, encoder, latent_shape, scaling_record
 from cdt.build.levels import open_all_at, timestep_sampler
 from cdt.build.models import Model, example_loss, model, training_loss
 from cdt.build.optimization import (
@@ -18,8 +19,8 @@ from cdt.build.optimization import (
 )
 
 __all__ = [
-    "Difficulty", "Model", "Training", "data", "difficulty", "ema_decays", "ema_name",
-    "evaluated_emas", "example_loss", "feature_space", "mesh", "model", "open_all_at",
-    "sample_condition", "sampler",
-    "steps", "timestep_sampler", "training", "training_loss", "validation_batch",
+    "Difficulty", "Model", "Training", "autoencoder_sha256", "data", "difficulty", "ema_decays",
+    "ema_name", "encoder", "evaluated_emas", "example_loss", "feature_space", "latent_shape",
+    "mesh", "model", "open_all_at", "sample_condition", "sampler", "scaling_record", "steps",
+    "timestep_sampler", "training", "training_loss", "validation_batch",
 ]  # fmt: skip

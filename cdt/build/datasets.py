@@ -7,9 +7,11 @@ from ml_collections import ConfigDict
 
 from cdt import sharding
 from cdt.build.choices import choose
+from cdt.build.latents import autoencoder_sha256, scaling_record
 from cdt.data import sources
 from cdt.data.folder import folder
 from cdt.data.idx import idx
+from cdt.data.moments import latents
 from cdt.data.prepared import prepared
 from cdt.data.text_states import TextStates, mock_text_states, read_text_states, text_folder
 from cdt.errors import UserError
@@ -24,27 +26,26 @@ SOURCES = {
     "folder": lambda config, split: folder(
         epath.Path(config.data.path) / split, config.data.image_size, config.data.channels
     ),
+    "latents": lambda config, split: latents(
+        config.data.path, split, autoencoder_sha256(config), scaling_record(config)
+    ),
     "prepared": lambda config, split: prepared(epath.Path(config.data.path) / split),
     "npz": lambda config, split: sources.npz(config.data.path, split),
     "tfds": lambda config, split: sources.tfds(config.data.path, split),
 }  # fmt: skip
 
 
-def text_states(
-    config: ConfigDict, split: str, labels: np.ndarray | None = None, size: int = 1
-) -> TextStates | None:
+def text_states(config: ConfigDict, split: str) -> TextStates | None:
     """The states of a split's captions; None for a model that reads no text.
 
-    Args:
-      labels: int32[N], for mock data alone.
-      size: N, for mock data alone.
+    Of mock data only the null and the form are right: `data` makes those of its examples.
     """
     encoder = config.data.text_encoder
     if not encoder:
         return None
     if config.data.name == "mock":
-        return mock_text_states(labels, size)
-    if config.data.name != "prepared":
+        return mock_text_states(np.zeros(1, np.int32))
+    if config.data.name not in ("prepared", "latents"):
         raise UserError(
             f"config.data.text_encoder is '{encoder}' and config.data.name '{config.data.name}'; "
             "text needs a data set prepared with captions: python -m cdt.data.prepare"
@@ -53,9 +54,14 @@ def text_states(
 
 
 def _with_text(config: ConfigDict, split: str, source: sources.Source) -> sources.Source:
-    labels = None if source.labels is None else source.labels[np.arange(source.size)]
-    text = text_states(config, split, labels, source.size)
-    if text and config.data.name != "mock" and text.manifest.captions != source.fingerprint():
+    text = text_states(config, split)
+    if text is None:
+        return source
+    if config.data.name == "mock":
+        no_labels = np.zeros(source.size, np.int32)
+        labels = no_labels if source.labels is None else source.labels
+        return source._replace(text=mock_text_states(labels))
+    if text.manifest.captions != (source.origin or source.fingerprint()):
         raise UserError(
             f"The text states of {source.name} are those of other captions; remove "
             f"{text_folder(epath.Path(config.data.path) / split)} and run python -m cdt.data.text "
@@ -100,6 +106,11 @@ def data(config: ConfigDict) -> tuple[sources.Source, sources.Source]:
         raise UserError(
             f"{train.name} and {test.name} do not have the same classes, for example only one has "
             f"'{min(differing)}'; give both the same, so that their labels agree."
+        )
+    if config.data.flip and not train.pixels and train.mirror_images is None:
+        raise UserError(
+            f"config.data.flip is True, but the latents in {config.data.path} have no mirror "
+            "images; set it to False, or make them anew from a config whose data.flip is True."
         )
     return train, test
 

@@ -35,5 +35,6 @@ def difficulty(config: ConfigDict, model: Model, num_devices: int, num_examples:
         condition_dropout=condition_dropout(config, model),
         accumulate=config.train.accumulate,
         max_bad_steps=config.train.max_bad_steps,
+        to_x0=model.to_x0,
     )  # fmt: skip
     return Difficulty(programs, edges, model.process)

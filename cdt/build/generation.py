@@ -5,12 +5,13 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax import Array
 from ml_collections import ConfigDict
 
 from cdt.build.choices import at_least, choose
+from cdt.build.latents import decoder
 from cdt.build.models import Model
+from cdt.build.optimization import mesh
 from cdt.diffusion.denoiser import make_denoiser
 from cdt.diffusion.guidance import classifier_free_guidance
 from cdt.diffusion.process import Process, per_example
@@ -25,7 +26,7 @@ from cdt.sampling.euler import euler
 from cdt.sampling.euler_maruyama import euler_maruyama
 from cdt.sampling.heun import heun
 from cdt.sampling.noise import initial_noise
-from cdt.step import Condition
+from cdt.step import Condition, to_uint8
 
 PyTree = Any
 
@@ -46,7 +47,7 @@ FEATURES = {
 
 
 def sampler(config: ConfigDict, model: Model) -> Callable[[PyTree, Array, Condition], Array]:
-    """Returns sample(params, indices int32[B], condition) -> uint8[B, H, W, C].
+    """Returns sample(params, indices int32[B], condition) -> uint8[B, H, W, C], jitted.
 
     Image i depends on `sample.seed`, i and its condition alone: not on the batch or the devices.
     """
@@ -82,10 +83,13 @@ def sampler(config: ConfigDict, model: Model) -> Callable[[PyTree, Array, Condit
         )
         keys = jax.vmap(functools.partial(jax.random.fold_in, jax.random.key(c.seed)))(indices)
         x = initial_noise(model.process, sample_levels, keys, model.image_shape)
-        x0 = run(denoise, model.process, sample_levels, x, keys)
-        return jnp.clip(127.5 * x0 + 128.0, 0.0, 255.0).astype(jnp.uint8)
+        return run(denoise, model.process, sample_levels, x, keys)
 
-    return sample
+    if config.data.name != "latents":
+        return jax.jit(lambda *arguments: to_uint8(sample(*arguments)))
+    # Two programs: the network's memory is free again while images are decoded.
+    sample, decode = jax.jit(sample), decoder(config, mesh(config))
+    return lambda *arguments: decode(sample(*arguments))
 
 
 def _levels_and_sampler(config: ConfigDict, process: Process):

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from cdt.build.choices import at_least, choose
 from cdt.build.datasets import text_states
+from cdt.build.latents import to_x0
 from cdt.diffusion import prediction as predictions
 from cdt.diffusion import process as processes
 from cdt.diffusion import schedules, weights
@@ -18,7 +19,7 @@ from cdt.diffusion.process import Process
 from cdt.diffusion.uncertainty import init_uncertainty, make_log_variance
 from cdt.errors import UserError
 from cdt.models.dit import DiT, named_dit
-from cdt.step import Condition, ExampleLoss
+from cdt.step import Condition, ExampleLoss, ToX0
 
 PyTree = Any
 
@@ -58,6 +59,7 @@ class Model(NamedTuple):
     num_classes: int  # 0: not conditioned on a class
     null: Condition  # what stands for no condition, without the axis [B]; empty: unconditional
     log_variance: Callable | None  # (params, level) -> the loss's learned uncertainty, or None
+    to_x0: ToX0  # images of a batch -> what the network is trained on
 
 
 def model(config: ConfigDict) -> Model:
@@ -107,7 +109,7 @@ def model(config: ConfigDict) -> Model:
 
     return Model(
         process, prediction, c.learn_variance, init, apply, image_shape,
-        num_classes, null, log_variance if uncertain else None,
+        num_classes, null, log_variance if uncertain else None, to_x0(config),
     )  # fmt: skip
 
 

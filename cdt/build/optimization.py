@@ -56,6 +56,7 @@ def training(
         accumulate=config.train.accumulate,
         log_every=steps(config, "log.every", num_examples),
         max_bad_steps=config.train.max_bad_steps,
+        to_x0=model.to_x0,
     )  # fmt: skip
     validated = validation_edges(config, model.process)
     init = make_init(model.init, tx, averages, timesteps, len(edges) - 1, len(validated) - 1)

@@ -49,11 +49,13 @@ def make_batch(
       batch_size: of the global batch, a multiple of `process_count`.
       process_index: in [0, process_count).
       process_count: number of processes that share the global batch.
-      flip: mirror each image left-right with probability 1/2, drawn anew in each epoch.
+      flip: mirror each image left-right with probability 1/2, drawn anew in each epoch. A source
+        without pixels must have `mirror_images` for it.
 
     Returns:
-      A pure function of `step` >= 0 to {"image": uint8[b, H, W, C]} and the source's condition of
-      these images, such as "label" int32[b], with b = batch_size / process_count.
+      A pure function of `step` >= 0 to {"image": [b, ...] as the source has them, uint8[b, H, W, C]
+      if they are pixels} and the source's condition of these images, such as "label" int32[b],
+      with b = batch_size / process_count.
 
     Raises:
       ValueError: if the batch cannot be split evenly over the processes.
@@ -81,7 +83,10 @@ def make_batch(
         images = source.images(indices)
         if flip:
             mirrored = _random_bits(flip_key, start, local_size)
-            images[mirrored] = images[mirrored, :, ::-1]
+            if source.pixels:
+                images[mirrored] = images[mirrored, :, ::-1]
+            else:
+                images[mirrored] = source.mirror_images(indices[mirrored])
         return {"image": images} | source.condition(indices)
 
     return batch

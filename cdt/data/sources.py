@@ -1,4 +1,4 @@
-"""Data sets: random access to uint8 images and int32 labels by index."""
+"""Data sets: random access to images and int32 labels by index."""
 
 import hashlib
 import zipfile
@@ -33,6 +33,10 @@ class Source(NamedTuple):
     classes: tuple[str, ...] | None = None  # the classes' names, where they have names
     captions: Callable[[np.ndarray], list[str]] | None = None  # indices int64[n] -> n captions
     text: TextStates | None = None  # a text encoder's states of the captions
+    # Mirror images by index, where they cannot be made of the images: of latents, if they have any.
+    mirror_images: Callable[[np.ndarray], np.ndarray] | None = None
+    pixels: bool = True  # False: `images` are not uint8 but float moments, see `moments.latents`
+    origin: str | None = None  # of latents: the fingerprint of the images they were made of
 
     def condition(self, indices: np.ndarray) -> dict[str, np.ndarray]:
         """What a network may be told of the images `indices` int64[n]: "label" int32[n] where there

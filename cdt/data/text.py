@@ -3,7 +3,8 @@
     python -m cdt.data.text --data=OUT --encoder=openai/clip-vit-large-patch14
 
 reads the captions of OUT/train and writes OUT/train/text, for `config.data.text_encoder`; the same
-with --split=test for the other split. cdt/data/text_states.py describes what is written. The
+with --split=test for the other split, and with --out=LATENTS to put the states beside the latents
+of these images. cdt/data/text_states.py describes what is written. The
 encoder is any text model that the `transformers` library loads, by name or from a folder.
 
 Running the same command again goes on where it was stopped. Exit codes: 0 finished; 2 something
@@ -109,6 +110,7 @@ def define_flags() -> flags.FlagValues:
     known = flags.FlagValues()
     own = dict(flag_values=known)
     flags.DEFINE_string("data", None, "Local folder that cdt.data.prepare wrote to.", **own)
+    flags.DEFINE_string("out", "", "Where else to write, such as a folder of latents.", **own)
     flags.DEFINE_string("split", "train", "Which split of it.", **own)
     flags.DEFINE_string("encoder", None, "Name on the hub, or folder, of a text model.", **own)
     flags.DEFINE_integer("max_length", 77, "Tokens a caption is cut and padded to.", 1, **own)
@@ -137,7 +139,7 @@ def run(argv: list[str]) -> int:
         split = epath.Path(given.data) / given.split
         source = prepared(split)
         encoder = load_encoder(given.encoder, given.max_length)
-        folder = text_folder(split)
+        folder = text_folder(epath.Path(given.out or given.data) / given.split)
         if not cache_states(source, encoder, folder, given.batch_size):
             print("cdt: stopped; run the same command again to go on", file=sys.stderr)
             return EXIT_STOPPED

@@ -93,16 +93,15 @@ def read_text_states(split: epath.PathLike, encoder: str) -> TextStates:
     return TextStates(manifest, states.view(np.ndarray), lengths)
 
 
-def mock_text_states(labels: np.ndarray | None, size: int) -> TextStates:
+def mock_text_states(labels: np.ndarray) -> TextStates:
     """States with the form of real ones, for trying a config in seconds: L = 6, W = 16.
 
-    Each class has fixed states and a length of its own; without labels all examples are alike.
+    Each class of the labels int32[N] has fixed states and a length of its own.
     """
-    labels = np.zeros(size, np.int64) if labels is None else np.asarray(labels)
-    known = np.append(labels + 1, 0)  # the empty caption comes first in the table
+    known = np.append(np.asarray(labels) + 1, 0)  # the empty caption comes first in the table
     table = np.random.RandomState(0).standard_normal((known.max() + 1, 6, 16))
     lengths = (1 + known % 6).astype(np.int32)
     inside = np.arange(6) < lengths[:, None]
     states = np.where(inside[..., None], table[known], 0).astype(np.float16)
-    manifest = TextManifest("mock", "", size, 6, 16, "")
+    manifest = TextManifest("mock", "", len(labels), 6, 16, "")
     return TextStates(manifest, states, lengths)

@@ -18,7 +18,15 @@ from cdt.difficulty.single_cluster import SingleClusterState, single_cluster
 from cdt.optim import Ema, ema
 from cdt.plots import normalised_convergence
 from cdt.state import TrainState
-from cdt.step import Batch, Condition, ExampleLoss, make_init, make_train_step
+from cdt.step import (
+    Batch,
+    Condition,
+    ExampleLoss,
+    ToX0,
+    make_init,
+    make_train_step,
+    pixels_to_x0,
+)
 from cdt.validation import make_validation
 
 PyTree = Any
@@ -45,6 +53,7 @@ def make_programs(
     condition_dropout: float = 0.0,
     accumulate: int = 1,
     max_bad_steps: int = 20,
+    to_x0: ToX0 = pixels_to_x0,
 ) -> Programs:
     """Builds the training of one cluster, which is traced: nothing is compiled twice.
 
@@ -58,7 +67,7 @@ def make_programs(
       tx: optimizer.
       edges: f32[N+1] of all clusters, from `curriculum.clusters.edge_table`.
       seed: of every random stream; noise and batches are those of ordinary training.
-      null, condition_dropout, accumulate, max_bad_steps: see `cdt.step.make_train_step`.
+      null, condition_dropout, accumulate, max_bad_steps, to_x0: see `cdt.step.make_train_step`.
     """
     timesteps = single_cluster(edges)
     averages: Ema = ema({})  # the parameters themselves are what is validated
@@ -70,6 +79,7 @@ def make_programs(
         condition_dropout=condition_dropout,
         accumulate=accumulate,
         max_bad_steps=max_bad_steps,
+        to_x0=to_x0,
     )  # fmt: skip
 
     def init(key: Array, cluster: Array) -> TrainState:
@@ -78,7 +88,7 @@ def make_programs(
     def validate(state: TrainState, batch: Batch) -> Array:
         # Of this one cluster: validating all N would take longer than the training in between.
         ends = jax.lax.dynamic_slice_in_dim(jnp.asarray(edges), state.timesteps.cluster, 2)
-        return make_validation(validation_loss, ends, seed)(state.params, batch)[0]
+        return make_validation(validation_loss, ends, seed, to_x0)(state.params, batch)[0]
 
     return Programs(init, step, validate)
 

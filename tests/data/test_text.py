@@ -113,12 +113,13 @@ def test_damaged_files_are_named(source, tmp_path, name):
 
 def test_mock_states_tell_the_classes_apart():
     labels = np.array([0, 1, 2, 0])
-    states = mock_text_states(labels, 4)
+    states = mock_text_states(labels)
     told = states.condition(np.arange(4))
     np.testing.assert_array_equal(told["text"][0], told["text"][3])
     assert not np.array_equal(told["text"][0], told["text"][1])
     # The null does not depend on the data, as the model is built without them.
-    np.testing.assert_array_equal(states.null["text"], mock_text_states(None, 1).null["text"])
+    other = mock_text_states(np.zeros(1, np.int32))
+    np.testing.assert_array_equal(states.null["text"], other.null["text"])
 
 
 def test_command_line(source, tmp_path, monkeypatch, capsys):

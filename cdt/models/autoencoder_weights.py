@@ -1,0 +1,116 @@
+"""The weights of an AutoencoderKL of `diffusers`, as parameters of `autoencoder.Autoencoder`."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cdt.models.autoencoder import Autoencoder
+
+PyTree = Any
+
+# What `config.json` calls what is fixed here, where it may say anything else.
+_FIXED = {
+    "_class_name": "AutoencoderKL",
+    "act_fn": "silu",
+    "use_quant_conv": True,
+    "use_post_quant_conv": True,
+    "mid_block_add_attention": True,
+}
+_BLOCK_TYPES = {"down_block_types": "DownEncoderBlock2D", "up_block_types": "UpDecoderBlock2D"}
+_SIZES = {
+    "block_out_channels": "block_channels",
+    "layers_per_block": "layers_per_block",
+    "latent_channels": "latent_channels",
+    "in_channels": "image_channels",
+    "norm_num_groups": "groups",
+}
+# Parts of the names of attention layers before diffusers 0.17 -> since.
+_RENAMED = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+_LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias"}
+
+
+def autoencoder_of(config: Mapping[str, Any]) -> Autoencoder:
+    """The network that the `config.json` of a diffusers AutoencoderKL describes.
+
+    Args:
+      config: its content; sizes that it lacks are Stable Diffusion's.
+
+    Raises:
+      ValueError: it describes another network; the message ends a sentence that names the file.
+    """
+    for key, wanted in _FIXED.items():
+        if config.get(key, wanted) != wanted:
+            raise ValueError(f"its {key} is {config[key]!r} and not {wanted!r}")
+    for key, wanted in _BLOCK_TYPES.items():
+        if other := set(config.get(key, ())) - {wanted}:
+            raise ValueError(f"its {key} has {min(other)!r}, where only {wanted!r} is known")
+    sizes = {ours: config[theirs] for theirs, ours in _SIZES.items() if theirs in config}
+    for name, size in sizes.items():
+        numbers = size if name == "block_channels" and isinstance(size, list) else [size]
+        if not numbers or any(type(number) is not int or number < 1 for number in numbers):
+            raise ValueError(f"it gives {size!r} as {name}, which are positive integers")
+    if "block_channels" in sizes:
+        sizes["block_channels"] = tuple(sizes["block_channels"])
+    return Autoencoder(**sizes)
+
+
+def autoencoder_params(network: Autoencoder, state: Mapping[str, np.ndarray]) -> PyTree:
+    """Parameters of `network` from a state dict of diffusers.
+
+    Args:
+      network: the sizes that the weights must have.
+      state: {name: array of any float type}, with the names that attention layers have today
+        (`to_q`, `to_k`, `to_v`, `to_out.0`) or had (`query`, `key`, `value`, `proj_attn`).
+
+    Returns:
+      The tree of f32 NumPy arrays that `network.init` has under "params".
+
+    Raises:
+      ValueError: an array is missing, left over or of another shape; the first one is named. The
+        message ends a sentence that names the file.
+    """
+    left = {_renamed(name): array for name, array in state.items()}
+    side = network.downsampling
+    images = jax.ShapeDtypeStruct((1, side, side, network.image_channels), jnp.float32)
+    shapes = jax.eval_shape(network.init, jax.random.key(0), images)["params"]
+
+    def take(path, leaf) -> np.ndarray:
+        parts = [key.key for key in path]
+        name = _diffusers_name(parts)
+        if name not in left:
+            raise ValueError(f"it has no {name}")
+        array = left.pop(name)
+        wanted = _torch_shape(leaf.shape)
+        if array.shape != wanted:
+            raise ValueError(f"its {name} is {list(array.shape)} and not {list(wanted)}")
+        return _to_flax(array)
+
+    params = jax.tree_util.tree_map_with_path(take, shapes)
+    if left:
+        raise ValueError(f"its {next(iter(left))} has no place in this network")
+    return params
+
+
+def _renamed(name: str) -> str:
+    return ".".join(_RENAMED.get(part, part) for part in name.split("."))
+
+
+def _diffusers_name(parts: list[str]) -> str:
+    """("encoder", "down_blocks_0", ..., "kernel") -> "encoder.down_blocks.0. ... .weight"."""
+    *modules, leaf = parts
+    return ".".join([*(re.sub(r"_(\d+)$", r".\1", module) for module in modules), _LEAVES[leaf]])
+
+
+def _torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of the same weight in PyTorch: out, in and then the window."""
+    return (*shape[:-3:-1], *shape[:-2])
+
+
+def _to_flax(array: np.ndarray) -> np.ndarray:
+    """Convolutions [out, in, h, w] -> [h, w, in, out], linear layers [out, in] -> [in, out]."""
+    order = {4: (2, 3, 1, 0), 2: (1, 0), 1: (0,)}[array.ndim]
+    return np.ascontiguousarray(array.transpose(order), np.float32)

@@ -1,0 +1,357 @@
+"""Latents of a data set: encoded, resumed after a kill, refused where they do not fit, trained on.
+
+The autoencoder is a small one with random weights.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from autoencoder_files import FACTOR, TINY, write_autoencoder
+from cdt import build
+from cdt.config import identity
+from cdt.data import latents, moments, pipeline
+from cdt.diffusion.latents import constant_scale, edm2_whitening, to_input
+from cdt.errors import UserError
+from cdt.evaluate import evaluate
+from cdt.main import run
+from cdt.models.autoencoder_weights import autoencoder_of, autoencoder_params
+from cdt.safetensors_file import read_tensors, sha256
+from cdt.train import train
+from cdt.writers import read_history
+from smoke_runs import smoke
+
+ROOT = Path(__file__).parents[2]
+SIDE, BLOCK = 8, 192  # the mock data's 512 training images are three blocks, the last one short
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    return write_autoencoder(tmp_path_factory.mktemp("autoencoder"))
+
+
+def image_config(weights, **overrides):
+    config = smoke()
+    config.data.name, config.data.image_size, config.data.channels = "mock", SIDE, 3
+    config.data.flip = True
+    config.latents.weights, config.latents.batch_size = os.fspath(weights), 64
+    config.update_from_flattened_dict(overrides)
+    return config
+
+
+def latent_config(weights, folder, **overrides):
+    config = image_config(weights)
+    config.data.name, config.data.path = "latents", os.fspath(folder)
+    config.data.image_size, config.data.channels = SIDE // FACTOR, 4
+    config.update_from_flattened_dict(overrides)
+    return config
+
+
+@pytest.fixture(scope="module")
+def prepared(weights, tmp_path_factory):
+    """A finished folder; no test may change it."""
+    folder = tmp_path_factory.mktemp("prepared")
+    assert latents.prepare(image_config(weights), folder, block_size=BLOCK) == 0
+    return folder
+
+
+def direct(weights, images, scaling):
+    """Mean and standard deviation by the network itself, in one batch on one device."""
+    network = autoencoder_of(TINY)
+    variables = {"params": autoencoder_params(network, read_tensors(weights))}
+    found = jax.jit(lambda x: network.apply(variables, x, method="encode"))(
+        to_input(scaling, images)
+    )
+    return np.concatenate([found.mean, np.exp(0.5 * found.log_variance)], axis=-1)
+
+
+def test_both_splits_and_mirror_images(weights, prepared):
+    assert len(jax.local_devices()) == 8
+    source, held_out = build.data(latent_config(weights, prepared))
+    images, held_out_images = build.data(image_config(weights))
+    assert source.shape == (SIDE // FACTOR, SIDE // FACTOR, 4) and not source.pixels
+    assert (source.size, held_out.size) == (512, 128) and source.num_classes == 10
+    np.testing.assert_array_equal(source.labels, images.labels)
+    indices = np.array([511, 3, 192, 191])
+    pixels = images.images(indices)
+    for found, expected in [
+        (source.images(indices), pixels),
+        (source.mirror_images(indices), pixels[:, :, ::-1]),
+        (held_out.images(indices % 128), held_out_images.images(indices % 128)),
+    ]:
+        assert found.dtype == np.float16 and found.shape == (4, 4, 4, 8)
+        exact = direct(weights, expected, constant_scale())
+        # float16 has 11 significant bits; the network itself is good to 1e-6.
+        np.testing.assert_allclose(found, exact, rtol=2**-11 + 1e-5, atol=1e-5)
+    assert held_out.mirror_images is None
+    assert len({source.fingerprint(), held_out.fingerprint()}) == 2
+
+
+def test_manifest_says_what_the_latents_are(weights, prepared):
+    manifest = json.loads((prepared / "train" / "manifest.json").read_text())
+    assert manifest["complete"] is True and manifest["count"] == 512
+    assert manifest["shape"] == [4, 4, 4] and manifest["dtype"] == "float16"
+    assert manifest["num_classes"] == 10 and manifest["mirrored"] is True
+    assert manifest["source"] == "mock/train" and manifest["autoencoder"] == sha256(weights)
+    assert manifest["scaling"]["scale"] == [0.18215]
+
+
+def test_batches_take_mirror_images_by_chance(weights, prepared):
+    source, _ = build.data(latent_config(weights, prepared))
+    options = dict(seed=3, batch_size=64, process_index=0, process_count=1)
+    plain, flipped = (
+        pipeline.make_batch(source, flip=flip, **options)(0)["image"] for flip in (False, True)
+    )
+    turned = np.any(plain != flipped, axis=(1, 2, 3))
+    assert 16 < turned.sum() < 48
+    both = moments.DTYPE.type(np.load(prepared / "train" / "moments.npy"))
+    rows = {pair[0].tobytes(): pair[1].tobytes() for pair in both}
+    for i in range(64):
+        stored = plain[i].tobytes()
+        assert flipped[i].tobytes() == (rows[stored] if turned[i] else stored)
+
+
+class Killed(BaseException):
+    """As little to be caught as a SIGKILL."""
+
+
+def contents(folder):
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+@pytest.mark.parametrize("where", ["encode", "store", "manifest"])
+def test_a_killed_run_goes_on_with_the_block_it_was_in(
+    weights, prepared, tmp_path, monkeypatch, where
+):
+    encoded, calls, alive = [], 0, False
+    encoder = build.encoder(image_config(weights))
+
+    def counted(images):
+        encoded.append(len(images))
+        if where == "encode" and len(encoded) == 4 and not alive:  # two views a block
+            raise Killed
+        return encoder(images)
+
+    def dying(function):
+        def second_time(*arguments):
+            nonlocal calls
+            calls += 1
+            if calls == 3:  # two writes are of the first block, or before it
+                raise Killed
+            return function(*arguments)
+
+        return second_time
+
+    monkeypatch.setattr(build, "encoder", lambda config: counted)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        if where == "store":
+            patch.setattr(moments, "_store", dying(moments._store))
+        if where == "manifest":
+            patch.setattr(moments.atomic, "write", dying(moments.atomic.write))
+        latents.prepare(image_config(weights), tmp_path, block_size=BLOCK)
+    with pytest.raises(UserError, match="not complete .1 of 3 blocks"):
+        build.data(latent_config(weights, tmp_path))
+    encoded.clear()
+    alive = True
+    assert latents.prepare(image_config(weights), tmp_path) == 0  # keeps the folder's own blocks
+    assert encoded == [192, 192, 128, 128, 128]  # mirror images of the training split only
+    for split in ("train", "test"):
+        assert contents(tmp_path / split).keys() == contents(prepared / split).keys()
+    assert contents(tmp_path / "train") == contents(prepared / "train")
+    encoded.clear()
+    assert latents.prepare(image_config(weights), tmp_path) == 0 and not encoded
+
+
+def copied(prepared, folder, change=lambda manifest: manifest):
+    """A copy of the training split, its manifest changed."""
+    target = folder / "train"
+    target.mkdir()
+    for name, content in contents(prepared / "train").items():
+        (target / name).write_bytes(content)
+    manifest = change(json.loads((target / "manifest.json").read_text()))
+    (target / "manifest.json").write_text(json.dumps(manifest))
+    return target
+
+
+def one_sentence(words, function, *args, **kwargs):
+    with pytest.raises(UserError, match=words) as caught:
+        function(*args, **kwargs)
+    assert "\n" not in str(caught.value)
+
+
+def test_latents_of_another_autoencoder_or_scale_are_refused(weights, prepared, tmp_path):
+    other = write_autoencoder(tmp_path, seed=1)
+    words = f"another autoencoder .there '{sha256(weights)}', now '{sha256(other)}'"
+    one_sentence(words, build.data, latent_config(other, prepared))
+    for overrides in ({"latents.scale": 0.2}, {"latents.scaling": "edm2"}):
+        config = latent_config(weights, prepared, **overrides)
+        one_sentence("another scaling", build.data, config)
+    # Going on with them would be as wrong.
+    one_sentence("another autoencoder", latents.prepare, image_config(other), prepared)
+    config = image_config(weights, **{"latents.scaling": "edm2"})
+    one_sentence("another scaling", latents.prepare, config, prepared)
+    config = image_config(weights, **{"model.num_classes": 4})
+    one_sentence("another source_fingerprint", latents.prepare, config, prepared)
+    config = image_config(weights, **{"data.flip": False})
+    one_sentence("another mirrored", latents.prepare, config, prepared)
+
+
+def test_damaged_or_missing_latents_are_refused(weights, prepared, tmp_path):
+    scaling = build.scaling_record(image_config(weights))
+    arguments = tmp_path, "train", sha256(weights), scaling
+    one_sentence("there are no latents in .*cdt.data.latents", moments.latents, *arguments)
+    target = copied(prepared, tmp_path)
+    assert moments.latents(*arguments).size == 512
+    whole = contents(target)
+    listed = json.loads(whole["manifest.json"])
+    for name, content, words in [
+        ("moments.npy", whole["moments.npy"][:-1], "moments.npy is damaged"),
+        ("moments.npy", b"", "moments.npy is damaged"),
+        ("labels.npy", whole["labels.npy"][:-1], "labels.npy is damaged"),
+        ("labels.npy", whole["moments.npy"], "labels.npy is damaged.*it holds float16"),
+        ("manifest.json", whole["manifest.json"][:100], "manifest.json is damaged"),
+        ("manifest.json", b"[]", "manifest.json is damaged"),
+        ("manifest.json", json.dumps(listed | {"schema": 2}).encode(), "schema is 2 and not 1"),
+        ("manifest.json", json.dumps(listed | {"checksums": [1]}).encode(), "1 of 3 blocks"),
+    ]:
+        (target / name).write_bytes(content)
+        one_sentence(words, moments.latents, *arguments)
+        (target / name).write_bytes(whole[name])
+    (target / "moments.npy").unlink()
+    one_sentence("moments.npy is damaged", moments.latents, *arguments)
+    one_sentence("local disk", moments.latents, "gs://bucket/x", *arguments[1:])
+
+
+def test_folders_and_images_that_do_not_fit(weights, prepared, tmp_path):
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "notes.txt").write_text("mine")
+    one_sentence("holds files but no manifest", latents.prepare, image_config(weights), tmp_path)
+    config = image_config(weights, **{"data.image_size": 7})
+    one_sentence("7x7x3; the autoencoder takes sides divisible by 2", latents.prepare, config, "x")
+    config = image_config(weights, **{"data.channels": 2})
+    one_sentence("8x8x2; .* 3 channels, or grey", latents.prepare, config, "x")
+    config = image_config(weights, **{"latents.batch_size": 0})
+    one_sentence("latents.batch_size is 0", latents.prepare, config, tmp_path / "new")
+    config = image_config("", **{"latents.weights": ""})
+    one_sentence("latents.weights is empty", latents.prepare, config, tmp_path / "new")
+    one_sentence("of the images themselves", latents.prepare, latent_config(weights, "x"), "y")
+    assert not (tmp_path / "new").exists()
+
+
+def test_weights_that_do_not_fit(weights, tmp_path):
+    whole = weights.read_bytes()
+    path = tmp_path / "diffusion_pytorch_model.safetensors"
+    config = image_config(path)
+    one_sentence("cannot be read", latents.prepare, config, tmp_path / "out")
+    path.write_bytes(whole)
+    words = r"decoder.conv_in.bias is \[16\] and not "
+    one_sentence(words + r"\[512\]", latents.prepare, config, tmp_path / "out")
+    (tmp_path / "config.json").write_text(json.dumps(TINY | {"block_out_channels": [8, 12]}))
+    one_sentence(words + r"\[12\]", latents.prepare, config, tmp_path / "out")
+    (tmp_path / "config.json").write_text(json.dumps(TINY))
+    path.write_bytes(whole[:-1])
+    one_sentence("is damaged", latents.prepare, config, tmp_path / "out")
+    (tmp_path / "config.json").write_text("{")
+    one_sentence("does not describe an autoencoder", latents.prepare, config, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_latents_that_overflow_are_refused(weights, tmp_path, monkeypatch):
+    huge = np.full((1, 4, 4, 8), 1e6)
+    monkeypatch.setattr(build, "encoder", lambda config: lambda images: huge.repeat(len(images), 0))
+    one_sentence("not finite", latents.prepare, image_config(weights), tmp_path)
+
+
+def test_flips_need_stored_mirror_images(weights, tmp_path, monkeypatch):
+    zeros = np.zeros((1, 4, 4, 8))
+    monkeypatch.setattr(
+        build, "encoder", lambda config: lambda images: zeros.repeat(len(images), 0)
+    )
+    config = image_config(weights, **{"data.flip": False})
+    assert latents.prepare(config, tmp_path) == 0
+    one_sentence("no mirror images", build.data, latent_config(weights, tmp_path))
+    source, _ = build.data(latent_config(weights, tmp_path, **{"data.flip": False}))
+    assert source.mirror_images is None
+
+
+def test_whitening_encodes_pixels_from_0_to_1(weights, tmp_path):
+    overrides = {"latents.scaling": "edm2", "data.flip": False}
+    assert latents.prepare(image_config(weights, **overrides), tmp_path) == 0
+    source, _ = build.data(latent_config(weights, tmp_path, **overrides))
+    images, _ = build.data(image_config(weights))
+    exact = direct(weights, images.images(np.arange(3)), edm2_whitening())
+    np.testing.assert_allclose(source.images(np.arange(3)), exact, rtol=1e-3, atol=1e-5)
+    config = latent_config(weights, tmp_path, **overrides, **{"data.channels": 3})
+    one_sentence("is of 4 channels", build.model, config)
+
+
+def test_where_the_weights_lie_is_not_what_a_run_is(weights, prepared):
+    here, there = latent_config(weights, prepared), latent_config("elsewhere", prepared)
+    assert identity(here) == identity(there)
+    assert identity(here) != identity(latent_config(weights, prepared, **{"latents.scale": 1.0}))
+
+
+def test_a_run_on_latents_trains_samples_and_is_evaluated(weights, prepared, tmp_path, monkeypatch):
+    # One device, which compiles in half the time of eight.
+    one_device = jax.devices()[:1]
+    monkeypatch.setattr(jax, "devices", lambda *backend: one_device)
+    source, _ = build.data(image_config(weights))
+    np.savez(tmp_path / "reference.npz", arr_0=source.images(np.arange(100)))
+    config = latent_config(weights, prepared)
+    config.train.duration = config.validation.every = config.sample.every = "3 steps"
+    config.model.depth, config.sample.sampler, config.sample.steps = 1, "euler", 2
+    config.optim.warmup, config.evaluate.every, config.evaluate.num = "1 steps", "3 steps", 20
+    one_sentence("evaluate.reference is empty", train, config, os.fspath(tmp_path / "run"))
+    one_sentence("evaluate.reference is empty", evaluate, config, os.fspath(tmp_path / "run"))
+    config.evaluate.reference = os.fspath(tmp_path / "reference.npz")
+    assert train(config, os.fspath(tmp_path / "run")) == 0
+    scalars = {}
+    for record in read_history(tmp_path / "run"):
+        scalars |= record
+    assert np.isfinite([scalars["loss"], scalars["validation_loss"]]).all()
+    assert scalars["evaluation_pixels/frechet/ema_0.995"] > 0
+    with Image.open(tmp_path / "run" / "samples" / "step_00000003.png") as grid:
+        assert grid.mode == "RGB" and len(np.unique(np.asarray(grid))) > 50
+
+
+def test_a_run_decodes_what_it_sampled(weights, prepared):
+    config = latent_config(weights, prepared)
+    model = build.model(config)
+    source, _ = build.data(config)
+    moments, key = source.images(np.arange(64)), jax.random.key(0)
+    x0 = np.asarray(model.to_x0(moments, key))
+    mean, std = np.split(moments.astype(np.float32), 2, axis=-1)
+    noise = np.asarray(jax.random.normal(key, mean.shape))
+    np.testing.assert_allclose(x0, 0.18215 * (mean + std * noise), rtol=1e-5, atol=1e-6)
+
+    network = autoencoder_of(TINY)
+    variables = {"params": autoencoder_params(network, read_tensors(weights))}
+    decoded = jax.jit(lambda z: network.apply(variables, z, method="decode"))(x0 / 0.18215)
+    expected = np.clip(np.floor(127.5 * np.asarray(decoded) + 128), 0, 255)
+    decode = build.latents.decoder(config, build.mesh(config))
+    found = np.asarray(decode(x0))
+    assert found.shape == (64, SIDE, SIDE, 3) and found.dtype == np.uint8
+    assert np.abs(found - expected).max() <= 1  # rounding
+    assert found.std() > 10
+
+
+def test_the_command(weights, tmp_path, capsys):
+    arguments = ["--config=configs/digits.py:smoke", f"--workdir={tmp_path / 'out'}"]
+    assert run(["cdt", *arguments], latents.prepare) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("cdt: config.latents.weights is empty") and error.count("\n") == 1
+    good = subprocess.run(
+        [sys.executable, "-m", "cdt.data.latents", *arguments,
+         f"--config.latents.weights={weights}"],
+        cwd=ROOT, capture_output=True, text=True, timeout=110,
+    )  # fmt: skip
+    assert good.returncode == 0, good.stderr
+    assert "image 1500/1500" in good.stderr and "297 images encoded" in good.stdout
+    assert np.load(tmp_path / "out" / "test" / "moments.npy").shape == (297, 1, 4, 4, 8)
