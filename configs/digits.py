@@ -4,14 +4,16 @@
 
 A class-conditional DiT (1.27 M parameters) with linear flow matching and the curriculum. Two CPU
 cores, about three minutes. Expected pixel Frechet distance to the training images: 0.3 (measured,
-docs/benchmarks.md). `:smoke` is the seconds-long version.
+docs/benchmarks.md). `:smoke` is the seconds-long version,
+`:runlocal` takes a few small steps.
 """
 
-from cdt.config import check_variant, default_config
+from cdt.config import default_config
+from cdt.variants import chosen, resized
 
 
 def get_config(variant: str = ""):
-    check_variant(variant, "smoke")
+    names = chosen(variant)
     config = default_config()
 
     config.data.name = "digits"
@@ -46,26 +48,4 @@ def get_config(variant: str = ""):
     config.sample.sampler = "heun"
     config.sample.steps = 25
     config.sample.num = 100
-
-    if variant == "smoke":
-        config.model.hidden_size = 32
-        config.model.depth = 2
-        config.timesteps.num_clusters = 4
-        config.train.duration = "24 steps"
-        config.train.batch_size = 32
-        config.optim.warmup = "4 steps"
-        config.validation.every = "12 steps"
-        config.validation.images = 16
-        config.log.every = "6 steps"
-        config.log.tensorboard = False
-        config.checkpoint.every = "12 steps"
-        config.sample.every = "12 steps"
-        config.sample.steps = 4
-        config.sample.num = 20
-        config.evaluate.num = 100
-        config.difficulty.duration = "12 steps"
-        config.difficulty.validations = 4
-        config.difficulty.seeds = 1
-        config.difficulty.num_pairs = 10
-        config.difficulty.num_draws = 50
-    return config
+    return resized(config, names)

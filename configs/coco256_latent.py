@@ -1,0 +1,71 @@
+"""COCO at 256x256, text to image, in the latents of Stable Diffusion's autoencoder.
+
+    python -m cdt.data.prepare --source=folder --path=COCO --image_size=256 --channels=3 \
+      --upscale --out=data/coco256                  # and again with --split=test
+    python -m cdt.data.latents --config=configs/coco256_latent.py:images \
+      --workdir=data/coco256_latent
+    python -m cdt.data.text --data=data/coco256 --out=data/coco256_latent \
+      --encoder=openai/clip-vit-large-patch14       # and again with --split=test
+    python -m cdt.main --config=configs/coco256_latent.py --workdir=runs/coco256 \
+      --config.evaluate.reference=COCO256_STATISTICS.npz
+
+COCO holds the 2014 images (cocodataset.org) as train/ (train2014) and test/ (val2014), each with a
+captions.jsonl of lines {"file_name": ..., "caption": ...}, the first caption of each image. The
+autoencoder is sd-vae-ft-ema of the Hugging Face hub, expected at data/sd-vae-ft-ema.
+
+A DiT-B/2 that reads CLIP ViT-L/14's states by cross-attention. U-ViT's protocol (Bao et al. 2023):
+30,000 samples of held-out captions; U-ViT-S/2 has FID 5.95 so, with all five captions of an image;
+no score is known for this network. Meant for 8 accelerators; hours not measured. `:smoke` trains
+for seconds on mock data of the same form, `:runlocal` tries the real ones on one device.
+"""
+
+from cdt.config import default_config
+from cdt.variants import chosen, resized
+
+
+def get_config(variant: str = ""):
+    names = chosen(variant, "images")
+    config = default_config()
+
+    config.data.name = "latents"
+    config.data.path = "data/coco256_latent"
+    config.data.image_size = 32
+    config.data.channels = 4
+    config.data.flip = True
+    config.data.text_encoder = "openai/clip-vit-large-patch14"
+    config.latents.weights = "data/sd-vae-ft-ema/diffusion_pytorch_model.safetensors"
+    config.latents.scale = 0.23010  # U-ViT's on COCO
+    if "images" in names:  # what the latents are made of
+        config.data.name, config.data.path = "prepared", "data/coco256"
+        config.data.image_size, config.data.channels = 256, 3
+        config.data.text_encoder = ""
+
+    config.model.size = "B/2"
+    config.model.dtype = "bfloat16"
+
+    config.process.name = "flow"
+
+    config.timesteps.name = "curriculum"  # or "uniform"
+    config.timesteps.num_clusters = 20
+    config.timesteps.patience = 200
+
+    config.optim.lr = 2e-4
+    config.optim.warmup = "5000 steps"
+    config.optim.weight_decay = 0.03
+    config.ema.decays = (0.9999,)
+
+    config.train.duration = "1_000_000 steps"
+    config.train.batch_size = 256
+
+    config.validation.every = "5000 steps"
+    config.log.every = "100 steps"
+    config.checkpoint.every = "10_000 steps"
+
+    config.sample.every = "10_000 steps"
+    config.sample.sampler = "heun"
+    config.sample.steps = 25  # 49 evaluations
+    config.sample.guidance = 2.0
+    config.sample.batch_size = 64
+    config.evaluate.num = 30_000
+    config.evaluate.features = "inception"
+    return resized(config, names)
