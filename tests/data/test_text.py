@@ -1,13 +1,14 @@
 """Cached text states: what is written and read, after a stop too, and what is refused."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
 
 from cdt.data import text
 from cdt.data.sources import in_memory
-from cdt.data.text_encoder import TextEncoder
+from cdt.data.text_encoder import TextEncoder, load_encoder
 from cdt.data.text_states import mock_text_states, read_text_states, text_folder
 from cdt.errors import EXIT_FINISHED, EXIT_STOPPED, EXIT_USER_ERROR, UserError
 
@@ -135,3 +136,9 @@ def test_command_line(source, tmp_path, monkeypatch, capsys):
     assert text.run([*argv, "--encoding=x"]) == EXIT_USER_ERROR
     monkeypatch.setattr(text, "cache_states", lambda *args: False)
     assert text.run(argv) == EXIT_STOPPED
+
+
+def test_missing_libraries_are_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(UserError, match="pip install -r requirements-text.txt"):
+        load_encoder("letters", 4)
