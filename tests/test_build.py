@@ -36,6 +36,9 @@ def small(**overrides):
     return config
 
 
+SMALL_UNET = {"model.channels": 32, "model.channel_mult": (1,), "model.num_blocks": 1,
+              "model.attention_resolutions": ()}  # fmt: skip
+
 BAD = {
     "misspelt family": ({"process.name": "fow"}, "did you mean 'flow'"),
     "misspelt sampler": ({"sample.sampler": "hein"}, "did you mean 'heun'"),
@@ -77,6 +80,17 @@ BAD = {
     "patch": ({"model.patch_size": 3}, "divisible"),
     "heads": ({"model.num_heads": 5}, "divisible"),
     "named model": ({"model.size": "M/2"}, "SIZE"),
+    "misspelt model": ({"model.name": "amd"}, "did you mean 'adm'"),
+    "named unet": ({"model.name": "ddpmpp", "model.size": "cifar"}, "did you mean 'cifar10'"),
+    "channels": ({"model.name": "adm", "model.channels": 50}, "multiple of 32"),
+    "few channels": ({"model.name": "ddpmpp", "model.channels": 2}, "at least 4"),
+    "blocks": ({"model.name": "adm", "model.num_blocks": 0}, "at least 1"),
+    "no levels": ({"model.name": "adm", "model.channel_mult": ()}, "one a level"),
+    "multipliers": ({"model.name": "adm", "model.channel_mult": (1, 1.5)}, "whole numbers"),
+    "levels": ({"model.name": "adm", "model.channel_mult": (1,) * 5}, "cannot be halved 4 times"),
+    "attention": (
+        {"model.name": "adm", "model.attention_resolutions": (16,)}, "have 8, 4"),
+    "dropout": ({"model.name": "adm", "model.dropout": 1.0}, r"lie in \[0, 1\)"),
     "classes": ({"model.num_classes": 5}, "more than the model's 5"),
     "sampler and family": ({"process.name": "ddpm"}, "use ancestral or ddim"),
     "churn": ({"sample.churn": 10.0}, "churn"),
@@ -128,6 +142,10 @@ def test_batch_must_divide_over_the_devices():
         {"timesteps.name": "uniform", "optim.clip_norm": 1.0, "ema.half_lives_kimg": (10.0,)},
         {"timesteps.pacing": "fixed", "timesteps.clusters": "snr", "timesteps.order": "random"},
         {"model.dtype": "bfloat16", "model.remat": True, "sample.guidance": 2.0},
+        {"model.name": "adm", **SMALL_UNET, "model.dropout": 0.1, "process.name": "edm",
+         "sample.guidance": 2.0},
+        {"model.name": "ddpmpp", **SMALL_UNET, "model.num_classes": 0, "process.name": "ddpm",
+         "process.learn_variance": True, "sample.sampler": "ancestral"},
     ],
 )  # fmt: skip
 def test_good_configs_take_a_step_and_sample(overrides):
