@@ -39,15 +39,22 @@ def default_config() -> ConfigDict:
     config.latents.batch_size = 32  # images encoded at a time, by all devices together
 
     config.model = ConfigDict()
-    config.model.name = "dit"
-    config.model.size = ""  # "S/4": a named DiT instead of the next four keys
-    config.model.patch_size = 2
+    config.model.name = "dit"  # dit | adm | ddpmpp: U-Nets
+    # instead of the keys of the network: "S/4" and the like (dit) | imagenet64 (adm) |
+    # cifar10, ffhq64 (ddpmpp)
+    config.model.size = ""
+    config.model.patch_size = 2  # dit, with the next three
     config.model.hidden_size = 128
     config.model.depth = 6
     config.model.num_heads = 4
+    config.model.channels = 64  # adm and ddpmpp, with the next four: a multiple of 32
+    config.model.channel_mult = (1, 2)  # of each level, which halves the image
+    config.model.num_blocks = 2  # a level
+    config.model.attention_resolutions = (4,)  # image sizes, in pixels, at which blocks attend
+    config.model.dropout = 0.0
     config.model.num_classes = 0  # 0: unconditional
     config.model.dtype = "float32"  # compute: float32 | bfloat16; parameters are always float32
-    config.model.unroll = False  # blocks unrolled (faster steps) or scanned (faster compilation)
+    config.model.unroll = False  # dit: unrolled blocks (faster steps) or scanned (fast compilation)
     config.model.remat = False  # recompute activations in the backward pass: less memory, slower
 
     config.process = ConfigDict()

@@ -81,6 +81,17 @@ BAD = {
     "patch": ({"model.patch_size": 3}, "divisible"),
     "heads": ({"model.num_heads": 5}, "divisible"),
     "named model": ({"model.size": "M/2"}, "SIZE"),
+    "misspelt model": ({"model.name": "amd"}, "did you mean 'adm'"),
+    "named unet": ({"model.name": "ddpmpp", "model.size": "cifar"}, "did you mean 'cifar10'"),
+    "channels": ({"model.name": "adm", "model.channels": 50}, "multiple of 32"),
+    "few channels": ({"model.name": "ddpmpp", "model.channels": 2}, "at least 4"),
+    "blocks": ({"model.name": "adm", "model.num_blocks": 0}, "at least 1"),
+    "no levels": ({"model.name": "adm", "model.channel_mult": ()}, "one a level"),
+    "multipliers": ({"model.name": "adm", "model.channel_mult": (1, 1.5)}, "whole numbers"),
+    "levels": ({"model.name": "adm", "model.channel_mult": (1,) * 5}, "cannot be halved 4 times"),
+    "attention": (
+        {"model.name": "adm", "model.attention_resolutions": (16,)}, "have 8, 4"),
+    "dropout": ({"model.name": "adm", "model.dropout": 1.0}, r"lie in \[0, 1\)"),
     "classes": ({"model.num_classes": 5}, "more than the model's 5"),
     "sampler and family": ({"process.name": "ddpm"}, "use ancestral or ddim"),
     "churn": ({"sample.churn": 10.0}, "churn"),
@@ -88,6 +99,8 @@ BAD = {
     "interval": ({"sample.guidance": 2.0, "sample.guidance_interval": (0.8, 0.2)}, "lo < hi"),
     "sampled class": ({"sample.classes": (10,)}, "classes are 0..9"),
     "no steps": ({"train.duration": "0 steps"}, "at least one"),
+    "text for a U-Net": ({"data.name": "mock", "data.text_encoder": "mock", "model.name": "adm",
+                          "model.channels": 32}, "reads no text"),
     "prompts without text": ({"sample.prompts": ("a",)}, "reads no text"),
     "text without captions": ({"data.text_encoder": "clip"}, "prepared with captions"),
     "classes beside text": (
@@ -177,6 +190,9 @@ def test_batch_must_divide_over_the_devices():
         {"model.dtype": "bfloat16", "model.remat": True, "sample.guidance": 2.0},
         {"data.name": "mock", "data.text_encoder": "mock", "sample.guidance": 2.0},
         {"data.name": "mock", "data.text_encoder": "mock", "model.num_classes": 0},
+        {"model.name": "adm", "model.channels": 32, "model.channel_mult": (1,),
+         "model.num_blocks": 1, "model.dropout": 0.1, "model.attention_resolutions": (),
+         "process.name": "edm", "sample.guidance": 2.0},
     ],
 )  # fmt: skip
 def test_good_configs_take_a_step_and_sample(overrides):
@@ -194,6 +210,17 @@ def test_good_configs_take_a_step_and_sample(overrides):
     condition = build.sample_condition(config, model)(np.arange(4))
     images = build.sampler(config, model)(new.params, jnp.arange(4), condition)
     assert images.shape == (4, 8, 8, 1) and images.dtype == jnp.uint8
+
+
+def test_named_unet_with_learned_variance():
+    model = build.model(
+        small(**{"model.name": "ddpmpp", "model.size": "cifar10", "process.name": "ddpm",
+                 "process.learn_variance": True, "data.image_size": 32, "data.channels": 3})
+    )  # fmt: skip
+    params = jax.eval_shape(model.init, jax.random.key(0))
+    x, ones = jnp.zeros((2, 32, 32, 3)), jnp.ones(2, jnp.int32)
+    output = jax.eval_shape(model.apply, params, x, jnp.ones(2), ones, jax.random.key(1))
+    assert output.shape == (2, 32, 32, 6)
 
 
 def test_sample_i_does_not_depend_on_its_batch():

@@ -19,6 +19,7 @@ from cdt.diffusion.process import Process
 from cdt.diffusion.uncertainty import init_uncertainty, make_log_variance
 from cdt.errors import UserError
 from cdt.models.dit import DiT, named_dit
+from cdt.models.unet import ADM_SIZES, DDPMPP_SIZES, UNet, adm, ddpmpp
 from cdt.step import Condition, ExampleLoss, ToX0
 
 PyTree = Any
@@ -38,7 +39,11 @@ DDPM_PREDICTIONS = {
     "v": predictions.v,
 }
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-MODELS = ("dit",)
+MODELS = {
+    "dit": lambda config, options: _dit(config, options),
+    "adm": lambda config, options: adm(**_unet_fields(config, ADM_SIZES), **options),
+    "ddpmpp": lambda config, options: ddpmpp(**_unet_fields(config, DDPMPP_SIZES), **options),
+}
 WEIGHTS = {
     "none": lambda c, process, prediction: weights.none(),
     "min_snr": lambda c, process, prediction: weights.min_snr(process, prediction, c.min_snr_gamma),
@@ -113,28 +118,62 @@ def model(config: ConfigDict) -> Model:
     )  # fmt: skip
 
 
-def _network(config: ConfigDict, out_channels: int, text_width: int | None) -> DiT:
+def _network(config: ConfigDict, out_channels: int, text_width: int | None) -> DiT | UNet:
     c = config.model
-    choose("model.name", c.name, MODELS)
-    for key in ("model.patch_size", "model.hidden_size", "model.depth", "model.num_heads"):
-        at_least(config, key, 1)
+    constructor = choose("model.name", c.name, MODELS)
     at_least(config, "model.num_classes", 0)
     options = dict(
         num_classes=c.num_classes or None,
         out_channels=out_channels,
-        text_width=text_width,
         dtype=choose("model.dtype", c.dtype, DTYPES),
-        unroll=c.unroll,
         remat=c.remat,
     )
+    if text_width is None:
+        return constructor(config, options)
+    if c.name != "dit":
+        raise UserError(
+            f"config.model.name is '{c.name}', which reads no text; leave config.data.text_encoder "
+            "empty, or use 'dit'."
+        )
+    return _dit(config, options | {"text_width": text_width})
+
+
+def _dit(config: ConfigDict, options: dict[str, Any]) -> DiT:
+    c = config.model
+    for key in ("model.patch_size", "model.hidden_size", "model.depth", "model.num_heads"):
+        at_least(config, key, 1)
     if c.size:
-        return named_dit(c.size, **options)
+        return named_dit(c.size, unroll=c.unroll, **options)
     return DiT(
         patch_size=c.patch_size,
         hidden_size=c.hidden_size,
         depth=c.depth,
         num_heads=c.num_heads,
+        unroll=c.unroll,
         **options,
+    )
+
+
+def _unet_fields(config: ConfigDict, sizes: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    c = config.model
+    if c.size:
+        return choose("model.size", c.size, sizes)
+    at_least(config, "model.channels", 4)
+    at_least(config, "model.num_blocks", 1)
+    multipliers = tuple(c.channel_mult)
+    if not multipliers or not all(isinstance(m, int) and m >= 1 for m in multipliers):
+        raise UserError(
+            f"config.model.channel_mult is {multipliers}; it must be whole numbers of at least 1, "
+            "one a level, such as (1, 2, 2)."
+        )
+    if not 0.0 <= c.dropout < 1.0:
+        raise UserError(f"config.model.dropout is {c.dropout}; it must lie in [0, 1).")
+    return dict(
+        channels=c.channels,
+        channel_mult=multipliers,
+        num_blocks=c.num_blocks,
+        attention_resolutions=tuple(c.attention_resolutions),
+        dropout=c.dropout,
     )
 
 

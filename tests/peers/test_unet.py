@@ -1,0 +1,154 @@
+"""Our U-Nets against an independent implementation, those of nvidia-modulus, on torch CPU.
+
+Modulus has DhariwalUNet (ADM) and SongUNet (DDPM++) as EDM defines them.
+"""
+
+import math
+import sys
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+# Modulus imports s3fs, and with it all of botocore, to fetch files from S3; nothing here does.
+sys.modules.setdefault("s3fs", types.ModuleType("s3fs"))
+
+from modulus.models.diffusion import DhariwalUNet, SongUNet  # noqa: E402
+
+from cdt.models.unet import adm, ddpmpp  # noqa: E402
+
+SIDE, CHANNELS, OUT_CHANNELS, CLASSES = 16, 3, 6, 10
+# Two levels with attention and one without; two heads of ADM at the last.
+SIZES = {
+    "adm": dict(channels=32, channel_mult=(1, 2, 4), attention_resolutions=(8, 4)),
+    "ddpmpp": dict(channels=32, channel_mult=(2, 1, 2), attention_resolutions=(16, 4)),
+}
+CONSTRUCTORS = {"adm": (adm, DhariwalUNet), "ddpmpp": (ddpmpp, SongUNet)}
+
+
+@pytest.fixture(autouse=True)
+def no_profiler_ranges(monkeypatch):
+    """Modulus marks its blocks for NVIDIA's profiler, which a CPU build of torch lacks."""
+    monkeypatch.setattr(torch.cuda.nvtx, "range_push", lambda message: None)
+    monkeypatch.setattr(torch.cuda.nvtx, "range_pop", lambda: None)
+
+
+def random_params(model, *args):
+    """Random kernels of the usual size, biases and scales too: nothing at its initialisation."""
+    rng = np.random.default_rng(0)
+
+    def draw(path, leaf):
+        noise = rng.standard_normal(leaf.shape, dtype=np.float32)
+        if path[-1].key == "kernel":
+            return noise / math.sqrt(np.prod(leaf.shape[:-1]))
+        return 0.3 * noise + (path[-1].key == "scale")
+
+    shapes = jax.eval_shape(model.init, jax.random.key(0), *args)["params"]
+    return jax.tree_util.tree_map_with_path(draw, shapes)
+
+
+def peer_block_name(name):
+    """encoder_1_0 -> enc.8x8_block0, and so on."""
+    kind, *numbers = name.split("_")
+    if kind == "middle":
+        return f"dec.{SIDE // 4}x{SIDE // 4}_in{numbers[0]}"
+    side = SIDE >> int(numbers[0])
+    room = {"down": "enc", "encoder": "enc", "up": "dec", "decoder": "dec"}[kind]
+    return f"{room}.{side}x{side}_" + (kind if len(numbers) == 1 else f"block{numbers[1]}")
+
+
+def peer_state(style, params):
+    """Our parameters under the names and in the layouts of Modulus."""
+    state = {}
+
+    def copy(ours, theirs, order=lambda kernel: kernel, rank=4):
+        for part, value in ours.items():
+            value = order(np.asarray(value))
+            if part == "kernel":  # HWIO -> OIHW, a dense layer as a 1x1 convolution
+                if value.ndim == 2 and rank == 4:
+                    value = value[None, None]
+                value = value.T if value.ndim == 2 else value.transpose(3, 2, 0, 1)
+            name = {"kernel": "weight", "scale": "weight", "bias": "bias"}[part]
+            state[f"{theirs}.{name}"] = torch.from_numpy(value.copy())
+
+    def copy_block(ours, theirs):
+        copy(ours["norm_in"], f"{theirs}.norm0")
+        copy(ours["conv_in"], f"{theirs}.conv0")
+        copy(ours["condition"], f"{theirs}.affine", rank=2)
+        copy(ours["norm_out"], f"{theirs}.norm1")
+        copy(ours["conv_out"], f"{theirs}.conv1")
+        if "skip" in ours:
+            copy(ours["skip"], f"{theirs}.skip")
+        if "attention" in ours:
+            width = ours["attention"]["out"]["bias"].size
+            heads = max(1, width // 64) if style == "adm" else 1
+            # Ours: [q, k, v] of [head, channel]; theirs: [head, channel] of [q, k, v].
+            layout = np.arange(3 * width).reshape(3, heads, -1).transpose(1, 2, 0).ravel()
+            copy(ours["attention"]["norm"], f"{theirs}.norm2")
+            copy(ours["attention"]["qkv"], f"{theirs}.qkv", lambda value: value[..., layout])
+            copy(ours["attention"]["out"], f"{theirs}.proj")
+
+    for name, value in params.items():
+        if name == "condition":
+            copy(value["time_in"], "map_layer0", rank=2)
+            copy(value["time_out"], "map_layer1", rank=2)
+            copy(value["label"], "map_label", rank=2)
+        elif name == "stem":
+            copy(value, f"enc.{SIDE}x{SIDE}_conv")
+        elif name.startswith("final"):
+            part = "norm" if name == "final_norm" else "conv"
+            prefix = "out" if style == "adm" else f"dec.{SIDE}x{SIDE}_aux"
+            copy(value, f"{prefix}_{part}")
+        else:
+            copy_block(value, peer_block_name(name))
+    return state
+
+
+def to_nchw(x):
+    return torch.from_numpy(np.asarray(x).transpose(0, 3, 1, 2).copy())
+
+
+@pytest.mark.parametrize("style", CONSTRUCTORS)
+def test_forward_and_input_gradient(style):
+    ours, theirs = CONSTRUCTORS[style]
+    size = SIZES[style]
+    rng = np.random.default_rng(1)
+    x = rng.standard_normal((5, SIDE, SIDE, CHANNELS), dtype=np.float32)
+    time = np.array([-1.7, 0.0, 0.3, 20.0, 999.0], np.float32)
+    label = np.array([0, 1, 5, 9, CLASSES], np.int32)
+
+    model = ours(
+        **size, num_blocks=1, dropout=0.0, out_channels=OUT_CHANNELS, num_classes=CLASSES
+    )  # fmt: skip
+    params = random_params(model, x, time, label)
+    cotangent = rng.standard_normal((*x.shape[:3], OUT_CHANNELS), dtype=np.float32)
+
+    @jax.jit
+    def output_and_gradient(x):
+        output, pullback = jax.vjp(lambda x: model.apply({"params": params}, x, time, label), x)
+        return output, *pullback(jnp.asarray(cotangent))
+
+    output, gradient = output_and_gradient(x)
+
+    peer = theirs(
+        img_resolution=SIDE, in_channels=CHANNELS, out_channels=OUT_CHANNELS,
+        label_dim=CLASSES, model_channels=size["channels"],
+        channel_mult=[*size["channel_mult"]], num_blocks=1,
+        attn_resolutions=[*size["attention_resolutions"]], dropout=0.0,
+    )  # fmt: skip
+    state = peer_state(style, params)
+    assert state.keys() == dict(peer.named_parameters()).keys()
+    peer.load_state_dict(state, strict=False)  # it has buffers too, which are constants
+    one_hot = np.eye(CLASSES + 1, CLASSES, dtype=np.float32)[label]  # zeros where there is no label
+    peer_x = to_nchw(x).requires_grad_()
+    peer_output = peer(peer_x, torch.from_numpy(time), torch.from_numpy(one_hot))
+    peer_output.backward(to_nchw(cotangent))
+
+    for a, b in [(output, peer_output), (gradient, peer_x.grad)]:
+        b = b.detach().numpy().transpose(0, 2, 3, 1)
+        # Relative to the whole: both sum in float32, in different orders.
+        assert np.linalg.norm(a - b) < 1e-5 * np.linalg.norm(b)
+        assert np.std(b) > 0.1
