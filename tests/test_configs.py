@@ -1,0 +1,97 @@
+"""Every shipped config: builds at full size; its smoke version trains, samples, evaluates."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from cdt import build
+from cdt import train as loop
+from cdt.config import check_keys, flatten
+from cdt.errors import UserError
+from smoke_runs import CONFIGS, load
+
+# config and variant -> millions of parameters, as published where the network is a published one.
+FULL = {
+    "cifar10": 55.73,  # EDM's DDPM++ without the inputs of its augmentation
+    "cifar10:dit": 32.5,
+    "coco256_latent": None,
+    "digits": 1.27,
+    "emoji64": None,
+    "emoji64:classes": None,
+    "fashion_mnist": None,
+    "ffhq64": 61.80,
+    "ffhq256_latent": 129.6,  # DiT-B/2 without its table of classes
+    "imagenet64": 295.90,
+    "imagenet64:dit": None,
+    "imagenet256_latent": 674.83,
+    "imagenet256_latent:L": 457.84,
+    "imagenet256_latent:B": 130.32,
+    "imagenet256_latent:S": 32.87,
+    "imagenet256_latent:sit": None,
+}
+SMOKE = [name for name in FULL if name.partition(":")[2] not in ("S", "B", "L")]
+
+
+def get(name, *variants):
+    file, _, own = name.partition(":")
+    return load(file, ",".join(filter(None, (own, *variants))))
+
+
+def test_every_file_is_tested():
+    files = {path.stem for path in CONFIGS.glob("*.py")}
+    assert {name.partition(":")[0] for name in FULL} == files - {"compare"}
+
+
+@pytest.mark.parametrize("file", sorted(CONFIGS.glob("*.py")), ids=lambda path: path.stem)
+def test_files_are_short_and_say_how_they_are_run(file):
+    lines = file.read_text().splitlines()
+    assert len(lines) <= 95
+    assert f"python -m cdt.main --config=configs/{file.name}" in "\n".join(lines) or (
+        f"--config=configs/{file.name}:" in "\n".join(lines)
+    )
+
+
+@pytest.mark.parametrize("name", FULL)
+def test_the_network_at_full_size(name):
+    config = get(name)
+    check_keys(config)
+    config.data.name = "mock"  # of the data's form, without the data
+    model = build.model(config)
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    millions = sum(x.size for x in jax.tree.leaves(shapes)) / 1e6
+    if FULL[name] is not None:
+        np.testing.assert_allclose(millions, FULL[name], rtol=2e-3)
+    parts = build.training(config, model, 1, 1_000_000, 1000)
+    assert parts.num_stages == 20
+    config.timesteps.name = "uniform"
+    assert build.training(config, model, 1, 1_000_000, 1000).num_stages == 1
+    build.sampler(config, model)
+
+
+@pytest.mark.parametrize("name", SMOKE)
+def test_smoke(name, tmp_path):
+    config = get(name, "smoke")
+    # The last step alone validates, samples, evaluates and saves.
+    config.train.duration = "3 steps"
+    config.sample.num, config.evaluate.num, config.evaluate.every = 10, 20, "3 steps"
+    config.compilation_cache = ""
+    assert loop.train(config, str(tmp_path)) == 0
+    records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    names = {name.partition("/")[0] for record in records for name in record}
+    assert {"loss", "validation_loss", "evaluation_pixels"} <= names
+    assert list((tmp_path / "samples").glob("*.png"))
+
+
+@pytest.mark.parametrize("name", SMOKE)
+def test_runlocal_keeps_data_and_network(name):
+    full, local = flatten(get(name)), flatten(get(name, "runlocal"))
+    changed = {key for key in full if full[key] != local[key]}
+    assert changed and not any(key.startswith(("data.", "model.", "process.")) for key in changed)
+    assert local["train.batch_size"] == 8
+
+
+def test_an_unknown_variant_is_named():
+    with pytest.raises(UserError, match="no variant 'smok'"):
+        get("digits", "smok")
