@@ -22,6 +22,7 @@ ARMS = (
     "info_noise: timesteps.name=info_noise",
     "min_snr: timesteps.name=uniform loss.weight=min_snr",
     "curriculum+min_snr: loss.weight=min_snr",
+    "curriculum+logit_normal: timesteps.density=logit_normal",
 )
 # tau is the patience in steps; a stage lasts about twice that.
 SIFT = (
