@@ -40,6 +40,7 @@ def compare(config: ConfigDict, workdir: str) -> int:
             raise UserError(f"config.compare.seeds is {config.compare.seeds}; give at least 1.")
         _check_arms(configs)
         _check_settings(path, config)
+        data_name = build.data(config)[0].name
     averages = {name: build.ema_name(configs[name, 0]) for name in arms}
 
     verdicts = []
@@ -49,19 +50,19 @@ def compare(config: ConfigDict, workdir: str) -> int:
         if exit_code != EXIT_FINISHED:
             return exit_code
         if i % len(arms) == 0:
-            verdicts = _report(config, averages, seed + 1, path)
+            verdicts = _report(config, data_name, averages, seed + 1, path)
     print("\n".join(verdicts))
     print(f"see {path / 'index.html'}")
     return EXIT_FINISHED
 
 
 def _report(
-    config: ConfigDict, averages: dict[str, str], seeds: int, path: epath.Path
+    config: ConfigDict, data_name: str, averages: dict[str, str], seeds: int, path: epath.Path
 ) -> list[str]:
     """Writes what the first `seeds` seeds say; returns a sentence on each arm but the first."""
     grids = {name: _last_grid(_run(path, name, 0)) for name in averages}
     return write_report(
-        f"{config.data.name}, {config.process.name}: {len(averages)} ways of training",
+        f"{data_name}, {config.process.name}: {len(averages)} ways of training",
         config.evaluate.features,
         averages,
         {
@@ -69,7 +70,7 @@ def _report(
             for name in averages
         },
         {name: grid for name, grid in grids.items() if grid},
-        _conditions(config, seeds, path),
+        _conditions(config, data_name, seeds, path),
         path,
     )
 
@@ -194,12 +195,12 @@ def _last_grid(run: epath.Path) -> bytes | None:
     return pictures[-1].read_bytes() if pictures else None
 
 
-def _conditions(config: ConfigDict, seeds: int, path: epath.Path) -> dict[str, str]:
+def _conditions(config: ConfigDict, data_name: str, seeds: int, path: epath.Path) -> dict[str, str]:
     """What all arms share, and by what each differs."""
     about = describe(config, 0, config.evaluate.num)
     del about["step"]
     conditions = {
-        "data": config.data.name,
+        "data": data_name,
         "family": config.process.name,
         "training": f"{config.train.duration}, batch {config.train.batch_size}, seeds "
         f"{config.seed} to {config.seed + seeds - 1}",

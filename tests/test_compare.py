@@ -38,6 +38,7 @@ def test_what_a_comparison_leaves(finished):
     found = json.loads((finished / "comparison.json").read_text())
     assert [*found["arms"]] == ["uniform", "curriculum"]
     assert found["conditions"]["arm curriculum"] == ARMS[1].partition(": ")[2]
+    assert found["conditions"]["data"] == "digits/train"
     for arm in found["arms"].values():
         assert arm["steps"] == [4, 8] and np.array(arm["metric"]).shape == (2, 2)
         assert np.array(arm["validation"]).shape == (2, len(arm["validation_steps"]), 4)
@@ -52,6 +53,7 @@ def test_what_a_comparison_leaves(finished):
         assert [row["arm"] for row in csv.DictReader(file)] == ["uniform", "curriculum"]
     text = (finished / "index.html").read_text()
     assert found["verdicts"][0].split(":")[0] in text and "reference-" in text
+    assert "digits/train, flow: 2 ways of training" in text
 
 
 def test_arms_start_alike_and_seeds_do_not(finished):
