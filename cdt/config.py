@@ -182,8 +182,9 @@ def default_config() -> ConfigDict:
     config.compare = ConfigDict()  # --mode=compare
     config.compare.arms = (  # "name: key=value ..."; the first is the baseline
         "uniform: timesteps.name=uniform",
-        "curriculum: timesteps.name=curriculum",
-        "hard_to_easy: timesteps.name=curriculum timesteps.order=hard_to_easy",
+        "curriculum: timesteps.name=curriculum timesteps.density=uniform",
+        "hard_to_easy: timesteps.name=curriculum timesteps.density=uniform "
+        "timesteps.order=hard_to_easy",
         "logit_normal: timesteps.name=logit_normal",
         "second_moment: timesteps.name=second_moment",
         "two_phase: timesteps.name=two_phase",
@@ -191,7 +192,9 @@ def default_config() -> ConfigDict:
         "min_snr: timesteps.name=uniform loss.weight=min_snr",
         "p2: timesteps.name=uniform loss.weight=p2",
         "uncertainty: timesteps.name=uniform loss.weight=uncertainty",
-        "curriculum+min_snr: timesteps.name=curriculum loss.weight=min_snr",
+        "curriculum+min_snr: timesteps.name=curriculum timesteps.density=uniform "
+        "loss.weight=min_snr",
+        "curriculum+logit_normal: timesteps.name=curriculum timesteps.density=logit_normal",
         "curriculum+info_noise: timesteps.name=curriculum timesteps.density=info_noise",
     )
     config.compare.seeds = 3

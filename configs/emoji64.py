@@ -41,6 +41,7 @@ def get_config(variant: str = ""):
 
     config.process.name = "flow"
 
+    config.timesteps.density = "logit_normal"  # with flow matching, see docs/results.md
     config.timesteps.name = "curriculum"  # or "uniform"
     config.timesteps.num_clusters = 20
     config.timesteps.patience = 20
