@@ -218,8 +218,8 @@ def test_named_unet_with_learned_variance():
                  "process.learn_variance": True, "data.image_size": 32, "data.channels": 3})
     )  # fmt: skip
     params = jax.eval_shape(model.init, jax.random.key(0))
-    x, ones = jnp.zeros((2, 32, 32, 3)), jnp.ones(2, jnp.int32)
-    output = jax.eval_shape(model.apply, params, x, jnp.ones(2), ones, jax.random.key(1))
+    x, told = jnp.zeros((2, 32, 32, 3)), {"label": jnp.ones(2, jnp.int32)}
+    output = jax.eval_shape(model.apply, params, x, jnp.ones(2), told, jax.random.key(1))
     assert output.shape == (2, 32, 32, 6)
 
 
