@@ -31,9 +31,7 @@ def get_config(variant: str = ""):
 
     # Stages last until the loss has not improved for 5 steps, the first eighth of the run at most:
     # at the paper's scale too they take a few per cent of training. "uniform" switches it off.
-    # What is open is drawn logit-normally: among the best arms of docs/results.md on these data.
     config.timesteps.name = "curriculum"
-    config.timesteps.density = "logit_normal"
     config.timesteps.num_clusters = 20
     config.timesteps.patience = 5
     config.timesteps.max_share = 0.125
