@@ -76,7 +76,8 @@ def test_smoke(name, tmp_path):
     # Only the last step validates, samples, evaluates and saves.
     config.train.duration, config.optim.warmup = "3 steps", "1 steps"
     config.sample.num, config.evaluate.num, config.evaluate.every = 10, 20, "3 steps"
-    config.model.channel_mult = (1,)  # U-Nets: a second level doubles the compilation
+    # U-Nets: a second level doubles the compilation.
+    config.model.channel_mult, config.model.attention_resolutions = (1,), (16,)
     config.compilation_cache = ""
     assert loop.train(config, str(tmp_path)) == 0
     records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
