@@ -60,7 +60,7 @@ OWNED = {
     "clu.metric_writers": {"writers"},
     "tensorflow": {"writers"},
     "safetensors": {"safetensors_file"},
-    "ml_collections": {"config", "build", "workdir", "main"} | MODES,
+    "ml_collections": {"config", "build", "variants", "workdir", "main"} | MODES,
     "flax.linen": {"models"},
     "flax": {"models", "state", "leaves"},
 }
