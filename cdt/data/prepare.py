@@ -23,6 +23,7 @@ from absl import flags
 from etils import epath
 
 from cdt.data import sources
+from cdt.data.command_line import parsed
 from cdt.data.folder import from_listing, list_pictures
 from cdt.data.idx import idx
 from cdt.data.preparation import prepare
@@ -110,13 +111,7 @@ def parse(argv: list[str]) -> flags.FlagValues:
     Raises:
       UserError: a flag is unknown, wrong or missing.
     """
-    given = define_flags()
-    try:
-        rest = given(argv)
-    except flags.Error as error:
-        raise UserError(f"{error} (--help lists the flags)") from None
-    if rest[1:]:
-        raise UserError(f"'{rest[1]}' is not a flag; write --name=value.")
+    given = parsed(define_flags(), argv)
     if given.help:
         return given
     if not given.out:

@@ -4,14 +4,15 @@
 
 reads the captions of OUT/train and writes OUT/train/text, for `config.data.text_encoder`; the same
 with --split=test for the other split, and with --out=LATENTS to put the states beside the latents
-of these images. cdt/data/text_states.py describes what is written. The
-encoder is any text model that the `transformers` library loads, by name or from a folder.
+of these images. cdt/data/text_states.py describes what is written. The encoder is any text model
+that the `transformers` library loads, by name or from a folder.
 
 Running the same command again goes on where it was stopped. Exit codes: 0 finished; 2 something
 given was wrong (one sentence says what); 75 stopped by a signal, run again.
 """
 
 import json
+import os
 import sys
 from contextlib import closing
 
@@ -20,6 +21,7 @@ from absl import flags
 from etils import epath
 
 from cdt import atomic
+from cdt.data.command_line import parsed
 from cdt.data.prepared import prepared
 from cdt.data.sources import Source
 from cdt.data.text_encoder import TextEncoder, load_encoder
@@ -27,6 +29,8 @@ from cdt.data.text_states import TextManifest, text_folder
 from cdt.errors import EXIT_FINISHED, EXIT_STOPPED, EXIT_USER_ERROR, UserError
 from cdt.progress import Progress
 from cdt.signals import StopRequest
+
+_UNFINISHED = "unfinished.json"
 
 
 def cache_states(
@@ -44,8 +48,8 @@ def cache_states(
       Whether all is done; False after SIGTERM or SIGINT.
 
     Raises:
-      UserError: no captions, states that float16 cannot hold, or another call's states in the
-        folder.
+      UserError: no captions, states that float16 cannot hold, another call's states in the folder,
+        or a folder that cannot be written to.
     """
     folder = epath.Path(folder)
     if source.captions is None:
@@ -56,53 +60,88 @@ def cache_states(
         encoder.name, encoder.sha256, source.size, encoder.max_length, encoder.width,
         source.fingerprint(),
     )  # fmt: skip
-    finished, progress_file = folder / "manifest.json", folder / "unfinished.json"
-    start = 0
-    for path in (finished, progress_file):
+    try:
+        done = _done(folder, manifest)
+        if done <= source.size:
+            folder.mkdir(parents=True, exist_ok=True)
+            if not _encode_the_rest(source, encoder, folder, manifest, done, batch_size):
+                return False
+            atomic.write(folder / "manifest.json", json.dumps(manifest._asdict(), indent=1))
+            (folder / _UNFINISHED).unlink()
+    except OSError as error:
+        gigabytes = 2e-9 * (source.size + 1) * encoder.max_length * encoder.width
+        raise UserError(
+            f"{folder} cannot be written to ({error.strerror or error}): text states need a local "
+            f"folder with {gigabytes:.3g} GB of space; mend that and run the same command again"
+        ) from error
+    return True
+
+
+def _done(folder: epath.Path, manifest: TextManifest) -> int:
+    """How many captions, the empty one included, have their states on the disk.
+
+    Raises:
+      UserError: they are those of another call.
+    """
+    for path in (folder / "manifest.json", folder / _UNFINISHED):
         if path.exists():
-            there = json.loads(path.read_text())
-            start = there.pop("done", source.size + 1)
+            try:
+                there = json.loads(path.read_text())
+                done = there.pop("done", manifest.count + 1)
+            except (ValueError, AttributeError):
+                there = None
             if there != manifest._asdict():
                 raise UserError(
                     f"{folder} holds the states of another encoder or of other captions: remove it "
                     "and run the same command again"
                 )
-            break
-    if finished.exists():
-        return True
+            return done
+    return 0
 
-    folder.mkdir(parents=True, exist_ok=True)
-    mode = "r+" if start else "w+"
-    shape = (source.size + 1, encoder.max_length, encoder.width)
-    states = np.memmap(folder / "states.bin", np.float16, mode=mode, shape=shape)
-    lengths = np.lib.format.open_memmap(
-        folder / "lengths.npy", mode=mode, dtype=np.int32, shape=shape[:1]
-    )
-    progress = Progress(len(states), start, unit="caption")
-    with StopRequest() as stop, closing(progress):
-        while start < len(states) and not stop.requested:
-            indices = np.arange(start, min(start + batch_size, len(states)))
+
+def _encode_the_rest(
+    source: Source,
+    encoder: TextEncoder,
+    folder: epath.Path,
+    manifest: TextManifest,
+    done: int,
+    batch_size: int,
+) -> bool:
+    """Appends what is left to states.bin and lengths.bin; returns False after a signal."""
+    total = source.size + 1
+    progress = Progress(total, done, unit="caption")
+    with (
+        StopRequest() as stop,
+        closing(progress),
+        (folder / "states.bin").open("ab") as states_file,
+        (folder / "lengths.bin").open("ab") as lengths_file,
+    ):
+        # Behind what counts there may be a part of a batch, left by a kill.
+        states_file.truncate(2 * done * encoder.max_length * encoder.width)
+        lengths_file.truncate(4 * done)
+        while done < total and not stop.requested:
+            indices = np.arange(done, min(done + batch_size, total))
             captions = [*source.captions(indices[indices < source.size])]
             captions += [""] * (len(indices) - len(captions))  # the empty caption comes last
-            found, lengths[indices] = encoder.encode(captions)
-            largest = np.abs(found).max()
+            states, lengths = encoder.encode(captions)
+            largest = np.abs(states).max()
             if not largest <= np.finfo(np.float16).max:
                 raise UserError(
                     f"a state of '{encoder.name}' is {largest:.3g}, which float16 cannot hold; use "
                     "another text encoder"
                 )
-            states[indices] = found
-            states.flush()
-            lengths.flush()
-            start += len(indices)
-            # After the states themselves are on disk, so that a kill never skips any.
-            atomic.write(progress_file, json.dumps(manifest._asdict() | {"done": start}))
-            progress.update(start)
-    if start < len(states):
-        return False
-    atomic.write(finished, json.dumps(manifest._asdict(), indent=1))
-    progress_file.unlink()
-    return True
+            for file, values in (
+                (states_file, states.astype("<f2")),
+                (lengths_file, lengths.astype("<i4")),
+            ):
+                file.write(values.tobytes())
+                file.flush()
+                os.fsync(file.fileno())
+            done += len(indices)
+            # After the states themselves are on the disk, so that a kill never skips any.
+            atomic.write(folder / _UNFINISHED, json.dumps(manifest._asdict() | {"done": done}))
+            progress.update(done)
+    return done == total
 
 
 def define_flags() -> flags.FlagValues:
@@ -121,25 +160,24 @@ def define_flags() -> flags.FlagValues:
 
 def run(argv: list[str]) -> int:
     """Runs a command line; returns the exit code."""
-    given = define_flags()
     try:
-        try:
-            rest = given(argv)
-        except flags.Error as error:
-            raise UserError(f"{error} (--help lists the flags)") from None
+        given = parsed(define_flags(), argv)
         if given.help:
             print(__doc__ + given.get_help())
             return EXIT_FINISHED
-        if rest[1:]:
-            raise UserError(f"'{rest[1]}' is not a flag; write --name=value.")
-        for name in ("data", "encoder"):
-            if not given[name].value:
-                raise UserError(f"--{name} is missing: {given[name].help[0].lower()}"
-                                f"{given[name].help[1:]}")  # fmt: skip
-        split = epath.Path(given.data) / given.split
-        source = prepared(split)
+        if not given.data:
+            raise UserError("--data is missing: give the folder that cdt.data.prepare wrote to")
+        if not given.encoder:
+            raise UserError("--encoder is missing: give a text model's name on the hub or folder")
+        data, out = (os.path.expanduser(path) for path in (given.data, given.out or given.data))
+        if "://" in out:
+            raise UserError(
+                f"text states cannot lie in {out}: they are mapped into memory, so give a folder "
+                "on a local disk"
+            )
+        source = prepared(epath.Path(data) / given.split)
         encoder = load_encoder(given.encoder, given.max_length)
-        folder = text_folder(epath.Path(given.out or given.data) / given.split)
+        folder = text_folder(epath.Path(out) / given.split)
         if not cache_states(source, encoder, folder, given.batch_size):
             print("cdt: stopped; run the same command again to go on", file=sys.stderr)
             return EXIT_STOPPED

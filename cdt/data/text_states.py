@@ -3,7 +3,7 @@
 text/manifest.json   written last: a folder without it is not finished
 text/states.bin      float16 [N + 1, L, W], example by example; row N is the empty caption's,
                      which stands for "no text" in classifier-free guidance
-text/lengths.npy     int32 [N + 1], how many of an example's L states belong to its caption; the
+text/lengths.bin     int32 [N + 1], how many of an example's L states belong to its caption; the
                      others are zero
 """
 
@@ -78,9 +78,11 @@ def read_text_states(split: epath.PathLike, encoder: str) -> TextStates:
         manifest = TextManifest(**json.loads(path.read_text()))
         shape = (manifest.count + 1, manifest.max_length, manifest.width)
         states = np.memmap(folder / "states.bin", np.float16, mode="r", shape=shape)
-        lengths = np.load(folder / "lengths.npy", allow_pickle=False)
-        whole = (folder / "states.bin").stat().length == 2 * np.prod(shape)
-        sound = whole and lengths.dtype == np.int32 and lengths.shape == shape[:1]
+        lengths = np.memmap(folder / "lengths.bin", np.int32, mode="r", shape=shape[:1])
+        sound = all(
+            (folder / name).stat().length == array.nbytes
+            for name, array in (("states.bin", states), ("lengths.bin", lengths))
+        )
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{folder} is damaged ({error}): remove it and run {command}") from error
     if not sound or manifest.version != TextManifest._field_defaults["version"]:
@@ -90,7 +92,7 @@ def read_text_states(split: epath.PathLike, encoder: str) -> TextStates:
             f"{folder} holds states of '{manifest.encoder}', but config.data.text_encoder is "
             f"'{encoder}'; change the config, or remove the folder and run {command}"
         )
-    return TextStates(manifest, states.view(np.ndarray), lengths)
+    return TextStates(manifest, states.view(np.ndarray), lengths.view(np.ndarray))
 
 
 def mock_text_states(labels: np.ndarray) -> TextStates:

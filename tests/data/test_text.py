@@ -84,6 +84,31 @@ def test_after_a_kill_what_is_done_is_not_done_again(source, tmp_path, calls):
     np.testing.assert_array_equal(whole.states, encode([*CAPTIONS, ""])[0])
 
 
+def test_a_full_disk_is_one_sentence_and_costs_one_batch(source, tmp_path, monkeypatch):
+    syncs = []
+
+    def full(file):
+        syncs.append(file)
+        if len(syncs) == 4:  # two files a batch: the second batch's lengths
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(UserError, match="cannot be written to .No space left on device"):
+        cached(source, tmp_path)
+    monkeypatch.undo()
+    left = []
+
+    def counted(captions):
+        left.append(list(captions))
+        return encode(captions)
+
+    assert cached(source, tmp_path, encoder=ENCODER._replace(encode=counted))
+    assert sum(left, []) == [*CAPTIONS[4:], ""]
+    whole = read_text_states(tmp_path, "letters")
+    np.testing.assert_array_equal(whole.states, encode([*CAPTIONS, ""])[0])
+    np.testing.assert_array_equal(whole.lengths, encode([*CAPTIONS, ""])[1])
+
+
 def test_other_states_are_refused(source, tmp_path):
     cached(source, tmp_path)
     for change in ({"sha256": "other"}, {"name": "other"}, {"max_length": 9}):
@@ -98,12 +123,12 @@ def test_other_states_are_refused(source, tmp_path):
 def test_what_cannot_be_cached_is_named(source, tmp_path):
     with pytest.raises(UserError, match="has no captions"):
         cached(source._replace(captions=None), tmp_path)
-    large = ENCODER._replace(encode=lambda captions: (1e6 * encode(captions)[0], 1))
+    large = ENCODER._replace(encode=lambda captions: (1e6 * encode(captions)[0], None))
     with pytest.raises(UserError, match="which float16 cannot hold"):
         cached(source, tmp_path, encoder=large)
 
 
-@pytest.mark.parametrize("name", ["states.bin", "lengths.npy", "manifest.json"])
+@pytest.mark.parametrize("name", ["states.bin", "lengths.bin", "manifest.json"])
 def test_damaged_files_are_named(source, tmp_path, name):
     cached(source, tmp_path)
     path = text_folder(tmp_path) / name
@@ -132,7 +157,7 @@ def test_command_line(source, tmp_path, monkeypatch, capsys):
     assert "15 captions, states of 4 x 3" in capsys.readouterr().out
     assert json.loads((data / "train/text/manifest.json").read_text())["encoder"] == "letters"
     assert text.run(["text", "--encoder=letters"]) == EXIT_USER_ERROR
-    assert "--data is missing: local folder" in capsys.readouterr().err
+    assert "--data is missing: give the folder" in capsys.readouterr().err
     assert text.run([*argv, "--encoding=x"]) == EXIT_USER_ERROR
     monkeypatch.setattr(text, "cache_states", lambda *args: False)
     assert text.run(argv) == EXIT_STOPPED
