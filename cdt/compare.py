@@ -30,9 +30,10 @@ def compare(config: ConfigDict, workdir: str) -> int:
     path = epath.Path(workdir)
     with user_errors():
         arms = parse_arms(config.compare.arms)
+        train_source = build.source(config, config.data.train_split)  # the same for all arms
         # Seed by seed: pairs are complete early, and what is known so far can be looked at.
         configs = {
-            (name, seed): _arm_config(config, overrides, seed, path)
+            (name, seed): _arm_config(config, overrides, seed, path, train_source.size)
             for seed in range(config.compare.seeds)
             for name, overrides in arms.items()
         }
@@ -40,7 +41,6 @@ def compare(config: ConfigDict, workdir: str) -> int:
             raise UserError(f"config.compare.seeds is {config.compare.seeds}; give at least 1.")
         _check_arms(configs)
         _check_settings(path, config)
-        data_name = build.data(config)[0].name
     averages = {name: build.ema_name(configs[name, 0]) for name in arms}
 
     verdicts = []
@@ -50,7 +50,7 @@ def compare(config: ConfigDict, workdir: str) -> int:
         if exit_code != EXIT_FINISHED:
             return exit_code
         if i % len(arms) == 0:
-            verdicts = _report(config, data_name, averages, seed + 1, path)
+            verdicts = _report(config, train_source.name, averages, seed + 1, path)
     print("\n".join(verdicts))
     print(f"see {path / 'index.html'}")
     return EXIT_FINISHED
@@ -115,7 +115,11 @@ def _value(text: str) -> object:
 
 
 def _arm_config(
-    config: ConfigDict, overrides: dict[str, object], seed: int, path: epath.Path
+    config: ConfigDict,
+    overrides: dict[str, object],
+    seed: int,
+    path: epath.Path,
+    num_examples: int,
 ) -> ConfigDict:
     known = flatten(config)
     for key in overrides:
@@ -135,7 +139,6 @@ def _arm_config(
         raise UserError(
             f"config.compare.evaluations is {config.compare.evaluations}; give at least 1."
         )
-    num_examples = build.data(result)[0].size
     total = build.steps(result, "train.duration", num_examples)
     result.evaluate.every = f"{max(1, total // config.compare.evaluations)} steps"
     result.evaluate.emas = ()

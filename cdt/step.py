@@ -57,10 +57,6 @@ def condition_of(batch: Batch) -> Condition:
     return {name: values for name, values in batch.items() if name != "image"}
 
 
-def _per_example(values: Array, x: Array) -> Array:
-    return values.reshape(values.shape + (1,) * (x.ndim - 1))
-
-
 def make_init(
     init_params: Callable[[Array], PyTree],
     tx: optax.GradientTransformation,
@@ -172,10 +168,8 @@ def make_train_step(
         if condition_dropout > 0.0:
             drop_key = jax.random.fold_in(key, STREAM_CONDITION_DROPOUT)
             dropped = jax.random.uniform(drop_key, (n,)) < condition_dropout
-            condition |= {
-                name: jnp.where(_per_example(dropped, condition[name]), value, condition[name])
-                for name, value in null.items()
-            }
+            replace = jax.vmap(jnp.where, in_axes=(0, None, 0))
+            condition |= {n: replace(dropped, null[n], condition[n]) for n in null}
 
         loss, (losses, eps_error), grads = gradients(
             state.params,

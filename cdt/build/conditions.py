@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 from ml_collections import ConfigDict
 
-from cdt.build.datasets import data, text_states
+from cdt.build.datasets import source, text_states
 from cdt.build.models import Model
 from cdt.data.text_encoder import load_encoder
 from cdt.errors import UserError
@@ -36,7 +36,7 @@ def sample_condition(config: ConfigDict, model: Model) -> Callable[[np.ndarray],
         )
     if config.sample.prompts:
         return _prompts(config, model)
-    _, held_out = data(config)
+    held_out = source(config, config.data.test_split)
     names = list(model.null)
 
     def condition(indices):

@@ -53,30 +53,30 @@ def text_states(config: ConfigDict, split: str) -> TextStates | None:
     return read_text_states(epath.Path(config.data.path) / split, encoder)
 
 
-def _with_text(config: ConfigDict, split: str, source: sources.Source) -> sources.Source:
+def source(config: ConfigDict, split: str) -> sources.Source:
+    """One split, with the text states of its captions where the model reads text."""
+    opened = choose("data.name", config.data.name, SOURCES)(config, split)
     text = text_states(config, split)
     if text is None:
-        return source
+        return opened
     if config.data.name == "mock":
-        no_labels = np.zeros(source.size, np.int32)
-        labels = no_labels if source.labels is None else source.labels
-        return source._replace(text=mock_text_states(labels))
-    if text.manifest.captions != (source.origin or source.fingerprint()):
+        no_labels = np.zeros(opened.size, np.int32)
+        return opened._replace(
+            text=mock_text_states(no_labels if opened.labels is None else opened.labels)
+        )
+    if text.manifest.captions != (opened.origin or opened.fingerprint()):
         raise UserError(
-            f"The text states of {source.name} are those of other captions; remove "
+            f"The text states of {opened.name} are those of other captions; remove "
             f"{text_folder(epath.Path(config.data.path) / split)} and run python -m cdt.data.text "
             "again."
         )
-    return source._replace(text=text)
+    return opened._replace(text=text)
 
 
 def data(config: ConfigDict) -> tuple[sources.Source, sources.Source]:
     """The training and the held-out source, checked against the config."""
-    open_source = choose("data.name", config.data.name, SOURCES)
-    train, test = (
-        _with_text(config, split, open_source(config, split))
-        for split in (config.data.train_split, config.data.test_split)
-    )
+    train = source(config, config.data.train_split)
+    test = source(config, config.data.test_split)
     if train.text and train.text.manifest.encoding != test.text.manifest.encoding:
         raise UserError(
             f"The text states of {train.name} and {test.name} come from other parameters or have "
@@ -84,22 +84,22 @@ def data(config: ConfigDict) -> tuple[sources.Source, sources.Source]:
             "--max_length."
         )
     size = (config.data.image_size, config.data.image_size, config.data.channels)
-    for source in (train, test):
-        if tuple(source.shape) != size:
+    for split in (train, test):
+        if tuple(split.shape) != size:
             raise UserError(
-                f"The images of {source.name} are {'x'.join(map(str, source.shape))}, but "
+                f"The images of {split.name} are {'x'.join(map(str, split.shape))}, but "
                 f"config.data.image_size and channels say {'x'.join(map(str, size))}."
             )
         known = config.model.num_classes
-        if known and source.num_classes is None:
+        if known and split.num_classes is None:
             raise UserError(
-                f"config.model.num_classes is {known}, but {source.name} has no labels; set it to "
+                f"config.model.num_classes is {known}, but {split.name} has no labels; set it to "
                 "0 for an unconditional model."
             )
-        if known and source.num_classes > known:
+        if known and split.num_classes > known:
             raise UserError(
-                f"{source.name} has {source.num_classes} classes, more than the model's "
-                f"{known}; set config.model.num_classes to {source.num_classes}."
+                f"{split.name} has {split.num_classes} classes, more than the model's "
+                f"{known}; set config.model.num_classes to {split.num_classes}."
             )
     differing = set(train.classes or ()) ^ set(test.classes or ())
     if config.model.num_classes and differing:

@@ -128,7 +128,14 @@ def _weights_path(config: ConfigDict) -> epath.Path:
             "config.latents.weights is empty; give the diffusion_pytorch_model.safetensors of the "
             "autoencoder, such as that of stabilityai/sd-vae-ft-ema on the Hugging Face hub."
         )
-    return epath.Path(config.latents.weights).expanduser()
+    path = epath.Path(config.latents.weights).expanduser()
+    if not path.exists():
+        raise UserError(
+            f"config.latents.weights is '{path}'; there is no such file: fetch the "
+            "diffusion_pytorch_model.safetensors of the autoencoder and its config.json to that "
+            "folder, or give their place."
+        )
+    return path
 
 
 def _network(path: epath.Path) -> Autoencoder:
