@@ -143,22 +143,26 @@ def read_history(workdir: epath.PathLike) -> list[dict[str, Any]]:
     was killed while writing it.
 
     Returns:
-      [{"step": int, "time": seconds since 1970, name: number or nan, ...}, ...] in the order of
-      writing; empty where nothing was written.
+      [{"step": int, "time": seconds, name: number or nan, ...}, ...] in the order of writing; empty
+      where nothing was written. Differences of "time" are times of running: what lies between a
+      stop and the next start is taken out, and so is the work that was lost.
     """
     path = epath.Path(workdir) / HISTORY_FILE
     history: list[dict[str, Any]] = []
+    pause = 0.0
     if not path.exists():
         return history
     for line in path.read_bytes().splitlines():
         try:
             record = json.loads(line)
-            step = record["step"]
+            step, time_written = record["step"], record["time"]
         except (ValueError, TypeError, KeyError):
             continue
         if record.get("event") == "resume":
             history = [earlier for earlier in history if 0 < step >= earlier["step"]]
+            pause = time_written - history[-1]["time"] if history else 0.0
         else:
+            record["time"] = time_written - pause
             history.append({name: math.nan if x is None else x for name, x in record.items()})
     return history
 

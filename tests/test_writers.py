@@ -108,6 +108,21 @@ def test_a_resume_takes_back_what_was_written_beyond_it(tmp_path):
         writer.close()
 
 
+def test_the_time_between_a_stop_and_a_resume_is_taken_out(tmp_path):
+    written = [
+        {"step": 0, "time": 100.0},
+        {"step": 5, "time": 110.0},
+        {"step": 9, "time": 118.0},  # lost
+        {"event": "resume", "step": 5, "time": 5000.0},
+        {"step": 9, "time": 5008.0},
+        {"event": "resume", "step": 9, "time": 90_000.0},
+        {"step": 10, "time": 90_002.0},
+    ]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(x) + "\n" for x in written))
+    seconds = [record["time"] - 100.0 for record in read_history(tmp_path)]
+    assert seconds == [0.0, 10.0, 18.0, 20.0]
+
+
 def test_starting_over_takes_back_everything(tmp_path):
     for loss in (1.0, 2.0):
         writer = Writer(tmp_path, tensorboard=False)
@@ -117,12 +132,12 @@ def test_starting_over_takes_back_everything(tmp_path):
     assert values(read_history(tmp_path)) == [(0, 2.0)]
 
 
-@pytest.mark.parametrize("kept", range(1, 25))
+@pytest.mark.parametrize("kept", range(1, 38))
 def test_a_line_torn_by_a_kill_costs_only_itself(tmp_path, kept):
     path = tmp_path / "metrics.jsonl"
-    torn = b'{"step": 2, "loss": 2.0}\n'[:kept]
-    path.write_bytes(b'{"step": 1, "loss": 1.0}\n' + torn)
-    whole = [(2, 2.0)] if kept == 24 else []
+    torn = b'{"step": 2, "time": 8.0, "loss": 2.0}\n'[:kept]
+    path.write_bytes(b'{"step": 1, "time": 7.0, "loss": 1.0}\n' + torn)
+    whole = [(2, 2.0)] if kept == 37 else []
     assert values(read_history(tmp_path)) == [(1, 1.0), *whole]
     writer = Writer(tmp_path, tensorboard=False)
     writer.scalars(3, {"loss": 3.0})
@@ -169,12 +184,12 @@ def test_an_object_of_a_bucket_is_written_anew_now_and_then(tmp_path, monkeypatc
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(b'{"step": 1')
     remote = writers._RemoteLines(path)
-    remote.write(b'{"step": 2}\n')
+    remote.write(b'{"step": 2, "time": 1}\n')
     assert path.read_bytes() == b'{"step": 1\n'
     clock[0] += writers._REMOTE_SECONDS
-    remote.write(b'{"step": 3}\n')
-    assert path.read_bytes() == b'{"step": 1\n{"step": 2}\n{"step": 3}\n'
-    remote.write(b'{"step": 4}\n')
+    remote.write(b'{"step": 3, "time": 1}\n')
+    assert path.read_bytes() == b'{"step": 1\n{"step": 2, "time": 1}\n{"step": 3, "time": 1}\n'
+    remote.write(b'{"step": 4, "time": 1}\n')
     remote.close()
     assert values(read_history(tmp_path), "step") == [(2, 2), (3, 3), (4, 4)]
 

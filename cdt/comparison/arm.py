@@ -15,7 +15,7 @@ class Arm(NamedTuple):
     name: str
     steps: np.ndarray  # int[k], of the evaluations, increasing
     metric: np.ndarray  # f64[S, k]
-    seconds: np.ndarray  # f64[S, k], wall-clock since the run's first record
+    seconds: np.ndarray  # f64[S, k], of running since the run's first record
     validation_steps: np.ndarray  # int[v], increasing from 0
     validation: np.ndarray  # f64[S, v, N], validation loss per cluster, unweighted
     stage_lengths: np.ndarray | None  # int[S, stages]; None without a curriculum
