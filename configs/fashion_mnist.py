@@ -30,7 +30,7 @@ def get_config(variant: str = ""):
     config.process.name = "flow"  # or "ddpm" (sampler "ddim" or "ancestral"), or "edm"
 
     # Stages take the first twentieth of the run at most; "uniform" switches the curriculum off.
-    # What is open is drawn logit-normally: the best arm of docs/results.md on these data.
+    # What is open is drawn logit-normally: the lowest mean of docs/results.md on these data.
     config.timesteps.name = "curriculum"
     config.timesteps.density = "logit_normal"
     config.timesteps.num_clusters = 20
