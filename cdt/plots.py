@@ -2,6 +2,7 @@
 
 import io
 import math
+import textwrap
 from collections.abc import Sequence
 
 import numpy as np
@@ -39,6 +40,37 @@ def image_grid(
         enlarged = image.repeat(scale, axis=0).repeat(scale, axis=1)
         grid[top : top + height, left : left + width] = enlarged
     return grid
+
+
+def captioned_grid(images: np.ndarray, captions: Sequence[str], columns: int) -> np.ndarray:
+    """Lays images out row by row, on white, with what each is to show below it.
+
+    Args:
+      images: uint8[n, H, W, C], C = 1 or 3, n >= 1; small ones are enlarged to about 128 pixels.
+      captions: n; what does not fit into two lines ends in "...".
+      columns: images a row.
+
+    Returns:
+      uint8[height, width, 3].
+    """
+    from PIL import Image, ImageDraw, ImageFont
+
+    n, height, width, _ = images.shape
+    scale = max(1, round(128 / max(height, width)))
+    height, width, gap, font_size = height * scale, width * scale, 8, 12
+    below = 2 * (font_size + 3) + 4
+    rows = math.ceil(n / columns)
+    size = (columns * (width + gap) + gap, rows * (height + below + gap) + gap)
+    page = Image.new("RGB", size, "white")
+    draw, font = ImageDraw.Draw(page), ImageFont.load_default(font_size)
+    for i, (image, caption) in enumerate(zip(images, captions, strict=True)):
+        row, column = divmod(i, columns)
+        left, top = gap + column * (width + gap), gap + row * (height + below + gap)
+        enlarged = image.repeat(scale, axis=0).repeat(scale, axis=1)
+        page.paste(Image.fromarray(np.broadcast_to(enlarged, (height, width, 3)).copy()), (left, top))
+        lines = textwrap.wrap(caption, width // 7, max_lines=2, placeholder="...")
+        draw.text((left, top + height + 2), "\n".join(lines), fill="black", font=font)
+    return np.asarray(page)
 
 
 def save_png(path: epath.PathLike, image: np.ndarray) -> None:

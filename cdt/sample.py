@@ -94,7 +94,8 @@ def describe(config: ConfigDict, step: int, n: int) -> dict[str, object]:
 
 def sample(config: ConfigDict, workdir: str) -> int:
     """Writes `samples/step_<step>/grid.png`, `samples.npz` (arr_0 uint8[n, H, W, C], arr_1 int32[n]
-    labels where there are classes) in the workdir; returns the exit code."""
+    labels where there are classes, captions str[n] where the model reads text) in the workdir;
+    returns the exit code."""
     path = epath.Path(workdir)
     with user_errors():
         mesh = build.mesh(config)
@@ -102,15 +103,22 @@ def sample(config: ConfigDict, workdir: str) -> int:
         run = build.sampler(config, model)
         n = config.sample.num
         condition = build.sample_condition(config, model)
+        captions_of = build.sample_captions(config)
         step, params = load_params(config, path, mesh, model)
     images = generate(run, mesh, params, condition, n, config.sample.batch_size)
 
     folder = path / "samples" / f"step_{step}"
     folder.mkdir(parents=True, exist_ok=True)
     columns = min(10, len(config.sample.prompts) or model.num_classes or n)
-    plots.save_png(folder / "grid.png", plots.image_grid(images[:100], columns))
+    arrays, grid = {"arr_0": images}, plots.image_grid(images[:100], columns)
     labels = condition(np.arange(n)).get("label")
-    arrays = {"arr_0": images} | ({"arr_1": labels} if labels is not None else {})
+    if labels is not None:
+        arrays["arr_1"] = labels
+    if captions_of is not None:
+        captions = captions_of(np.arange(n))
+        arrays["captions"] = np.array(captions)
+        grid = plots.captioned_grid(images[:100], captions[:100], columns)
+    plots.save_png(folder / "grid.png", grid)
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
     atomic.write(folder / "samples.npz", buffer.getvalue())

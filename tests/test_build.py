@@ -256,6 +256,11 @@ def test_samples_show_held_out_captions_or_prompts(monkeypatch):
         name: value.tolist() for name, value in test.condition(np.array([1, 1])).items()
     }
 
+    assert build.sample_captions(config) is None  # mock data has states alone
+    captioned = test._replace(captions=lambda indices: [f"caption {i}" for i in indices])
+    monkeypatch.setattr(conditions, "source", lambda config, split: captioned)
+    assert build.sample_captions(config)(indices) == ["caption 1", "caption 1"]
+
     sha = ""
 
     def load_encoder(name, length):
@@ -266,6 +271,8 @@ def test_samples_show_held_out_captions_or_prompts(monkeypatch):
     config.sample.prompts = ("red heart", "dog face")
     told = build.sample_condition(config, model)(np.arange(3))
     assert told["text_length"].tolist() == [2, 6, 2]
+    captions = build.sample_captions(config)(np.arange(3))
+    assert captions == ["red heart", "dog face", "red heart"]
     assert told["label"].tolist() == [10, 10, 10]  # no class
     assert told["text"].dtype == np.float16
     sha = "other"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cdt.plots import convergence_plot, image_grid, normalised_convergence, save_png
+from cdt.plots import captioned_grid, convergence_plot, image_grid, normalised_convergence, save_png
 
 
 def test_grid_places_every_image():
@@ -30,6 +30,22 @@ def test_grid_defaults(n, side, shape):
 
 def test_grid_leaves_large_images_at_their_size():
     assert image_grid(np.zeros((2, 256, 256, 3), np.uint8), columns=2).shape == (288, 560, 3)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_captions_stand_below_their_images(channels):
+    images = np.random.RandomState(0).randint(0, 200, (3, 64, 64, channels)).astype(np.uint8)
+    grid = captioned_grid(images, ["a dog", "", "words " * 50], columns=2)
+    assert grid.shape == (2 * (128 + 34) + 3 * 8, 2 * 128 + 3 * 8, 3) and grid.dtype == np.uint8
+    below = []
+    for i in range(3):
+        top, left = 8 + (i // 2) * (128 + 34 + 8), 8 + (i % 2) * 136
+        assert (grid[top : top + 128 : 2, left : left + 128 : 2] == images[i]).all()
+        below.append(grid[top + 128 : top + 128 + 34, left : left + 128].min(axis=(1, 2)) < 255)
+    assert below[0].any() and not below[0][18:].any()  # one line
+    assert not below[1].any()
+    assert below[2][:16].any() and below[2][18:].any()  # two, and no third
+    assert (grid[:, -8:] == 255).all() and (grid[-8:] == 255).all()
 
 
 @pytest.mark.parametrize("channels", [1, 3])

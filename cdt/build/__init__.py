@@ -2,7 +2,7 @@
 constructors; everything below takes functions and arrays."""
 
 from cdt.build.choices import steps
-from cdt.build.conditions import sample_condition
+from cdt.build.conditions import sample_captions, sample_condition
 from cdt.build.datasets import data, source, validation_batch
 from cdt.build.difficulty import Difficulty, difficulty
 from cdt.build.generation import feature_space, sampler
@@ -21,6 +21,6 @@ from cdt.build.optimization import (
 __all__ = [
     "Difficulty", "Model", "Training", "autoencoder_sha256", "data", "difficulty", "ema_decays",
     "ema_name", "encoder", "evaluated_emas", "example_loss", "feature_space", "latent_shape",
-    "mesh", "model", "open_all_at", "sample_condition", "sampler", "scaling_record", "source",
+    "mesh", "model", "open_all_at", "sample_captions", "sample_condition", "sampler", "scaling_record", "source",
     "steps", "timestep_sampler", "training", "training_loss", "validation_batch",
 ]  # fmt: skip

@@ -46,6 +46,20 @@ def sample_condition(config: ConfigDict, model: Model) -> Callable[[np.ndarray],
     return condition
 
 
+def sample_captions(config: ConfigDict) -> Callable[[np.ndarray], list[str]] | None:
+    """Returns captions(indices int64[n]) -> n texts, the prompts or held-out captions that those
+    samples are to show; None where the model reads no text or the data keep only its states."""
+    if not config.data.text_encoder:
+        return None
+    prompts = config.sample.prompts
+    if prompts:
+        return lambda indices: [prompts[i % len(prompts)] for i in indices]
+    held_out = source(config, config.data.test_split)
+    if held_out.captions is None:
+        return None
+    return lambda indices: held_out.captions(np.asarray(indices) % held_out.size)
+
+
 def _classes(config: ConfigDict) -> Callable[[np.ndarray], Condition]:
     num_classes, given = config.model.num_classes, config.sample.classes
     classes = np.asarray(given or range(max(num_classes, 1)), np.int32)
