@@ -21,6 +21,7 @@ from cdt.build.optimization import (
 __all__ = [
     "Difficulty", "Model", "Training", "autoencoder_sha256", "data", "difficulty", "ema_decays",
     "ema_name", "encoder", "evaluated_emas", "example_loss", "feature_space", "latent_shape",
-    "mesh", "model", "open_all_at", "sample_captions", "sample_condition", "sampler", "scaling_record", "source",
-    "steps", "timestep_sampler", "training", "training_loss", "validation_batch",
+    "mesh", "model", "open_all_at", "sample_captions", "sample_condition", "sampler",
+    "scaling_record", "source", "steps", "timestep_sampler", "training", "training_loss",
+    "validation_batch",
 ]  # fmt: skip
