@@ -59,9 +59,7 @@ def get_config(variant: str = "digits,flow"):
         config.data.name, config.data.image_size = "idx", 28
         config.data.path = "/usr/share/datasets/fashion-mnist"
         config.model.patch_size = 7
-    config.model.hidden_size = 64
-    config.model.depth = 4
-    config.model.num_heads = 4
+    config.model.hidden_size, config.model.depth, config.model.num_heads = 64, 4, 4
     config.model.num_classes = 10
     config.model.unroll = True
 
@@ -76,11 +74,9 @@ def get_config(variant: str = "digits,flow"):
     config.optim.clip_norm = 1.0
     config.ema.decays = (0.995,)
 
-    config.train.duration = "2000 steps"
-    config.train.batch_size = 64
+    config.train.duration, config.train.batch_size = "2000 steps", 64
     config.validation.every = "100 steps"
-    config.checkpoint.every = "1000 steps"
-    config.checkpoint.keep = 1
+    config.checkpoint.every, config.checkpoint.keep = "1000 steps", 1
     config.sample.every = "2000 steps"
     config.log.tensorboard = False
 

@@ -20,6 +20,7 @@ FULL = {
     "digits": 1.27,
     "emoji64": None,
     "emoji64:classes": None,
+    "emoji64:small": None,
     "fashion_mnist": None,
     "ffhq64": 61.80,
     "ffhq256_latent": 129.6,  # DiT-B/2 without its table of classes
@@ -47,7 +48,7 @@ def test_every_file_is_tested():
 @pytest.mark.parametrize("file", sorted(CONFIGS.glob("*.py")), ids=lambda path: path.stem)
 def test_files_are_short_and_say_how_they_are_run(file):
     lines = file.read_text().splitlines()
-    assert len(lines) <= 95
+    assert len(lines) <= 90
     assert f"python -m cdt.main --config=configs/{file.name}" in "\n".join(lines) or (
         f"--config=configs/{file.name}:" in "\n".join(lines)
     )
