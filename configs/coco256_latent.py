@@ -10,13 +10,14 @@
       --config.evaluate.reference=COCO256_STATISTICS.npz
 
 COCO holds the 2014 images (cocodataset.org) as train/ (train2014) and test/ (val2014), each with a
-captions.jsonl of lines {"file_name": ..., "caption": ...}, the first caption of each image. The
-autoencoder is sd-vae-ft-ema of the Hugging Face hub, expected at data/sd-vae-ft-ema.
+captions.jsonl of lines {"file_name": ..., "caption": [...]}: the five captions of an image, of which
+each epoch draws one. The autoencoder is sd-vae-ft-ema of the Hugging Face hub, expected at
+data/sd-vae-ft-ema.
 
 A DiT-B/2 that reads CLIP ViT-L/14's states by cross-attention. U-ViT's protocol (Bao et al. 2023):
-30,000 samples of held-out captions; U-ViT-S/2 has FID 5.95 so, with all five captions of an image;
-no score is known for this network. Meant for 8 accelerators; hours not measured. `:smoke` trains
-for seconds on mock data of the same form, `:runlocal` tries the real ones on one device.
+30,000 samples of held-out captions, here the first of each image; U-ViT-S/2 has FID 5.95 so, no
+score is known for this network. Meant for 8 accelerators; hours not measured. `:smoke` trains for
+seconds on mock data of the same form, `:runlocal` tries the real ones on one device.
 """
 
 from cdt.config import default_config

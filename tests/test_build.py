@@ -257,7 +257,7 @@ def test_samples_show_held_out_captions_or_prompts(monkeypatch):
     }
 
     assert build.sample_captions(config) is None  # mock data has states alone
-    captioned = test._replace(captions=lambda indices: [f"caption {i}" for i in indices])
+    captioned = test._replace(captions=lambda indices: [(f"caption {i}", "x") for i in indices])
     monkeypatch.setattr(conditions, "source", lambda config, split: captioned)
     assert build.sample_captions(config)(indices) == ["caption 1", "caption 1"]
 

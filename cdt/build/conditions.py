@@ -16,9 +16,9 @@ Condition = dict[str, np.ndarray]
 def sample_condition(config: ConfigDict, model: Model) -> Callable[[np.ndarray], Condition]:
     """Returns condition(indices int64[n]) -> arrays [n, ...], what those samples are to show.
 
-    A model that reads text draws `sample.prompts` in turn, or else the held-out examples' captions
-    (and labels) from the first one on; others draw the classes in turn, so that any first samples
-    are balanced.
+    A model that reads text draws `sample.prompts` in turn, or else the held-out examples' first
+    captions (and labels) from the first example on; others draw the classes in turn, so that any
+    first samples are balanced.
 
     Raises:
       UserError: classes or prompts that the model does not know; prompts and another text encoder
@@ -57,7 +57,9 @@ def sample_captions(config: ConfigDict) -> Callable[[np.ndarray], list[str]] | N
     held_out = source(config, config.data.test_split)
     if held_out.captions is None:
         return None
-    return lambda indices: held_out.captions(np.asarray(indices) % held_out.size)
+    return lambda indices: [
+        captions[0] for captions in held_out.captions(np.asarray(indices) % held_out.size)
+    ]
 
 
 def _classes(config: ConfigDict) -> Callable[[np.ndarray], Condition]:

@@ -2,9 +2,9 @@
 
     train/cats/1.png, train/dogs/a/2.jpg ...   each folder of `train` is a class
     train/1.png ...                            no classes
-    train/captions.jsonl (or .csv)             a caption and, if wanted, a class for each picture:
-                                               {"file_name": "a/1.png", "caption": "a cat",
-                                                "class": "cats"} a line
+    train/captions.jsonl (or .csv)             a caption, or a list of them, and, if wanted, a class
+                                               for each picture: {"file_name": "a/1.png",
+                                               "caption": "a cat", "class": "cats"} a line
 
 Examples are in the order of their files' names, classes are numbered in the order of theirs. What
 starts with a dot is ignored, and so are files whose names do not end as those of pictures do.
@@ -39,7 +39,7 @@ class Listing(NamedTuple):
     files: tuple[str, ...]  # N names relative to `root`, with "/" between folders
     labels: np.ndarray | None  # int32[N], or None where there are no classes
     classes: tuple[str, ...] | None  # names by label
-    captions: tuple[str, ...] | None  # N
+    captions: tuple[tuple[str, ...], ...] | None  # N, of each picture one or more
 
     def take(self, indices: np.ndarray) -> "Listing":
         """The listing of these examples alone, in this order; the classes stay all of them."""
@@ -182,12 +182,18 @@ def _pictures(root: epath.Path, prefix: str) -> Iterator[str]:
 def _with_captions(root: epath.Path, files: tuple[str, ...], table: epath.Path) -> Listing:
     rows = {}
     for where, row in _rows(table):
-        name, caption = row.get("file_name"), row.get("caption")
-        if not isinstance(name, str) or not isinstance(caption, str):
-            raise UserError(f"{where} of {table} lacks a file_name or a caption: give both as text")
+        name, captions = row.get("file_name"), row.get("caption")
+        if isinstance(captions, str):
+            captions = [captions]
+        texts = isinstance(captions, list) and all(isinstance(x, str) for x in captions)
+        if not isinstance(name, str) or not captions or not texts:
+            raise UserError(
+                f"{where} of {table} lacks a file_name or a caption: give both as text; in JSONL "
+                "several captions are a list"
+            )
         if name in rows:
-            raise UserError(f"{table} names {name} twice: give each picture one caption")
-        rows[name] = row
+            raise UserError(f"{table} names {name} twice: give each picture one line")
+        rows[name] = row | {"caption": tuple(captions)}
     missing = sorted(rows.keys() - set(files))
     if missing:
         raise UserError(

@@ -19,7 +19,7 @@ from cdt.data.sources import Source
 Batch = Mapping[str, np.ndarray]
 
 # Streams of one seed. Without them epoch 0's shuffle and the flips would share their key.
-_SHUFFLE, _FLIP = 0, 1
+_SHUFFLE, _FLIP, _CAPTION = 0, 1, 2
 
 # Grain's index_shuffle needs no table of the permutation, but walks a domain of 2^16 positions or
 # more until it lands inside the data: 22 us an example of 1,500, 3 ms an example of 10. A set
@@ -55,7 +55,7 @@ def make_batch(
     Returns:
       A pure function of `step` >= 0 to {"image": [b, ...] as the source has them, uint8[b, H, W, C]
       if they are pixels} and the source's condition of these images, such as "label" int32[b],
-      with b = batch_size / process_count.
+      with b = batch_size / process_count. Of an image's captions one is drawn in each epoch.
 
     Raises:
       ValueError: if the batch cannot be split evenly over the processes.
@@ -71,7 +71,10 @@ def make_batch(
             return np.random.RandomState(epoch_seed).permutation(source.size).__getitem__
         return partial(index_shuffle, max_index=source.size - 1, seed=epoch_seed, rounds=4)
 
-    flip_key = np.random.SeedSequence([seed, _FLIP]).generate_state(2, np.uint64)
+    flip_key, caption_key = (
+        np.random.SeedSequence([seed, stream]).generate_state(2, np.uint64)
+        for stream in (_FLIP, _CAPTION)
+    )
 
     def example_index(position: int) -> int:
         epoch, offset = divmod(position, source.size)
@@ -82,22 +85,23 @@ def make_batch(
         indices = np.array([example_index(start + i) for i in range(local_size)], np.int64)
         images = source.images(indices)
         if flip:
-            mirrored = _random_bits(flip_key, start, local_size)
+            mirrored = (_random_words(flip_key, start, local_size) & 1).astype(bool)
             if source.pixels:
                 images[mirrored] = images[mirrored, :, ::-1]
             else:
                 images[mirrored] = source.mirror_images(indices[mirrored])
-        return {"image": images} | source.condition(indices)
+        draws = None if source.text is None else _random_words(caption_key, start, local_size)
+        return {"image": images} | source.condition(indices, draws)
 
     return batch
 
 
-def _random_bits(key: np.ndarray, start: int, count: int) -> np.ndarray:
-    """Bits start .. start + count - 1 of a random stream, bool[count], without drawing the rest."""
+def _random_words(key: np.ndarray, start: int, count: int) -> np.ndarray:
+    """Words start .. start + count - 1 of a random stream, uint64[count], without the rest."""
     # Philox is a hash of a counter and gives four words a count, so any position is reachable.
     words = np.random.Philox(key=key, counter=start // 4)
     skip = start % 4
-    return (words.random_raw(skip + count)[skip:] & 1).astype(bool)
+    return words.random_raw(skip + count)[skip:]
 
 
 class Prefetcher:

@@ -6,7 +6,7 @@
                         form 'array_record': a record is the uint8 [H, W, C] of one image; the
                         shards follow each other in the order of the examples
     labels.npy          int32 [N]; absent where there are no labels
-    captions.jsonl      a JSON string a line; absent where there are no captions
+    captions.jsonl      a JSON list of an image's captions a line; absent where there are none
 
 The memmap is local and the fastest; ArrayRecord may lie in a bucket.
 """
@@ -14,7 +14,7 @@ The memmap is local and the fastest; ArrayRecord may lie in a bucket.
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -47,11 +47,12 @@ def shard_name(number: int, count: int) -> str:
     return f"images-{number:05d}-of-{count:05d}.array_record"
 
 
-def example_digest(image: np.ndarray, label: int | None, caption: str | None) -> bytes:
-    """SHA-256 of one example: the uint8 image, the label as int32, the caption as UTF-8."""
+def example_digest(image: np.ndarray, label: int | None, captions: Sequence[str] | None) -> bytes:
+    """SHA-256 of one example: the uint8 image, the label as int32, the captions as UTF-8 with a
+    zero byte between them."""
     digest = hashlib.sha256(np.ascontiguousarray(image).data)
     digest.update(b"" if label is None else np.array(label, "<i4").tobytes())
-    digest.update(b"" if caption is None else caption.encode())
+    digest.update(b"" if captions is None else "\0".join(captions).encode())
     return digest.digest()
 
 
@@ -140,8 +141,8 @@ def check(folder: epath.PathLike) -> Manifest:
         for i in range(source.size):
             index = np.array([i])
             label = None if source.labels is None else source.labels[index][0]
-            caption = None if source.captions is None else source.captions(index)[0]
-            yield example_digest(source.images(index)[0], label, caption)
+            captions = None if source.captions is None else source.captions(index)[0]
+            yield example_digest(source.images(index)[0], label, captions)
 
     if content_hash(manifest, digests()) != manifest.sha256:
         raise UserError(
@@ -218,15 +219,17 @@ def _labels(folder: epath.Path, manifest: Manifest) -> np.ndarray:
     return labels
 
 
-def _captions(folder: epath.Path, count: int) -> list[str]:
+def _captions(folder: epath.Path, count: int) -> list[tuple[str, ...]]:
     path = folder / "captions.jsonl"
     try:
         captions = [json.loads(line) for line in path.read_text().splitlines()]
     except (OSError, ValueError) as error:
         raise _damaged(path, f"unreadable ({error})") from error
+    if not all(isinstance(texts, list) and texts for texts in captions):
+        raise _damaged(path, "not of a list of captions a line")
     if len(captions) != count:
-        raise _damaged(path, f"{len(captions)} captions instead of {count}")
-    return captions
+        raise _damaged(path, f"captions of {len(captions)} images instead of {count}")
+    return [tuple(texts) for texts in captions]
 
 
 def _damaged(path: epath.Path, what: str) -> UserError:

@@ -41,7 +41,7 @@ class Shard(NamedTuple):
     """What 00003.json says: the examples of a finished shard, without their images."""
 
     labels: list[int] | None
-    captions: list[str] | None
+    captions: list[list[str]] | None
     digests: str  # hex, 64 digits an example
     skipped: list[str]
 
@@ -96,13 +96,13 @@ def write_shard(task: Task, tick: Callable[[], None]) -> None:
                 shard.skipped.append(str(error))
                 tick()
                 continue
-            caption = None if source.captions is None else source.captions(index)[0]
+            captions = None if source.captions is None else source.captions(index)[0]
             write(np.ascontiguousarray(image))
-            digests.append(example_digest(image, label, caption).hex())
+            digests.append(example_digest(image, label, captions).hex())
             if label is not None:
                 shard.labels.append(label)
-            if caption is not None:
-                shard.captions.append(caption)
+            if captions is not None:
+                shard.captions.append(captions)
             tick()
     partial.replace(images_path(task.work, task.number))
     done = shard._replace(digests="".join(digests))

@@ -31,18 +31,22 @@ class Source(NamedTuple):
     size: int  # N
     fingerprint: Callable[[], str]  # () -> SHA-256 (hex) that changes with the data
     classes: tuple[str, ...] | None = None  # the classes' names, where they have names
-    captions: Callable[[np.ndarray], list[str]] | None = None  # indices int64[n] -> n captions
+    # indices int64[n] -> n tuples of captions, one or more of an image
+    captions: Callable[[np.ndarray], list[tuple[str, ...]]] | None = None
     text: TextStates | None = None  # a text encoder's states of the captions
     # Mirror images by index, where they cannot be made of the images: of latents, if they have any.
     mirror_images: Callable[[np.ndarray], np.ndarray] | None = None
     pixels: bool = True  # False: `images` are not uint8 but float moments, see `moments.latents`
     origin: str | None = None  # of latents: the fingerprint of the images they were made of
 
-    def condition(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+    def condition(
+        self, indices: np.ndarray, draws: np.ndarray | None = None
+    ) -> dict[str, np.ndarray]:
         """What a network may be told of the images `indices` int64[n]: "label" int32[n] where there
-        are labels, "text" and "text_length" where there are text states."""
+        are labels, "text" and "text_length" where there are text states, of the first caption or
+        of the one that the random numbers `draws` uint64[n] choose."""
         label = {} if self.labels is None else {"label": self.labels[indices]}
-        return label if self.text is None else label | self.text.condition(indices)
+        return label if self.text is None else label | self.text.condition(indices, draws)
 
 
 def digits(split: str) -> Source:

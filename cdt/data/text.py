@@ -56,20 +56,24 @@ def cache_states(
         raise UserError(
             f"{source.name} has no captions: prepare it from a folder with captions.jsonl"
         )
+    every = source.captions(np.arange(source.size))
+    first = np.cumsum([0] + [len(captions) for captions in every])
+    texts = [caption for captions in every for caption in captions] + [""]
     manifest = TextManifest(
-        encoder.name, encoder.sha256, source.size, encoder.max_length, encoder.width,
-        source.fingerprint(),
+        encoder.name, encoder.sha256, source.size, len(texts) - 1, encoder.max_length,
+        encoder.width, source.fingerprint(),
     )  # fmt: skip
     try:
         done = _done(folder, manifest)
-        if done <= source.size:
+        if done < len(texts):
             folder.mkdir(parents=True, exist_ok=True)
-            if not _encode_the_rest(source, encoder, folder, manifest, done, batch_size):
+            atomic.write(folder / "first.bin", first.astype("<i8").tobytes())
+            if not _encode_the_rest(texts, encoder, folder, manifest, done, batch_size):
                 return False
             atomic.write(folder / "manifest.json", json.dumps(manifest._asdict(), indent=1))
             (folder / _UNFINISHED).unlink()
     except OSError as error:
-        gigabytes = 2e-9 * (source.size + 1) * encoder.max_length * encoder.width
+        gigabytes = 2e-9 * len(texts) * encoder.max_length * encoder.width
         raise UserError(
             f"{folder} cannot be written to ({error.strerror or error}): text states need a local "
             f"folder with {gigabytes:.3g} GB of space; mend that and run the same command again"
@@ -87,7 +91,7 @@ def _done(folder: epath.Path, manifest: TextManifest) -> int:
         if path.exists():
             try:
                 there = json.loads(path.read_text())
-                done = there.pop("done", manifest.count + 1)
+                done = there.pop("done", manifest.num_captions + 1)
             except (ValueError, AttributeError):
                 there = None
             if there != manifest._asdict():
@@ -100,7 +104,7 @@ def _done(folder: epath.Path, manifest: TextManifest) -> int:
 
 
 def _encode_the_rest(
-    source: Source,
+    texts: list[str],
     encoder: TextEncoder,
     folder: epath.Path,
     manifest: TextManifest,
@@ -108,7 +112,7 @@ def _encode_the_rest(
     batch_size: int,
 ) -> bool:
     """Appends what is left to states.bin and lengths.bin; returns False after a signal."""
-    total = source.size + 1
+    total = len(texts)
     progress = Progress(total, done, unit="caption")
     with (
         StopRequest() as stop,
@@ -120,10 +124,8 @@ def _encode_the_rest(
         states_file.truncate(2 * done * encoder.max_length * encoder.width)
         lengths_file.truncate(4 * done)
         while done < total and not stop.requested:
-            indices = np.arange(done, min(done + batch_size, total))
-            captions = [*source.captions(indices[indices < source.size])]
-            captions += [""] * (len(indices) - len(captions))  # the empty caption comes last
-            states, lengths = encoder.encode(captions)
+            batch = texts[done : done + batch_size]
+            states, lengths = encoder.encode(batch)
             largest = np.abs(states).max()
             if not largest <= np.finfo(np.float16).max:
                 raise UserError(
@@ -137,7 +139,7 @@ def _encode_the_rest(
                 file.write(values.tobytes())
                 file.flush()
                 os.fsync(file.fileno())
-            done += len(indices)
+            done += len(batch)
             # After the states themselves are on the disk, so that a kill never skips any.
             atomic.write(folder / _UNFINISHED, json.dumps(manifest._asdict() | {"done": done}))
             progress.update(done)
@@ -184,7 +186,10 @@ def run(argv: list[str]) -> int:
     except UserError as error:
         print(f"cdt: {error}", file=sys.stderr)
         return EXIT_USER_ERROR
-    print(f"{folder}: {source.size} captions, states of {encoder.max_length} x {encoder.width}")
+    print(
+        f"{folder}: captions of {source.size} images, states of {encoder.max_length} x "
+        f"{encoder.width}"
+    )
     return EXIT_FINISHED
 
 

@@ -1,10 +1,10 @@
 """Cached states of a text encoder: what `python -m cdt.data.text` writes beside the images.
 
 text/manifest.json   written last: a folder without it is not finished
-text/states.bin      float16 [N + 1, L, W], example by example; row N is the empty caption's,
-                     which stands for "no text" in classifier-free guidance
-text/lengths.bin     int32 [N + 1], how many of an example's L states belong to its caption; the
-                     others are zero
+text/states.bin      float16 [M + 1, L, W], caption by caption; row M is the empty caption's, which
+                     stands for "no text" in classifier-free guidance
+text/lengths.bin     int32 [M + 1], how many of the L states belong to a caption; others are zero
+text/first.bin       int64 [N + 1]: example i has the captions first[i] .. first[i + 1] - 1
 """
 
 import json
@@ -21,7 +21,8 @@ class TextManifest(NamedTuple):
 
     encoder: str  # its name
     encoder_sha256: str  # of its parameters
-    count: int  # N
+    count: int  # N examples
+    num_captions: int  # M
     max_length: int  # L
     width: int  # W
     captions: str  # fingerprint of the images and captions that were read
@@ -37,18 +38,26 @@ class TextStates(NamedTuple):
     """The states of one split, read in place."""
 
     manifest: TextManifest
-    states: np.ndarray  # float16 [N + 1, L, W], on disk
-    lengths: np.ndarray  # int32 [N + 1]
+    states: np.ndarray  # float16 [M + 1, L, W], on disk
+    lengths: np.ndarray  # int32 [M + 1]
+    first: np.ndarray  # int64 [N + 1]
 
-    def condition(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+    def condition(
+        self, indices: np.ndarray, draws: np.ndarray | None = None
+    ) -> dict[str, np.ndarray]:
         """What a network is told of the examples `indices` int64[n]: "text" float16[n, L, W] and
-        "text_length" int32[n]."""
-        return {"text": self.states[indices], "text_length": self.lengths[indices]}
+        "text_length" int32[n], of the first caption of each, or of the one that its random number
+        in `draws` uint64[n] chooses."""
+        rows = self.first[indices]
+        if draws is not None:
+            counts = self.first[indices + 1] - rows
+            rows = rows + (draws % counts.astype(np.uint64)).astype(np.int64)
+        return {"text": self.states[rows], "text_length": self.lengths[rows]}
 
     @property
     def null(self) -> dict[str, np.ndarray]:
         """The same of the empty caption, without the axis [n]."""
-        return {name: all[0] for name, all in self.condition(np.array([-1])).items()}
+        return {"text": self.states[-1], "text_length": self.lengths[-1]}
 
 
 def text_folder(split: epath.PathLike) -> epath.Path:
@@ -76,12 +85,17 @@ def read_text_states(split: epath.PathLike, encoder: str) -> TextStates:
         raise UserError(f"there are no finished text states in {folder}: run {command}")
     try:
         manifest = TextManifest(**json.loads(path.read_text()))
-        shape = (manifest.count + 1, manifest.max_length, manifest.width)
+        shape = (manifest.num_captions + 1, manifest.max_length, manifest.width)
         states = np.memmap(folder / "states.bin", np.float16, mode="r", shape=shape)
         lengths = np.memmap(folder / "lengths.bin", np.int32, mode="r", shape=shape[:1])
-        sound = all(
+        first = np.memmap(folder / "first.bin", np.int64, mode="r", shape=(manifest.count + 1,))
+        sound = first[-1] == manifest.num_captions and all(
             (folder / name).stat().length == array.nbytes
-            for name, array in (("states.bin", states), ("lengths.bin", lengths))
+            for name, array in (
+                ("states.bin", states),
+                ("lengths.bin", lengths),
+                ("first.bin", first),
+            )
         )
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{folder} is damaged ({error}): remove it and run {command}") from error
@@ -92,7 +106,9 @@ def read_text_states(split: epath.PathLike, encoder: str) -> TextStates:
             f"{folder} holds states of '{manifest.encoder}', but config.data.text_encoder is "
             f"'{encoder}'; change the config, or remove the folder and run {command}"
         )
-    return TextStates(manifest, states.view(np.ndarray), lengths.view(np.ndarray))
+    return TextStates(
+        manifest, states.view(np.ndarray), lengths.view(np.ndarray), first.view(np.ndarray)
+    )
 
 
 def mock_text_states(labels: np.ndarray) -> TextStates:
@@ -105,5 +121,5 @@ def mock_text_states(labels: np.ndarray) -> TextStates:
     lengths = (1 + known % 6).astype(np.int32)
     inside = np.arange(6) < lengths[:, None]
     states = np.where(inside[..., None], table[known], 0).astype(np.float16)
-    manifest = TextManifest("mock", "", len(labels), 6, 16, "")
-    return TextStates(manifest, states, lengths)
+    manifest = TextManifest("mock", "", len(labels), len(labels), 6, 16, "")
+    return TextStates(manifest, states, lengths, np.arange(len(labels) + 1))

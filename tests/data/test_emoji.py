@@ -37,7 +37,7 @@ def test_the_folder_of_pictures_becomes_a_source(tmp_path, capsys):
     assert emoji.run(["emoji", str(tmp_path)]) == EXIT_FINISHED
     assert "4 captions" in capsys.readouterr().out
     source = folder(pictures, 4, 3)
-    assert source.captions(np.arange(4)) == list(CAPTIONS.values())
+    assert source.captions(np.arange(4)) == [(caption,) for caption in CAPTIONS.values()]
     assert source.classes == ("Animals", "People") and source.labels.tolist() == [0, 1, 1, 1]
 
 

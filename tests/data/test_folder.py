@@ -78,16 +78,26 @@ def test_captions(tmp_path, kind, classes):
         text = "\ufeff" + "\r\n".join(",".join(line) for line in [rows[0].keys(), *quoted])
     (with_pictures(tmp_path) / f"captions.{kind}").write_text(text, newline="")
     source = folder(tmp_path, 4, 3)
-    assert source.captions(np.array([2, 0])) == [CAPTIONS["c.png"], CAPTIONS["a/1.png"]]
+    assert source.captions(np.array([2, 0])) == [(CAPTIONS["c.png"],), (CAPTIONS["a/1.png"],)]
     assert source.classes == (("x", "y") if classes else None)
     assert (source.labels.tolist() if classes else source.labels) == (
         [1, 0, 0] if classes else None
     )
 
 
+def test_several_captions_of_a_picture(tmp_path):
+    texts = {"a/1.png": ["x", "y"], "b.png": "z", "c.png": ["", "x"]}
+    lines = [json.dumps({"file_name": name, "caption": text}) for name, text in texts.items()]
+    (with_pictures(tmp_path) / "captions.jsonl").write_text("\n".join(lines))
+    source = folder(tmp_path, 4, 3)
+    assert source.captions(np.arange(3)) == [("x", "y"), ("z",), ("", "x")]
+
+
 @pytest.mark.parametrize(
     "lines, message",
     [
+        (['{"file_name": "b.png", "caption": []}'], "line 1 of .* several captions are a list"),
+        (['{"file_name": "b.png", "caption": ["x", 1]}'], "lacks a file_name or a caption"),
         (['{"file_name": "b.png"}'], "line 1 of .* lacks a file_name or a caption"),
         (["", "b.png: a bee"], "line 2 of .* is no JSON object"),
         (['{"file_name": "b.png", "caption": "x"}'] * 2, "names b.png twice"),

@@ -8,6 +8,7 @@ import pytest
 
 from cdt.data.pipeline import Prefetcher, make_batch
 from cdt.data.sources import Source
+from cdt.data.text_states import TextManifest, TextStates
 
 
 def numbered(size, labels=True):
@@ -189,3 +190,25 @@ def test_prefetcher_close_joins_its_thread():
     prefetcher.close()
     assert not thread.is_alive()
     prefetcher.close()
+
+
+def test_one_of_several_captions_is_drawn_anew_in_each_epoch():
+    size = 30
+    first = np.arange(size + 1) * 5
+    states = np.arange(5 * size + 1, dtype=np.float16)[:, None, None]  # a caption's is its number
+    manifest = TextManifest("", "", size, 5 * size, 1, 1, "")
+    lengths = np.ones(5 * size + 1, np.int32)
+    source = numbered(size)._replace(text=TextStates(manifest, states, lengths, first))
+    batch = batches(source, batch_size=size)
+    seen = np.zeros((size, 5), int)
+    for epoch in range(200):
+        found = batch(epoch)
+        rows = found["text"][:, 0, 0].astype(int)
+        assert np.array_equal(rows // 5, found["label"])
+        seen[found["label"], rows % 5] += 1
+    # Each of 5 captions is expected 40 times in 200 epochs, with deviation sqrt(200 * 0.16) = 5.7.
+    assert np.abs(seen - 40).max() < 5 * 5.7
+    parts = [batches(source, batch_size=size, index=k, count=3)(7) for k in range(3)]
+    assert np.array_equal(batch(7)["text"], np.concatenate([part["text"] for part in parts]))
+    alone = source._replace(text=source.text._replace(first=np.append(np.arange(size), size)))
+    assert np.array_equal(batches(alone)(3)["text"][:, 0, 0], batches(alone)(3)["label"])

@@ -117,7 +117,8 @@ def test_arrays_are_resized_and_captions_and_holdout_kept(tmp_path, capsys):
     with (root / "captions.jsonl").open("w") as file:
         for i in range(10):
             Image.fromarray(np.full((8, 8), i, np.uint8)).save(root / f"{i}.png")
-            row = {"file_name": f"{i}.png", "caption": f"nümber {i}", "class": "ab"[i % 2]}
+            texts = [f"nümber {i}", f"{i}"]
+            row = {"file_name": f"{i}.png", "caption": texts, "class": "ab"[i % 2]}
             file.write(json.dumps(row) + "\n")
     for form in ("memmap", "array_record"):
         out = tmp_path / form
@@ -127,7 +128,7 @@ def test_arrays_are_resized_and_captions_and_holdout_kept(tmp_path, capsys):
         for images, labels, captions in parts:
             numbers = images[:, 0, 0, 0].tolist()
             assert labels == [n % 2 for n in numbers] and numbers == sorted(numbers)
-            assert captions == [f"nümber {n}" for n in numbers]
+            assert captions == [(f"nümber {n}", f"{n}") for n in numbers]
         assert sorted(n for images, _, _ in parts for n in images[:, 0, 0, 0]) == list(range(10))
     assert (
         run(["", "--source=digits", f"--out={tmp_path}/d", "--channels=3", "--image_size=4"]) == 0

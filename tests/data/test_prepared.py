@@ -93,7 +93,11 @@ def test_wrong_labels(folder):
 
 def test_wrong_captions(folder):
     change_manifest(folder, captions=True)
-    for text, message in [(None, "unreadable"), ('"x"\n', "1 captions instead of 1500")]:
+    for text, message in [
+        (None, "unreadable"),
+        ('"abc"\n' * 1500, "not of a list"),
+        ('["x"]\n', "captions of 1 images instead of 1500"),
+    ]:
         if text is not None:
             (folder / "captions.jsonl").write_text(text)
         with pytest.raises(UserError, match=f"captions.jsonl is {message}"):

@@ -35,7 +35,7 @@ ENCODER = TextEncoder(encode, "letters", "abc", LENGTH, WIDTH)
 def source():
     images = np.zeros((len(CAPTIONS), 2, 2, 1), np.uint8)
     return in_memory("set/train", images, None, None)._replace(
-        captions=lambda indices: [CAPTIONS[i] for i in indices]
+        captions=lambda indices: [(CAPTIONS[i],) for i in indices]
     )
 
 
@@ -56,6 +56,25 @@ def test_states_are_read_back_and_the_empty_caption_is_the_null(source, tmp_path
     assert found.null["text_length"] == 1 and found.manifest.count == 15
     assert cached(source, tmp_path)  # finished already: nothing is encoded again
     assert not list(text_folder(tmp_path).glob("unfinished*"))
+
+
+def test_of_several_captions_the_first_or_one_by_lot(source, tmp_path):
+    several = [("red heart", "dog", "a b c"), ("cat",), ("one two", "")]
+    source = in_memory("set/train", np.zeros((3, 2, 2, 1), np.uint8), None, None)._replace(
+        captions=lambda indices: [several[i] for i in indices]
+    )
+    assert cached(source, tmp_path)
+    found = read_text_states(tmp_path, "letters")
+    assert (found.manifest.count, found.manifest.num_captions) == (3, 6)
+    assert found.first.tolist() == [0, 3, 4, 6]
+    first = found.condition(np.array([2, 0]))
+    np.testing.assert_array_equal(first["text"], encode(["one two", "red heart"])[0])
+    draws = np.array([0, 1, 2, 2**64 - 1, 7, 2**63, 3], np.uint64)  # 2^64 - 1 is a multiple of 3
+    drawn = found.condition(np.array([0, 0, 0, 0, 1, 2, 2]), draws)
+    chosen = ["red heart", "dog", "a b c", "red heart", "cat", "one two", ""]
+    np.testing.assert_array_equal(drawn["text"], encode(chosen)[0])
+    np.testing.assert_array_equal(drawn["text_length"], encode(chosen)[1])
+    np.testing.assert_array_equal(found.null["text"], encode([""])[0][0])
 
 
 @pytest.mark.parametrize("calls", [0, 1, 3])
@@ -128,7 +147,7 @@ def test_what_cannot_be_cached_is_named(source, tmp_path):
         cached(source, tmp_path, encoder=large)
 
 
-@pytest.mark.parametrize("name", ["states.bin", "lengths.bin", "manifest.json"])
+@pytest.mark.parametrize("name", ["states.bin", "lengths.bin", "first.bin", "manifest.json"])
 def test_damaged_files_are_named(source, tmp_path, name):
     cached(source, tmp_path)
     path = text_folder(tmp_path) / name
@@ -154,7 +173,7 @@ def test_command_line(source, tmp_path, monkeypatch, capsys):
     data = tmp_path / "set"
     argv = ["text", f"--data={data}", "--encoder=letters"]
     assert text.run(argv) == EXIT_FINISHED
-    assert "15 captions, states of 4 x 3" in capsys.readouterr().out
+    assert "captions of 15 images, states of 4 x 3" in capsys.readouterr().out
     assert json.loads((data / "train/text/manifest.json").read_text())["encoder"] == "letters"
     assert text.run(["text", "--encoder=letters"]) == EXIT_USER_ERROR
     assert "--data is missing: give the folder" in capsys.readouterr().err
