@@ -10,8 +10,8 @@
       --config.evaluate.reference=COCO256_STATISTICS.npz
 
 COCO holds the 2014 images (cocodataset.org) as train/ (train2014) and test/ (val2014), each with a
-captions.jsonl of lines {"file_name": ..., "caption": [...]}: the five captions of an image, of which
-each epoch draws one. The autoencoder is sd-vae-ft-ema of the Hugging Face hub, expected at
+captions.jsonl of lines {"file_name": ..., "caption": [...]}: the five captions of an image, of
+which each epoch draws one. The autoencoder is sd-vae-ft-ema of the Hugging Face hub, expected at
 data/sd-vae-ft-ema.
 
 A DiT-B/2 that reads CLIP ViT-L/14's states by cross-attention. U-ViT's protocol (Bao et al. 2023):
