@@ -52,7 +52,8 @@ def get_config(variant: str = ""):
     config.optim.schedule = "cosine"
     config.optim.warmup = "500 steps"
     config.optim.clip_norm = 1.0
-    config.ema.decays = (0.999, 0.9995)
+    # Half-lives that grow with the run, so that the first pictures are not the first weights'.
+    config.ema.decays, config.ema.half_lives_kimg = (), (90.0, 180.0)
 
     config.train.duration = "40_000 steps"
     config.train.batch_size = 128
@@ -73,6 +74,7 @@ def get_config(variant: str = ""):
         config.model.unroll = True
         config.timesteps.patience = 5
         config.optim.lr, config.optim.warmup = 1e-3, "200 steps"
+        config.ema.half_lives_kimg = (10.0,)
         config.train.duration, config.train.batch_size = "3000 steps", 64
         config.validation.every = "250 steps"
         config.checkpoint.every = config.sample.every = "1000 steps"
