@@ -5,7 +5,7 @@
 reads the gzipped IDX files that Debian's package dataset-fashion-mnist installs
 (`apt install dataset-fashion-mnist`); for files elsewhere give --config.data.path. `:smoke` trains
 for seconds on mock data of the same form. One CPU core takes an hour and a half; expected Frechet
-distance to the 10,000 test images in EfficientNet-Lite0's features: 31 (n = 2,000, docs/results.md).
+distance to the test images in EfficientNet-Lite0's features: 31 (n = 2,000, docs/results.md).
 """
 
 from cdt.config import default_config
