@@ -26,7 +26,7 @@ class TextManifest(NamedTuple):
     max_length: int  # L
     width: int  # W
     captions: str  # fingerprint of the images and captions that were read
-    version: int = 1  # of this layout
+    version: int = 2  # of this layout
 
     @property
     def encoding(self) -> tuple[str, int, int]:
@@ -98,7 +98,9 @@ def read_text_states(split: epath.PathLike, encoder: str) -> TextStates:
             )
         )
     except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"{folder} is damaged ({error}): remove it and run {command}") from error
+        raise UserError(
+            f"{folder} is damaged or of another version ({error}): remove it and run {command}"
+        ) from error
     if not sound or manifest.version != TextManifest._field_defaults["version"]:
         raise UserError(f"{folder} is damaged or of another version: remove it and run {command}")
     if manifest.encoder != encoder:
