@@ -57,21 +57,16 @@ def captioned_grid(images: np.ndarray, captions: Sequence[str], columns: int) ->
 
     n, height, width, _ = images.shape
     scale = max(1, round(128 / max(height, width)))
-    height, width, gap, font_size = height * scale, width * scale, 8, 12
-    below = 2 * (font_size + 3) + 4
-    rows = math.ceil(n / columns)
-    size = (columns * (width + gap) + gap, rows * (height + below + gap) + gap)
-    page = Image.new("RGB", size, "white")
-    draw, font = ImageDraw.Draw(page), ImageFont.load_default(font_size)
-    for i, (image, caption) in enumerate(zip(images, captions, strict=True)):
-        row, column = divmod(i, columns)
-        left, top = gap + column * (width + gap), gap + row * (height + below + gap)
-        enlarged = image.repeat(scale, axis=0).repeat(scale, axis=1)
-        colour = np.broadcast_to(enlarged, (height, width, 3))
-        page.paste(Image.fromarray(colour.copy()), (left, top))
+    height, width, font_size = height * scale, width * scale, 12
+    font = ImageFont.load_default(font_size)
+    cells = np.full((n, height + 2 * (font_size + 3) + 4, width, 3), 255, np.uint8)
+    cells[:, :height] = images.repeat(scale, axis=1).repeat(scale, axis=2)
+    for cell, caption in zip(cells, captions, strict=True):
+        below = Image.fromarray(cell[height:])
         lines = textwrap.wrap(caption, width // 7, max_lines=2, placeholder="...")
-        draw.text((left, top + height + 2), "\n".join(lines), fill="black", font=font)
-    return np.asarray(page)
+        ImageDraw.Draw(below).text((0, 2), "\n".join(lines), fill="black", font=font)
+        cell[height:] = np.asarray(below)
+    return image_grid(cells, columns, scale=1)
 
 
 def save_png(path: epath.PathLike, image: np.ndarray) -> None:

@@ -169,7 +169,9 @@ def make_train_step(
             drop_key = jax.random.fold_in(key, STREAM_CONDITION_DROPOUT)
             dropped = jax.random.uniform(drop_key, (n,)) < condition_dropout
             replace = jax.vmap(jnp.where, in_axes=(0, None, 0))
-            condition |= {n: replace(dropped, null[n], condition[n]) for n in null}
+            condition |= {
+                name: replace(dropped, value, condition[name]) for name, value in null.items()
+            }
 
         loss, (losses, eps_error), grads = gradients(
             state.params,

@@ -84,22 +84,22 @@ def data(config: ConfigDict) -> tuple[sources.Source, sources.Source]:
             "--max_length."
         )
     size = (config.data.image_size, config.data.image_size, config.data.channels)
-    for split in (train, test):
-        if tuple(split.shape) != size:
+    for opened in (train, test):
+        if tuple(opened.shape) != size:
             raise UserError(
-                f"The images of {split.name} are {'x'.join(map(str, split.shape))}, but "
+                f"The images of {opened.name} are {'x'.join(map(str, opened.shape))}, but "
                 f"config.data.image_size and channels say {'x'.join(map(str, size))}."
             )
         known = config.model.num_classes
-        if known and split.num_classes is None:
+        if known and opened.num_classes is None:
             raise UserError(
-                f"config.model.num_classes is {known}, but {split.name} has no labels; set it to "
+                f"config.model.num_classes is {known}, but {opened.name} has no labels; set it to "
                 "0 for an unconditional model."
             )
-        if known and split.num_classes > known:
+        if known and opened.num_classes > known:
             raise UserError(
-                f"{split.name} has {split.num_classes} classes, more than the model's "
-                f"{known}; set config.model.num_classes to {split.num_classes}."
+                f"{opened.name} has {opened.num_classes} classes, more than the model's "
+                f"{known}; set config.model.num_classes to {opened.num_classes}."
             )
     differing = set(train.classes or ()) ^ set(test.classes or ())
     if config.model.num_classes and differing:
