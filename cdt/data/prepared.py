@@ -226,7 +226,7 @@ def _captions(folder: epath.Path, count: int) -> list[tuple[str, ...]]:
     except (OSError, ValueError) as error:
         raise _damaged(path, f"unreadable ({error})") from error
     if not all(isinstance(texts, list) and texts for texts in captions):
-        raise _damaged(path, "not of a list of captions a line")
+        raise _damaged(path, "without a list of captions on each line")
     if len(captions) != count:
         raise _damaged(path, f"captions of {len(captions)} images instead of {count}")
     return [tuple(texts) for texts in captions]

@@ -95,7 +95,7 @@ def test_wrong_captions(folder):
     change_manifest(folder, captions=True)
     for text, message in [
         (None, "unreadable"),
-        ('"abc"\n' * 1500, "not of a list"),
+        ('"abc"\n' * 1500, "without a list of captions"),
         ('["x"]\n', "captions of 1 images instead of 1500"),
     ]:
         if text is not None:
