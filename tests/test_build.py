@@ -256,10 +256,7 @@ def test_samples_show_held_out_captions_or_prompts(monkeypatch):
         name: value.tolist() for name, value in test.condition(np.array([1, 1])).items()
     }
 
-    assert build.sample_captions(config) is None  # mock data has states alone
-    captioned = test._replace(captions=lambda indices: [(f"caption {i}", "x") for i in indices])
-    monkeypatch.setattr(conditions, "source", lambda config, split: captioned)
-    assert build.sample_captions(config)(indices) == ["caption 1", "caption 1"]
+    assert build.sample_captions(config)(indices) == [f"class {i}" for i in told["label"]]
 
     sha = ""
 

@@ -48,18 +48,14 @@ def sample_condition(config: ConfigDict, model: Model) -> Callable[[np.ndarray],
 
 def sample_captions(config: ConfigDict) -> Callable[[np.ndarray], list[str]] | None:
     """Returns captions(indices int64[n]) -> n texts, the prompts or held-out captions that those
-    samples are to show; None where the model reads no text or the data keep only its states."""
+    samples are to show; None where the model reads no text."""
     if not config.data.text_encoder:
         return None
     prompts = config.sample.prompts
     if prompts:
         return lambda indices: [prompts[i % len(prompts)] for i in indices]
-    held_out = source(config, config.data.test_split)
-    if held_out.captions is None:
-        return None
-    return lambda indices: [
-        captions[0] for captions in held_out.captions(np.asarray(indices) % held_out.size)
-    ]
+    captions = source(config, config.data.test_split).text.captions
+    return lambda indices: [captions[i % len(captions)][0] for i in indices]
 
 
 def _classes(config: ConfigDict) -> Callable[[np.ndarray], Condition]:

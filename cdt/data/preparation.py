@@ -17,6 +17,7 @@ import numpy as np
 
 from cdt import atomic
 from cdt.data import shards as shard_files
+from cdt.data.captions import caption_lines
 from cdt.data.prepared import WORK, Manifest, content_hash, read_manifest, shard_name
 from cdt.data.shards import Stopped, Task, images_path, read_shard
 from cdt.data.sources import Source
@@ -236,7 +237,7 @@ def _finish(
         path = work / "captions.jsonl"
         with path.open("w") as file:
             for number in range(shards):
-                file.writelines(json.dumps(x) + "\n" for x in read_shard(work, number).captions)
+                file.writelines(caption_lines(read_shard(work, number).captions))
         path.replace(folder / "captions.jsonl")
     manifest = Manifest(
         form=form,

@@ -6,7 +6,7 @@
                         form 'array_record': a record is the uint8 [H, W, C] of one image; the
                         shards follow each other in the order of the examples
     labels.npy          int32 [N]; absent where there are no labels
-    captions.jsonl      a JSON list of an image's captions a line; absent where there are none
+    captions.jsonl      see cdt/data/captions.py; absent where there are none
 
 The memmap is local and the fastest; ArrayRecord may lie in a bucket.
 """
@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from etils import epath
 
+from cdt.data.captions import read_captions
 from cdt.data.sources import BadExample, Source, read_records
 from cdt.errors import UserError
 
@@ -222,14 +223,9 @@ def _labels(folder: epath.Path, manifest: Manifest) -> np.ndarray:
 def _captions(folder: epath.Path, count: int) -> list[tuple[str, ...]]:
     path = folder / "captions.jsonl"
     try:
-        captions = [json.loads(line) for line in path.read_text().splitlines()]
+        return read_captions(path, count)
     except (OSError, ValueError) as error:
-        raise _damaged(path, f"unreadable ({error})") from error
-    if not all(isinstance(texts, list) and texts for texts in captions):
-        raise _damaged(path, "without a list of captions on each line")
-    if len(captions) != count:
-        raise _damaged(path, f"captions of {len(captions)} images instead of {count}")
-    return [tuple(texts) for texts in captions]
+        raise _damaged(path, f"damaged ({error})") from error
 
 
 def _damaged(path: epath.Path, what: str) -> UserError:

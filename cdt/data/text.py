@@ -11,6 +11,7 @@ Running the same command again goes on where it was stopped. Exit codes: 0 finis
 given was wrong (one sentence says what); 75 stopped by a signal, run again.
 """
 
+import itertools
 import json
 import os
 import sys
@@ -21,6 +22,7 @@ from absl import flags
 from etils import epath
 
 from cdt import atomic
+from cdt.data.captions import caption_lines
 from cdt.data.command_line import parsed
 from cdt.data.prepared import prepared
 from cdt.data.sources import Source
@@ -56,9 +58,8 @@ def cache_states(
         raise UserError(
             f"{source.name} has no captions: prepare it from a folder with captions.jsonl"
         )
-    every = source.captions(np.arange(source.size))
-    first = np.cumsum([0] + [len(captions) for captions in every])
-    texts = [caption for captions in every for caption in captions] + [""]
+    captions = source.captions(np.arange(source.size))
+    texts = [*itertools.chain(*captions), ""]
     manifest = TextManifest(
         encoder.name, encoder.sha256, source.size, len(texts) - 1, encoder.max_length,
         encoder.width, source.fingerprint(),
@@ -67,7 +68,7 @@ def cache_states(
         done = _done(folder, manifest)
         if done < len(texts):
             folder.mkdir(parents=True, exist_ok=True)
-            atomic.write(folder / "first.bin", first.astype("<i8").tobytes())
+            atomic.write(folder / "captions.jsonl", "".join(caption_lines(captions)))
             if not _encode_the_rest(texts, encoder, folder, manifest, done, batch_size):
                 return False
             atomic.write(folder / "manifest.json", json.dumps(manifest._asdict(), indent=1))

@@ -4,15 +4,18 @@ text/manifest.json   written last: a folder without it is not finished
 text/states.bin      float16 [M + 1, L, W], caption by caption; row M is the empty caption's, which
                      stands for "no text" in classifier-free guidance
 text/lengths.bin     int32 [M + 1], how many of the L states belong to a caption; others are zero
-text/first.bin       int64 [N + 1]: example i has the captions first[i] .. first[i + 1] - 1
+text/captions.jsonl  the captions, see cdt/data/captions.py: which of the M belong to each of the N
+                     examples, and what samples of them are to show, latents' too
 """
 
 import json
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from etils import epath
 
+from cdt.data.captions import read_captions
 from cdt.errors import UserError
 
 
@@ -26,7 +29,7 @@ class TextManifest(NamedTuple):
     max_length: int  # L
     width: int  # W
     captions: str  # fingerprint of the images and captions that were read
-    version: int = 2  # of this layout
+    version: int = 3  # of this layout
 
     @property
     def encoding(self) -> tuple[str, int, int]:
@@ -40,7 +43,8 @@ class TextStates(NamedTuple):
     manifest: TextManifest
     states: np.ndarray  # float16 [M + 1, L, W], on disk
     lengths: np.ndarray  # int32 [M + 1]
-    first: np.ndarray  # int64 [N + 1]
+    captions: Sequence[tuple[str, ...]]  # N, of each example one or more
+    first: np.ndarray  # int64 [N + 1]: example i has the captions first[i] .. first[i + 1] - 1
 
     def condition(
         self, indices: np.ndarray, draws: np.ndarray | None = None
@@ -88,14 +92,11 @@ def read_text_states(split: epath.PathLike, encoder: str) -> TextStates:
         shape = (manifest.num_captions + 1, manifest.max_length, manifest.width)
         states = np.memmap(folder / "states.bin", np.float16, mode="r", shape=shape)
         lengths = np.memmap(folder / "lengths.bin", np.int32, mode="r", shape=shape[:1])
-        first = np.memmap(folder / "first.bin", np.int64, mode="r", shape=(manifest.count + 1,))
+        captions = read_captions(folder / "captions.jsonl", manifest.count)
+        first = _first(captions)
         sound = first[-1] == manifest.num_captions and all(
             (folder / name).stat().length == array.nbytes
-            for name, array in (
-                ("states.bin", states),
-                ("lengths.bin", lengths),
-                ("first.bin", first),
-            )
+            for name, array in (("states.bin", states), ("lengths.bin", lengths))
         )
     except (OSError, ValueError, TypeError) as error:
         raise UserError(
@@ -108,15 +109,13 @@ def read_text_states(split: epath.PathLike, encoder: str) -> TextStates:
             f"{folder} holds states of '{manifest.encoder}', but config.data.text_encoder is "
             f"'{encoder}'; change the config, or remove the folder and run {command}"
         )
-    return TextStates(
-        manifest, states.view(np.ndarray), lengths.view(np.ndarray), first.view(np.ndarray)
-    )
+    return TextStates(manifest, states.view(np.ndarray), lengths.view(np.ndarray), captions, first)
 
 
 def mock_text_states(labels: np.ndarray) -> TextStates:
     """States with the form of real ones, for trying a config in seconds: L = 6, W = 16.
 
-    Each class of the labels int32[N] has fixed states and a length of its own.
+    Each class of the labels int32[N] has fixed states, a length and a caption of its own.
     """
     known = np.append(np.asarray(labels) + 1, 0)  # the empty caption comes first in the table
     table = np.random.RandomState(0).standard_normal((known.max() + 1, 6, 16))
@@ -124,4 +123,9 @@ def mock_text_states(labels: np.ndarray) -> TextStates:
     inside = np.arange(6) < lengths[:, None]
     states = np.where(inside[..., None], table[known], 0).astype(np.float16)
     manifest = TextManifest("mock", "", len(labels), len(labels), 6, 16, "")
-    return TextStates(manifest, states, lengths, np.arange(len(labels) + 1))
+    captions = [(f"class {label}",) for label in labels]
+    return TextStates(manifest, states, lengths, captions, _first(captions))
+
+
+def _first(captions: Sequence[tuple[str, ...]]) -> np.ndarray:
+    return np.cumsum([0] + [len(texts) for texts in captions])

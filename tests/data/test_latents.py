@@ -17,13 +17,16 @@ from PIL import Image
 from autoencoder_files import FACTOR, TINY, write_autoencoder
 from cdt import build
 from cdt.config import identity
-from cdt.data import latents, moments, pipeline
+from cdt.data import latents, moments, pipeline, prepare, text
+from cdt.data.prepared import prepared as prepared_images
+from cdt.data.text_encoder import TextEncoder
 from cdt.diffusion.latents import constant_scale, edm2_whitening, to_input
 from cdt.errors import UserError
 from cdt.evaluate import evaluate
 from cdt.main import run
 from cdt.models.autoencoder_weights import autoencoder_of, autoencoder_params
 from cdt.safetensors_file import read_tensors, sha256
+from cdt.sample import sample
 from cdt.train import train
 from cdt.writers import read_history
 from smoke_runs import smoke
@@ -319,6 +322,51 @@ def test_a_run_on_latents_trains_samples_and_is_evaluated(weights, prepared, tmp
     assert scalars["evaluation_pixels/frechet/ema_0.995"] > 0
     with Image.open(tmp_path / "run" / "samples" / "step_00000003.png") as grid:
         assert grid.mode == "RGB" and len(np.unique(np.asarray(grid))) > 50
+
+
+def test_samples_of_latents_with_text_have_their_captions(weights, tmp_path, monkeypatch):
+    one_device = jax.devices()[:1]
+    monkeypatch.setattr(jax, "devices", lambda *backend: one_device)
+    rows = []
+    (tmp_path / "pictures").mkdir()
+    for i in range(40):
+        Image.fromarray(np.full((SIDE, SIDE, 3), 6 * i, np.uint8)).save(
+            tmp_path / "pictures" / f"{i:02}.png"
+        )
+        rows.append({"file_name": f"{i:02}.png", "caption": [f"grey {i}", f"{6 * i} of 255"]})
+    (tmp_path / "pictures" / "captions.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    images, made = tmp_path / "images", tmp_path / "latents"
+    assert prepare.run(
+        ["", "--source=folder", f"--path={tmp_path / 'pictures'}", f"--out={images}",
+         "--holdout=0.2", f"--image_size={SIDE}", "--channels=3"]
+    ) == 0  # fmt: skip
+    of_images = {"data.name": "prepared", "data.path": os.fspath(images), "data.flip": False,
+                 "model.num_classes": 0}  # fmt: skip
+    assert latents.prepare(image_config(weights, **of_images), made) == 0
+
+    def letters(captions):
+        states = np.array([[[ord(c)] for c in caption[:4].ljust(4)] for caption in captions])
+        return states.astype(np.float32) / 128, np.full(len(captions), 4, np.int32)
+
+    encoder = TextEncoder(letters, "letters", "abc", 4, 1)
+    monkeypatch.setattr(text, "load_encoder", lambda name, length: encoder)
+    config = latent_config(
+        weights, made, **{"model.num_classes": 0, "data.text_encoder": "letters"}
+    )
+    config.data.flip, config.train.duration, config.train.batch_size = False, "1 steps", 8
+    config.model.depth, config.sample.sampler, config.sample.steps = 1, "euler", 1
+    config.optim.warmup, config.sample.num, config.validation.images = "0 steps", 10, 8
+    for split in ("train", "test"):
+        argv = ["", f"--data={images}", f"--out={made}", "--encoder=letters", f"--split={split}"]
+        one_sentence("no finished text states in", build.source, config, split)
+        assert text.run(argv) == 0
+    assert train(config, os.fspath(tmp_path / "run")) == 0
+    assert sample(config, os.fspath(tmp_path / "run")) == 0
+    with np.load(tmp_path / "run" / "samples" / "step_1" / "samples.npz") as arrays:
+        held_out = prepared_images(images / "test")
+        firsts = [captions[0] for captions in held_out.captions(np.arange(8))]
+        assert arrays["captions"].tolist() == firsts + firsts[:2]  # 10 of 8, in turn
+        assert arrays["arr_0"].shape == (10, SIDE, SIDE, 3) and "arr_1" not in arrays
 
 
 def test_a_run_decodes_what_it_sampled(weights, prepared):

@@ -198,7 +198,9 @@ def test_one_of_several_captions_is_drawn_anew_in_each_epoch():
     states = np.arange(5 * size + 1, dtype=np.float16)[:, None, None]  # a caption's is its number
     manifest = TextManifest("", "", size, 5 * size, 1, 1, "")
     lengths = np.ones(5 * size + 1, np.int32)
-    source = numbered(size)._replace(text=TextStates(manifest, states, lengths, first))
+    source = numbered(size)._replace(
+        text=TextStates(manifest, states, lengths, [("",) * 5] * size, first)
+    )
     batch = batches(source, batch_size=size)
     seen = np.zeros((size, 5), int)
     for epoch in range(200):

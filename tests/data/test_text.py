@@ -66,7 +66,7 @@ def test_of_several_captions_the_first_or_one_by_lot(source, tmp_path):
     assert cached(source, tmp_path)
     found = read_text_states(tmp_path, "letters")
     assert (found.manifest.count, found.manifest.num_captions) == (3, 6)
-    assert found.first.tolist() == [0, 3, 4, 6]
+    assert found.captions == several and found.first.tolist() == [0, 3, 4, 6]
     first = found.condition(np.array([2, 0]))
     np.testing.assert_array_equal(first["text"], encode(["one two", "red heart"])[0])
     draws = np.array([0, 1, 2, 2**64 - 1, 7, 2**63, 3], np.uint64)  # 2^64 - 1 is a multiple of 3
@@ -147,7 +147,7 @@ def test_what_cannot_be_cached_is_named(source, tmp_path):
         cached(source, tmp_path, encoder=large)
 
 
-@pytest.mark.parametrize("name", ["states.bin", "lengths.bin", "first.bin", "manifest.json"])
+@pytest.mark.parametrize("name", ["states.bin", "lengths.bin", "captions.jsonl", "manifest.json"])
 def test_damaged_files_are_named(source, tmp_path, name):
     cached(source, tmp_path)
     path = text_folder(tmp_path) / name
