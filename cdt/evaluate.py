@@ -139,7 +139,7 @@ def _sampling(
 ) -> tuple[Callable[[], np.ndarray], dict[str, object]]:
     """(a function that makes uint8 images of the newest checkpoint, what they are)."""
     mesh = build.mesh(config)
-    model = build.model(config)
+    model = build.model(config, mesh)
     run = build.sampler(config, model)
     n = config.evaluate.num
     condition = build.sample_condition(config, model)

@@ -99,7 +99,7 @@ def sample(config: ConfigDict, workdir: str) -> int:
     path = epath.Path(workdir)
     with user_errors():
         mesh = build.mesh(config)
-        model = build.model(config)
+        model = build.model(config, mesh)
         run = build.sampler(config, model)
         n = config.sample.num
         condition = build.sample_condition(config, model)

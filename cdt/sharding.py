@@ -1,5 +1,6 @@
 """The device mesh, who holds which part of the state, and host batches as global arrays."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -44,6 +45,22 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """The leading axis is split over all devices; both axes carry data."""
     return NamedSharding(mesh, P(("data", "fsdp")))
+
+
+def split_batch(mesh: Mesh) -> Callable[[jax.Array], jax.Array]:
+    """Returns constrain(x [B, ...]) -> x, its leading axis split over all devices where they divide
+    it, and every other axis whole.
+
+    Networks constrain what passes between their blocks. The partitioner then gathers parameters,
+    block by block, to where the examples are, instead of moving activations to the parameters.
+    """
+    where = batch_sharding(mesh)
+
+    def constrain(x: jax.Array) -> jax.Array:
+        # Initialisation passes one example, which cannot be split.
+        return jax.lax.with_sharding_constraint(x, where) if x.shape[0] % mesh.size == 0 else x
+
+    return constrain
 
 
 def state_sharding(mesh: Mesh, shapes: PyTree, min_size: int) -> PyTree:

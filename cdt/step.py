@@ -179,7 +179,7 @@ def make_train_step(
             x0, eps, draw.u, draw.weight, condition,
         )  # fmt: skip
         # A dot product of each leaf: on the CPU faster than a norm, which writes the squares.
-        grad_norm = jnp.sqrt(sum(jnp.vdot(g, g) for g in jax.tree.leaves(grads)))
+        grad_norm = jnp.sqrt(sum(jnp.tensordot(g, g, g.ndim) for g in jax.tree.leaves(grads)))
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
         good = finite & (state.bad.in_a_row < max_bad_steps)
 

@@ -41,8 +41,10 @@ def study(config: ConfigDict, workdir: str) -> int:
         path = epath.Path(workdir)
         check_identity(path, config)
         train, test = build.data(config)
-        model = build.model(config)
-        parts = build.difficulty(config, model, build.mesh(config).size, train.size)
+        mesh = build.mesh(config)
+        # Side by side each device has a model with the whole of its batch.
+        model = build.model(config, None if c.side_by_side else mesh)
+        parts = build.difficulty(config, model, mesh.size, train.size)
         steps = build.steps(config, "difficulty.duration", train.size)
         for key in ("seeds", "validations", "num_pairs", "num_draws", "max_images"):
             if c[key] < 1:

@@ -52,7 +52,7 @@ def train(config: ConfigDict, workdir: str) -> int:
         mesh = build.mesh(config)
         train_source, test_source = build.data(config)
         num_examples = train_source.size
-        model = build.model(config)
+        model = build.model(config, mesh)
         path = epath.Path(workdir)
         check_identity(path, config)
         checkpoints = Checkpointer(path / "checkpoints", keep=config.checkpoint.keep)

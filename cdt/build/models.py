@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from cdt.build.choices import at_least, choose
@@ -19,7 +20,9 @@ from cdt.diffusion.process import Process
 from cdt.diffusion.uncertainty import init_uncertainty, make_log_variance
 from cdt.errors import UserError
 from cdt.models.dit import DiT, named_dit
+from cdt.models.layers import unconstrained
 from cdt.models.unet import ADM_SIZES, DDPMPP_SIZES, UNet, adm, ddpmpp
+from cdt.sharding import split_batch
 from cdt.step import Condition, ExampleLoss, ToX0
 
 PyTree = Any
@@ -67,8 +70,14 @@ class Model(NamedTuple):
     to_x0: ToX0  # images of a batch -> what the network is trained on
 
 
-def model(config: ConfigDict) -> Model:
-    """Builds the process, its prediction and the network."""
+def model(config: ConfigDict, mesh: Mesh | None = None) -> Model:
+    """Builds the process, its prediction and the network.
+
+    Args:
+      config: the run's.
+      mesh: over whose devices the examples of a batch are split inside the network; None leaves
+        their places to the compiler.
+    """
     c = config.process
     at_least(config, "process.num_timesteps", 1)
     process = choose("process.name", c.name, PROCESSES)(c)
@@ -96,6 +105,7 @@ def model(config: ConfigDict) -> Model:
         config,
         out_channels=config.data.channels * (2 if c.learn_variance else 1),
         text_width=text.manifest.width if text else None,
+        constrain=unconstrained if mesh is None else split_batch(mesh),
     )
 
     def init(key):
@@ -118,7 +128,12 @@ def model(config: ConfigDict) -> Model:
     )  # fmt: skip
 
 
-def _network(config: ConfigDict, out_channels: int, text_width: int | None) -> DiT | UNet:
+def _network(
+    config: ConfigDict,
+    out_channels: int,
+    text_width: int | None,
+    constrain: Callable[[Array], Array],
+) -> DiT | UNet:
     c = config.model
     constructor = choose("model.name", c.name, MODELS)
     at_least(config, "model.num_classes", 0)
@@ -127,6 +142,7 @@ def _network(config: ConfigDict, out_channels: int, text_width: int | None) -> D
         out_channels=out_channels,
         dtype=choose("model.dtype", c.dtype, DTYPES),
         remat=c.remat,
+        constrain=constrain,
     )
     if text_width is None:
         return constructor(config, options)

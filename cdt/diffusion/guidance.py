@@ -16,9 +16,9 @@ def classifier_free_guidance(
     scale: float,
     interval: tuple[float, float] | None = None,
 ) -> Callable:
-    """Builds network(x, level) = uncond + scale (cond - uncond), both halves in one batch.
+    """Builds network(x, level) = uncond + scale (cond - uncond), both in one batch.
 
-    Only the C mean channels are guided; variance channels come from the conditional half.
+    Only the C mean channels are guided; variance channels come from the conditional output.
 
     Args:
       network: (x [B, ..., C], native level [B], condition [B, ...]) -> raw output
@@ -36,14 +36,21 @@ def classifier_free_guidance(
             f"the guidance interval was given as {tuple(interval)} but needs 0 <= lo < hi <= 1 in "
             "u, where 0 is clean and 1 is noise"
         )
+
+    # The two of an example lie side by side in the batch, and thus on the device that holds it: as
+    # halves they would move between devices before and after every evaluation.
+    def pairs(a, b):
+        return jnp.stack([a, b], axis=1).reshape(-1, *a.shape[1:])
+
     both_conditions = {
-        name: jnp.concatenate([values, jnp.broadcast_to(null[name], values.shape)])
+        name: pairs(values, jnp.broadcast_to(null[name], values.shape))
         for name, values in condition.items()
     }
 
     def guided(x, level):
-        both = network(jnp.concatenate([x, x]), jnp.concatenate([level, level]), both_conditions)
-        cond, uncond = jnp.split(both.astype(jnp.float32), 2)
+        both = network(pairs(x, x), pairs(level, level), both_conditions).astype(jnp.float32)
+        both = both.reshape(-1, 2, *both.shape[1:])
+        cond, uncond = both[:, 0], both[:, 1]
         channels = x.shape[-1]
         w = jnp.full(level.shape, scale, jnp.float32)
         if interval is not None:

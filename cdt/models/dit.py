@@ -3,6 +3,8 @@
 Text enters by cross-attention, as in PixArt-alpha (Chen et al. 2023, arXiv 2310.00426).
 """
 
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -16,6 +18,7 @@ from cdt.models.layers import (
     adaptive_layer_norm,
     patchify,
     position_embedding,
+    unconstrained,
     unpatchify,
 )
 
@@ -56,6 +59,7 @@ class DiTBlock(nn.Module):
     num_heads: int
     mlp_hidden_size: int
     dtype: jnp.dtype
+    constrain: Callable[[jax.Array], jax.Array]
 
     @nn.compact
     def __call__(self, x: jax.Array, condition: jax.Array, *text) -> tuple[jax.Array, None]:
@@ -66,10 +70,11 @@ class DiTBlock(nn.Module):
         attention = SelfAttention(self.num_heads, self.dtype, name="attention")
         mlp = Mlp(self.mlp_hidden_size, self.dtype, name="mlp")
         x = x + gate_1[:, None] * attention(adaptive_layer_norm(x, shift_1, scale_1))
+        x = self.constrain(x)
         if text:
             x = x + CrossAttention(self.num_heads, self.dtype, name="cross_attention")(x, *text)
         x = x + gate_2[:, None] * mlp(adaptive_layer_norm(x, shift_2, scale_2))
-        return x, None
+        return self.constrain(x), None
 
 
 class DiT(nn.Module):
@@ -91,6 +96,7 @@ class DiT(nn.Module):
         unroll: run the blocks unrolled (faster, compiles in time proportional to depth) instead
             of in one scan.
         remat: keep only each block's input for the backward pass and compute the rest again.
+        constrain: x [B, ...] -> x, applied to what passes between blocks: where examples lie.
     """
 
     patch_size: int
@@ -104,6 +110,7 @@ class DiT(nn.Module):
     dtype: jnp.dtype = jnp.float32
     unroll: bool = False
     remat: bool = False
+    constrain: Callable[[jax.Array], jax.Array] = unconstrained
 
     @nn.compact
     def __call__(
@@ -142,20 +149,20 @@ class DiT(nn.Module):
         tokens = patchify(x, self.patch_size).astype(self.dtype)
         tokens = Dense(self.hidden_size, dtype=self.dtype, name="patch_embed")(tokens)
         positions = position_embedding(rows, columns, self.hidden_size)
-        tokens = tokens + jnp.asarray(positions, self.dtype)
+        tokens = self.constrain(tokens + jnp.asarray(positions, self.dtype))
 
         condition = TimestepEmbedder(self.hidden_size, self.dtype, name="time_embed")(time)
         if label is not None:
             condition = condition + LabelEmbedder(
                 self.num_classes, self.hidden_size, self.dtype, name="label_embed"
             )(label)
-        condition = nn.silu(condition)
+        condition = self.constrain(nn.silu(condition))
         read = ()
         if text is not None:
             states = Mlp(self.hidden_size, self.dtype, self.hidden_size, name="text_embed")(
                 text.astype(self.dtype)
             )
-            read = (states, text_length)
+            read = (self.constrain(states), text_length)
 
         # In a scan's body nothing can be merged across iterations; unrolled, XLA would merge the
         # recomputed blocks with the originals unless told not to.
@@ -169,7 +176,11 @@ class DiT(nn.Module):
             unroll=self.depth if self.unroll else 1,
         )
         tokens, _ = blocks(
-            self.num_heads, int(self.mlp_ratio * self.hidden_size), self.dtype, name="blocks"
+            self.num_heads,
+            int(self.mlp_ratio * self.hidden_size),
+            self.dtype,
+            self.constrain,
+            name="blocks",
         )(tokens, condition, *read)
 
         zeros = nn.initializers.zeros

@@ -12,6 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from cdt.models.layers import unconstrained
 from cdt.models.unet_layers import (
     PYTORCH,
     ZERO,
@@ -162,6 +163,7 @@ class UNet(nn.Module):
         num_classes: number of classes, or None for an unconditional network.
         dtype: compute dtype, float32 or bfloat16. Softmax and normalisation statistics are float32.
         remat: keep only each block's input for the backward pass and compute the rest again.
+        constrain: x [B, ...] -> x, applied to what passes between blocks: where examples lie.
     """
 
     channels: int
@@ -174,6 +176,7 @@ class UNet(nn.Module):
     num_classes: int | None = None
     dtype: jnp.dtype = jnp.float32
     remat: bool = False
+    constrain: Callable[[jax.Array], jax.Array] = unconstrained
 
     @nn.compact
     def __call__(self, x: jax.Array, time: jax.Array, label: jax.Array | None = None) -> jax.Array:
@@ -202,14 +205,14 @@ class UNet(nn.Module):
         condition = style.condition(self.channels, self.num_classes, dtype, name="condition")(
             time, label
         )
+        condition = self.constrain(condition)
         block_of = nn.remat(Block) if self.remat else Block
 
         def block(name, hidden, features, attention=False, resample=None):
-            return block_of(
-                features, attention, self.dropout, style, dtype, resample, name=name
-            )(hidden, condition)  # fmt: skip
+            apply = block_of(features, attention, self.dropout, style, dtype, resample, name=name)
+            return self.constrain(apply(hidden, condition))
 
-        hidden = conv(x, self.channels, style.init, dtype, "stem")
+        hidden = self.constrain(conv(x, self.channels, style.init, dtype, "stem"))
         skips = [hidden]
         for level, multiplier in enumerate(self.channel_mult):
             if level > 0:
