@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# The settings of the tpu_*.sh scripts, and their only place. Edit this file, or set variables of the
-# same names, which win: NUM_SLICES=2 launch/tpu_create.sh
+# The settings of the tpu_*.sh scripts, and their only place. Edit this file, or set variables of
+# the same names, which win: NUM_SLICES=2 launch/tpu_create.sh
 set -euo pipefail
 
 : "${PROJECT:?is not set; give the Google Cloud project, as in export PROJECT=my-project}"

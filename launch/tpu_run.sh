@@ -10,11 +10,11 @@
 #     2, 3        this script ends with the same code; the program's message ends its output
 #     75          it has saved: started again
 #     TPU lost    deleted, asked for anew, and started again when it is there
-#     other       a crash: started again, MAX_CRASHES times in a row; then the script ends with it
+#     other       a crash: started again, MAX_CRASHES times in a row; then the code of this script
 #
-# Ctrl-C or TERM lets the program save and end on all workers; this script then ends with 75, the TPU
-# stays, and the same command goes on. A second one ends the script at once. A script that is killed
-# or cut off leaves the program running; the same command stops it, letting it save, and goes on.
+# Ctrl-C or TERM lets the program save and end on all workers; then this script ends with 75, the
+# TPU stays, and the same command goes on. A second one ends the script at once. A script that is
+# killed leaves the program running; the same command stops it, letting it save, and goes on.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source launch/env.sh
@@ -73,9 +73,9 @@ stop() {  # NODE
   on_workers "$1" "bash $worker stop $id.$starts"
 }
 
-# Calls a function for all nodes at once, keeping what it says in a log a node, and fails where one of
-# them fails. (`gcloud compute tpus queued-resources ssh` reaches all nodes with one call, but no more
-# than 64 workers at a time, and a run begins only when all its workers have begun.)
+# Calls a function for all nodes at once, with a log for each node; fails where one of them fails.
+# (`gcloud compute tpus queued-resources ssh` reaches all nodes with one call, but no more than 64
+# workers at a time, and a run begins only when all its workers have begun.)
 on_nodes() {  # FUNCTION [ARGUMENTS...]
   local node pids="" function=$1
   shift
@@ -134,12 +134,14 @@ answer_signal() {
 }
 
 pause() {
+  set -m
   sleep "$POLL_SECONDS" &
+  set +m
   await $!
 }
 
 # --- The TPU ------------------------------------------------------------------------------------
-ours=1       # whether a TPU that is absent has not been asked for yet, or was deleted by this script
+ours=1       # whether an absent TPU is so because it was not asked for yet, or deleted here
 asked=0      # whether this script has asked for the TPU, and it has not been ready since
 was_ready=0  # whether it has been ready at all
 crashes=0    # in a row
@@ -169,7 +171,7 @@ again() {
   fi
 }
 
-# Asks for the TPU where there is none and waits until it is ready.
+# Asks for the TPU where there is none, and waits until it is ready.
 make_ready() {
   local before=""
   while :; do
@@ -224,11 +226,15 @@ call git archive --format=tar.gz --output="$archive" HEAD
 if [ "$dry_run" = 0 ] && [ -n "$(git status --porcelain)" ]; then
   say "what is not committed is not sent."
 fi
+run_logs=""
+for node in $nodes; do
+  run_logs="$run_logs build/launch/$node.run.log"
+done
 
 for ((starts = 1; ; starts++)); do
   make_ready
   failed=0
-  codes=""  # all that the workers tell
+  codes=""  # those that the workers tell, each once, with a space after it
   on_nodes send && on_nodes install || failed=$?
   if [ "$failed" = 0 ]; then
     running=1
@@ -237,21 +243,19 @@ for ((starts = 1; ; starts++)); do
     if [ "$dry_run" = 1 ]; then
       finish 0
     fi
-    for node in $nodes; do
-      # shellcheck disable=SC2046  # words
-      codes=$(echo "$codes" $(sed -n 's/^cdt-exit [^ ]* //p' "build/launch/$node.run.log"))
-    done
+    # shellcheck disable=SC2086  # one log a node
+    codes=$(sed -n 's/^cdt-exit [^ ]* //p' $run_logs | sort -u | tr '\n' ' ')
   fi
   # Where workers differ, the code that asks for a person says why the others failed.
-  case " $codes " in
+  case " $codes" in
     *" 2 "* | *" 3 "*)
       code=3
-      case " $codes " in *" 2 "*) code=2 ;; esac
+      case " $codes" in *" 2 "*) code=2 ;; esac
       say "the program ended with exit code $code; its message is above and in build/launch/."
       finish "$code"
       ;;
   esac
-  if [ "$failed" = 0 ] && [ -z "${codes//[0 ]/}" ]; then
+  if [ "$failed" = 0 ] && [ "$codes" = "0 " ]; then
     say "the program has finished."
     finish 0
   fi
@@ -259,7 +263,7 @@ for ((starts = 1; ; starts++)); do
     say "stopped; the TPU stays until launch/tpu_delete.sh is called."
     exit 75
   fi
-  case " $codes " in
+  case " $codes" in
     *" 75 "*)
       say "the program was stopped and has saved; starting it again."
       crashes=0

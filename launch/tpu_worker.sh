@@ -7,8 +7,8 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
-python_version=3.12   # the images bring an older one than the project needs
-stop_seconds=600      # what saving may take before a program is killed
+python_version=3.12                  # the images bring an older one than the project needs
+stop_seconds="${STOP_SECONDS:-600}"  # what saving may take before a program is killed
 
 install() {
   # The images have pip, but neither uv nor, some of them, venv.
