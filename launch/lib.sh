@@ -24,6 +24,7 @@ if [ "$NUM_SLICES" -gt 1 ]; then
 fi
 
 dry_run=0
+pretended=ACTIVE  # what a dry run takes for the state of the queued resource
 
 # For scripts with no other argument than --dry-run: TPUs cost money, so a misspelt one is an error.
 only_dry_run() {
@@ -54,12 +55,13 @@ call() {
 }
 
 # Sets `answer` to what gcloud answers: "absent" for something that does not exist, nothing where
-# gcloud fails in another way (its message is passed on).
-ask() {
-  local errors
-  answer=""
+# gcloud fails in another way (its message is passed on). A dry run prints the call and pretends.
+ask() {  # PRETENDED ARGUMENTS...
+  local errors pretended=$1
+  shift
   if [ "$dry_run" = 1 ]; then
     quoted gcloud "$@"
+    answer=$pretended
     return
   fi
   errors=$(mktemp)
@@ -82,8 +84,8 @@ ask() {
 #   unknown  gcloud does not answer
 look() {
   local node
-  ask compute tpus queued-resources describe "$NAME" --project="$PROJECT" --zone="$ZONE" \
-    --format='value(state.state)'
+  ask "$pretended" compute tpus queued-resources describe "$NAME" --project="$PROJECT" \
+    --zone="$ZONE" --format='value(state.state)'
   details="queued resource $NAME: ${answer:-unknown}"
   case "$answer" in
     ACTIVE) state=ready ;;
@@ -92,12 +94,10 @@ look() {
     "") state=unknown ;;
     *) state=waiting ;;
   esac
-  if [ "$state" != ready ] && [ "$dry_run" = 0 ]; then
-    return
-  fi
+  [ "$state" = ready ] || return 0
   # A queued resource may be called active for a while when one of its nodes is gone already.
   for node in $nodes; do
-    ask compute tpus tpu-vm describe "$node" --project="$PROJECT" --zone="$ZONE" \
+    ask READY compute tpus tpu-vm describe "$node" --project="$PROJECT" --zone="$ZONE" \
       --format='value(state)'
     details="$details; node $node: ${answer:-unknown}"
     case "$answer" in

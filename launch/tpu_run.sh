@@ -144,6 +144,7 @@ pause() {
 ours=1       # whether an absent TPU is so because it was not asked for yet, or deleted here
 asked=0      # whether this script has asked for the TPU, and it has not been ready since
 was_ready=0  # whether it has been ready at all
+known=0      # whether gcloud has answered at all
 crashes=0    # in a row
 
 crashed() {  # CODE
@@ -175,17 +176,21 @@ again() {
 make_ready() {
   local before=""
   while :; do
+    [ "$ours" = 0 ] && pretended=ACTIVE || pretended=absent
     look
-    if [ "$dry_run" = 1 ]; then
-      # What is printed is the way of a TPU that is asked for and granted at once.
-      [ "$ours" = 1 ] && state=absent || state=ready
-    fi
     [ "$signals" = "$answered" ] || answer_signal
     if [ "$details" != "$before" ] && [ "$dry_run" = 0 ]; then
       say "$details"
       before=$details
     fi
+    [ "$state" = unknown ] || known=1
     case "$state" in
+      unknown)
+        if [ "$known" = 0 ]; then
+          say "gcloud does not tell whether there is a TPU; see what it says above."
+          exit 1
+        fi
+        ;;
       ready)
         ours=0
         asked=0

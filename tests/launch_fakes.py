@@ -3,7 +3,8 @@
 The fakes come first on PATH. They note what they are called with and answer as a test tells them to.
 """
 
-import json
+import ast
+import marshal
 import os
 import re
 import shutil
@@ -25,23 +26,23 @@ NOT_FOUND = {"code": 1, "stderr": "ERROR: (gcloud) NOT_FOUND: Resource 'r1' was 
 # `answers` is a list of [words, [answer, ...]]: the first whose words are in the command line
 # answers; its last answer stays.
 FAKE = r"""#!{python} -IS
-import fcntl, json, os, sys, time
+import fcntl, marshal, os, sys, time
 
 folder = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 argv = [os.path.basename(__file__), *sys.argv[1:]]
 with open(folder + "/lock", "w") as lock:
     fcntl.flock(lock, fcntl.LOCK_EX)
     with open(folder + "/calls", "a") as file:
-        file.write(json.dumps(argv) + "\n")
-    with open(folder + "/answers") as file:
-        answers = json.load(file)
+        file.write(repr(argv) + "\n")
+    with open(folder + "/answers", "rb") as file:
+        answers = marshal.load(file)
     answer = {{}}
     for words, queue in answers:
         if words in " ".join(argv):
             answer = queue.pop(0) if len(queue) > 1 else queue[0]
             break
-    with open(folder + "/answers", "w") as file:
-        json.dump(answers, file)
+    with open(folder + "/answers", "wb") as file:
+        marshal.dump(answers, file)
 for path in answer.get("touch", []):
     open(path, "w").close()
 for path in answer.get("wait_for", []):
@@ -70,7 +71,11 @@ def make_repository(folder: Path) -> Path:
     (folder / "requirements.txt").write_text("jax\n")
     (folder / ".gitignore").write_text("/build/\n")
     identity = ("-c", "user.name=t", "-c", "user.email=t@t", "-c", "commit.gpgsign=false")
-    for command in (("init", "-q", "--template="), ("add", "-A"), (*identity, "commit", "-qm", "x")):
+    for command in (
+        ("init", "-q", "--template="),
+        ("add", "-A"),
+        (*identity, "commit", "-qm", "x"),
+    ):
         subprocess.run(["git", *command], cwd=folder, check=True)
     return folder
 
@@ -98,7 +103,7 @@ class Launch:
         """Commands with `words` in their line answer so, one after the other; strings are output."""
         answers = [{"stdout": a + "\n"} if isinstance(a, str) else a for a in answers]
         self._answers.append([words, answers or [{}]])
-        (self._fakes / "answers").write_text(json.dumps(self._answers))
+        (self._fakes / "answers").write_bytes(marshal.dumps(self._answers))
 
     def start(self, script: str, *arguments: str, **settings) -> subprocess.Popen:
         """A setting of None is unset."""
@@ -122,7 +127,7 @@ class Launch:
         """The commands called so far; the number of a start is always 0.1, 0.2, ..."""
         path = self._fakes / "calls"
         lines = path.read_text().splitlines() if path.exists() else []
-        return [[without_id(word) for word in json.loads(line)] for line in lines]
+        return [[without_id(word) for word in ast.literal_eval(line)] for line in lines]
 
     def kinds(self) -> list[str]:
         """The same, a word each: describe, create, delete, scp, install, run, stop."""
@@ -158,11 +163,11 @@ exit 0
 """
 # The program: `behaviour` says how it ends.
 PROGRAM = r"""#!{python} -IS
-import json, os, signal, sys, time
+import os, signal, sys, time
 
 home = "{home}"
 with open(home + "/programs", "a") as file:
-    file.write(json.dumps([os.getcwd(), *sys.argv[1:]]) + "\n")
+    file.write(repr([os.getcwd(), *sys.argv[1:]]) + "\n")
 stopped = []
 def stop(*_):
     with open(home + "/signals", "a") as file:
@@ -223,7 +228,7 @@ class Worker:
         """The arguments after `-m cdt.main` of each start of the program."""
         programs = []
         for line in self.lines("programs"):
-            folder, *arguments = json.loads(line)
+            folder, *arguments = ast.literal_eval(line)
             assert folder == str(self.home / "cdt-launch" / "source")
             assert arguments[:2] == ["-m", "cdt.main"]
             programs.append(arguments[2:])

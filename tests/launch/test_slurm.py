@@ -6,7 +6,11 @@ import time
 
 import pytest
 
-ARGUMENTS = ["--config=configs/digits.py", "--workdir=/shared/run", """--config.x=("a b", "it's")"""]
+ARGUMENTS = [
+    "--config=configs/digits.py",
+    "--workdir=/shared/run",
+    """--config.x=("a b", "it's")""",
+]
 SRUN = ["srun", "--kill-on-bad-exit=0", "--wait=0", "python", "-m", "cdt.main", *ARGUMENTS]
 REQUEUE = ["scontrol", "requeue", "17"]
 
