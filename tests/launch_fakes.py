@@ -1,6 +1,6 @@
 """A copy of launch/ in a repository of its own, and fakes of the commands that it calls.
 
-The fakes come first on PATH. They note what they are called with and answer as a test tells them to.
+The fakes come first on PATH. They note what they are called with, and answer as a test tells them.
 """
 
 import ast
@@ -23,8 +23,7 @@ SETTINGS = {
 }
 NOT_FOUND = {"code": 1, "stderr": "ERROR: (gcloud) NOT_FOUND: Resource 'r1' was not found\n"}
 
-# `answers` is a list of [words, [answer, ...]]: the first whose words are in the command line
-# answers; its last answer stays.
+# Its file `answers` is a list of [words, [answer, ...]], see Launch.answer.
 FAKE = r"""#!{python} -IS
 import fcntl, marshal, os, sys, time
 
@@ -100,7 +99,11 @@ class Launch:
         self.answer("nothing")
 
     def answer(self, words: str, *answers) -> None:
-        """Commands with `words` in their line answer so, one after the other; strings are output."""
+        """Commands with `words` in their line answer so, one after the other, the last for good.
+
+        An answer is a string, the output, or a dict: stdout, stderr, code, files to `touch`, files
+        to `wait_for` after that, or the `home` of a worker on which the command is carried out.
+        """
         answers = [{"stdout": a + "\n"} if isinstance(a, str) else a for a in answers]
         self._answers.append([words, answers or [{}]])
         (self._fakes / "answers").write_bytes(marshal.dumps(self._answers))

@@ -1,4 +1,5 @@
 import pytest
+
 from launch_fakes import Launch, Worker, make_repository
 
 

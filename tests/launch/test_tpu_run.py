@@ -6,6 +6,7 @@ import signal
 import time
 
 import pytest
+
 from launch_fakes import NOT_FOUND, without_id
 
 RUN = ("tpu_run.sh", "--config=configs/digits.py", "--workdir=gs://bucket/run")

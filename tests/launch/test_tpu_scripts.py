@@ -3,6 +3,7 @@
 import shlex
 
 import pytest
+
 from launch_fakes import NOT_FOUND
 
 WHERE = ["--project=my-project", "--zone=us-east5-a"]
