@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# Tells the state of the queued resource and of its nodes; exit code 0 where all are ready, else 1.
+#
+#     launch/tpu_status.sh [--dry-run]
+set -euo pipefail
+cd "$(dirname "$0")/.."
+source launch/env.sh
+source launch/lib.sh
+only_dry_run "$@"
+
+look
+if [ "$dry_run" = 1 ]; then
+  exit 0
+fi
+echo "$state: $details"
+[ "$state" = ready ]
