@@ -275,7 +275,7 @@ for ((starts = 1; ; starts++)); do
       continue
       ;;
   esac
-  say "something went wrong (gcloud's exit code $failed, the program's ${codes:-unknown})."
+  say "something went wrong; exit codes: gcloud $failed, program ${codes:-unknown}"
   pause  # what the state says of a node that is gone comes late
   look
   if [ "$state" = ready ]; then

@@ -49,6 +49,7 @@ stop() {
 supervise() {
   local run=$1 code=0
   shift
+  export PYTHONUNBUFFERED=1  # its messages are read as they come
   (
     cd source
     exec ../venv/bin/python -m cdt.main "$@"
@@ -67,16 +68,18 @@ run() {
   if mkdir "$run" 2>/dev/null; then
     lines=+1
     stop ""  # a program that was left behind would hold the TPU
+    if [ ! -e "$run.stopped" ]; then
+      : >"$run/log"
+      setsid bash source/launch/tpu_worker.sh supervise "$run" "$@" >"$run/log" 2>&1 </dev/null &
+      echo $! >"$run/new_supervisor"
+      mv "$run/new_supervisor" "$run/supervisor"
+    fi
+  fi
+  until [ -e "$run/supervisor" ]; do
     if [ -e "$run.stopped" ]; then
       printf '\ncdt-exit %s 75\n' "$(uname -n)"
       return
     fi
-    : >"$run/log"
-    setsid bash source/launch/tpu_worker.sh supervise "$run" "$@" >"$run/log" 2>&1 </dev/null &
-    echo $! >"$run/new_supervisor"
-    mv "$run/new_supervisor" "$run/supervisor"
-  fi
-  until [ -e "$run/supervisor" ]; do
     sleep 0.2
   done
   tail -n "$lines" -s 0.2 -f --pid="$(cat "$run/supervisor")" "$run/log"

@@ -80,7 +80,8 @@ def test_a_program_is_signalled_once_and_killed_at_last(installed):
 
 def test_a_stop_that_overtakes_the_start_wins(installed):
     assert installed.run("stop", "7.1") == (0, "")
-    assert installed.run("run", "7.1") == (0, marker(75))
+    for _ in range(2):  # gcloud may call it again
+        assert installed.run("run", "7.1") == (0, marker(75))
     assert installed.programs() == []
 
 
