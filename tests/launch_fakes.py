@@ -8,6 +8,7 @@ import marshal
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -79,6 +80,12 @@ def make_repository(folder: Path) -> Path:
     return folder
 
 
+def _hear_signals() -> None:
+    """Tests may run where signals are ignored, as under nohup, and bash cannot trap those again."""
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+
+
 class Launch:
     """Calls the scripts, and tells what they called."""
 
@@ -119,6 +126,7 @@ class Launch:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
+            preexec_fn=_hear_signals,
         )
 
     def run(self, script: str, *arguments: str, **settings) -> subprocess.CompletedProcess:
@@ -216,6 +224,7 @@ class Worker:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            preexec_fn=_hear_signals,
         )
 
     def run(self, *arguments: str, **settings: str) -> tuple[int, str]:
