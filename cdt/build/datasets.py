@@ -50,7 +50,9 @@ def text_states(config: ConfigDict, split: str) -> TextStates | None:
             f"config.data.text_encoder is '{encoder}' and config.data.name '{config.data.name}'; "
             "text needs a data set prepared with captions: python -m cdt.data.prepare"
         )
-    return read_text_states(epath.Path(config.data.path) / split, encoder)
+    return read_text_states(
+        epath.Path(config.data.path) / split, encoder, of_latents=config.data.name == "latents"
+    )
 
 
 def source(config: ConfigDict, split: str) -> sources.Source:

@@ -21,7 +21,7 @@ def read_captions(path: epath.Path, count: int) -> list[tuple[str, ...]]:
     captions = [json.loads(line) for line in path.read_text().splitlines()]
     for texts in captions:
         if not (isinstance(texts, list) and texts and all(isinstance(text, str) for text in texts)):
-            raise ValueError("without a list of captions on each line")
+            raise ValueError("a line without a list of captions")
     if len(captions) != count:
         raise ValueError(f"captions of {len(captions)} images instead of {count}")
     return [tuple(texts) for texts in captions]

@@ -97,8 +97,8 @@ def _done(folder: epath.Path, manifest: TextManifest) -> int:
                 there = None
             if there != manifest._asdict():
                 raise UserError(
-                    f"{folder} holds the states of another encoder or of other captions: remove it "
-                    "and run the same command again"
+                    f"{folder} holds the states of another encoder, of other captions or of "
+                    "another version: remove it and run the same command again"
                 )
             return done
     return 0

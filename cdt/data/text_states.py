@@ -69,12 +69,15 @@ def text_folder(split: epath.PathLike) -> epath.Path:
     return epath.Path(split) / "text"
 
 
-def read_text_states(split: epath.PathLike, encoder: str) -> TextStates:
-    """The states of a prepared split.
+def read_text_states(
+    split: epath.PathLike, encoder: str, *, of_latents: bool = False
+) -> TextStates:
+    """The states of a prepared split, or of the latents of one.
 
     Args:
       split: local folder, such as DIR/train.
       encoder: whose states they must be.
+      of_latents: whether the folder holds latents, whose captions are with the images.
 
     Raises:
       UserError: there are none, with the command that makes them; they are unfinished, damaged, or
@@ -82,13 +85,14 @@ def read_text_states(split: epath.PathLike, encoder: str) -> TextStates:
     """
     folder, split = text_folder(split), epath.Path(split)
     path = folder / "manifest.json"
-    command = (
-        f"`python -m cdt.data.text --data={split.parent} --split={split.name} --encoder={encoder}`"
-    )
+    data = f"IMAGES --out={split.parent}" if of_latents else split.parent
+    command = f"`python -m cdt.data.text --data={data} --split={split.name} --encoder={encoder}`"
     if not path.exists():
         raise UserError(f"there are no finished text states in {folder}: run {command}")
     try:
         manifest = TextManifest(**json.loads(path.read_text()))
+        if manifest.version != TextManifest._field_defaults["version"]:
+            raise ValueError(f"its version is {manifest.version}")
         shape = (manifest.num_captions + 1, manifest.max_length, manifest.width)
         states = np.memmap(folder / "states.bin", np.float16, mode="r", shape=shape)
         lengths = np.memmap(folder / "lengths.bin", np.int32, mode="r", shape=shape[:1])
@@ -102,7 +106,7 @@ def read_text_states(split: epath.PathLike, encoder: str) -> TextStates:
         raise UserError(
             f"{folder} is damaged or of another version ({error}): remove it and run {command}"
         ) from error
-    if not sound or manifest.version != TextManifest._field_defaults["version"]:
+    if not sound:
         raise UserError(f"{folder} is damaged or of another version: remove it and run {command}")
     if manifest.encoder != encoder:
         raise UserError(

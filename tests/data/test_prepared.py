@@ -95,7 +95,7 @@ def test_wrong_captions(folder):
     change_manifest(folder, captions=True)
     for text, message in [
         (None, ".*No such file"),
-        ('"abc"\n' * 1500, "without a list of captions"),
+        ('"abc"\n' * 1500, "a line without a list of captions"),
         ('["x"]\n', "captions of 1 images instead of 1500"),
     ]:
         if text is not None:

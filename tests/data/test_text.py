@@ -131,9 +131,9 @@ def test_a_full_disk_is_one_sentence_and_costs_one_batch(source, tmp_path, monke
 def test_other_states_are_refused(source, tmp_path):
     cached(source, tmp_path)
     for change in ({"sha256": "other"}, {"name": "other"}, {"max_length": 9}):
-        with pytest.raises(UserError, match="another encoder or of other captions"):
+        with pytest.raises(UserError, match="another encoder, of other captions or"):
             cached(source, tmp_path, encoder=ENCODER._replace(**change))
-    with pytest.raises(UserError, match="another encoder or of other captions"):
+    with pytest.raises(UserError, match="another encoder, of other captions or"):
         cached(source._replace(fingerprint=lambda: "other"), tmp_path)
     with pytest.raises(UserError, match="holds states of 'letters'.*'clip'"):
         read_text_states(tmp_path, "clip")
@@ -154,6 +154,17 @@ def test_damaged_files_are_named(source, tmp_path, name):
     path.write_bytes(path.read_bytes()[:-3])
     with pytest.raises(UserError, match="is damaged.*python -m cdt.data.text"):
         read_text_states(tmp_path, "letters")
+
+
+def test_states_of_an_older_layout_are_said_to_be_that(source, tmp_path):
+    cached(source, tmp_path)
+    path = text_folder(tmp_path) / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"version": 2}))
+    (text_folder(tmp_path) / "captions.jsonl").unlink()
+    with pytest.raises(UserError, match="its version is 2.*: remove it and run"):
+        read_text_states(tmp_path, "letters")
+    with pytest.raises(UserError, match="of another version: remove it"):
+        cached(source, tmp_path)
 
 
 def test_mock_states_tell_the_classes_apart():
