@@ -1,5 +1,6 @@
 """What a compiled program sends between devices, read from its HLO text."""
 
+import math
 import re
 from collections import Counter
 from typing import NamedTuple
@@ -45,7 +46,7 @@ def collectives(hlo: str) -> list[Collective]:
                 shapes = shapes[len(shapes) // 2 :]
             dims = tuple(tuple(int(d) for d in s[2].split(",") if d) for s in shapes)
             num_bytes = sum(
-                _size(d) * int(s[1] or 8) // 8 for d, s in zip(dims, shapes, strict=True)
+                math.prod(d) * int(s[1] or 8) // 8 for d, s in zip(dims, shapes, strict=True)
             )
             op_name = re.search(r'op_name="([^"]*)"', line)
             found.append(
@@ -60,13 +61,6 @@ def total_bytes(found: list[Collective]) -> Counter:
     for collective in found:
         total[collective.kind] += collective.num_bytes * collective.times
     return total
-
-
-def _size(dims: tuple[int, ...]) -> int:
-    size = 1
-    for d in dims:
-        size *= d
-    return size
 
 
 def _computations(hlo: str) -> dict[str, list[str]]:
