@@ -26,135 +26,29 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
-from diffusers import DiTTransformer2DModel
-from diffusers.models.normalization import AdaLayerNormZero
 
-from cdt import build
-from cdt.compilation import compile_program
-from cdt.config import default_config
+from benchmarks.cases import case_config, compiled_step
+from benchmarks.flops import forward_flops
+from benchmarks.torch_dit import torch_step
 from cdt.malloc import keep_freed_memory
-from cdt.models.dit import named_dit
 
 WARMUP = 3  # pairs that are not counted
 STEPS_A_TURN = 5
 MATMUL_SIDE = 2048
-
-
-def digits_config():
-    config = default_config()
-    config.model.num_classes = 10
-    config.model.depth = 4
-    config.model.hidden_size, config.model.num_heads, config.model.patch_size = 128, 4, 2
-    config.train.batch_size = 64
-    return config
-
-
-def dit_s4_config():
-    config = default_config()
-    config.data.name = "mock"
-    config.data.image_size, config.data.channels = 32, 3
-    model = named_dit("S/4", out_channels=3)
-    config.model.hidden_size, config.model.num_heads = model.hidden_size, model.num_heads
-    config.model.depth, config.model.patch_size = model.depth, model.patch_size
-    config.model.num_classes = 10
-    config.train.batch_size = 16
-    return config
-
-
-CASES = {"digits": digits_config, "dit_s4": dit_s4_config}
-
-
-def case_config(name: str):
-    config = CASES[name]()
-    config.model.unroll = True
-    config.process.name = "flow"
-    config.timesteps.name = "uniform"
-    return config
-
-
-def first_batch(config) -> tuple[dict[str, np.ndarray], int]:
-    """(a batch, size of the data)."""
-    source, _ = build.data(config)
-    indices = np.arange(config.train.batch_size)
-    batch = {"image": source.images(indices), "label": source.labels[indices].astype(np.int32)}
-    return batch, source.size
+CASES = ("digits", "dit_s4")
 
 
 def our_step(config) -> tuple[Callable[[], None], int]:
     """(a function that runs one train step to its end, number of parameters)."""
-    batch, data_size = first_batch(config)
-    model = build.model(config)
-    parts = build.training(config, model, 1, data_size, build.open_all_at(config, data_size))
-    on_device = jax.device_put(batch)
-    state = jax.jit(parts.init)(jax.random.key(0))
-    step = compile_program(jax.jit(parts.step, donate_argnums=0).lower(state, on_device))
+    step = compiled_step(config)
+    state = step.state
 
     def run():
         nonlocal state
-        state, metrics = step(state, on_device)
+        state, metrics = step.program(state, step.batch)
         jax.block_until_ready((state, metrics))
 
-    return run, sum(p.size for p in jax.tree.leaves(state.params))
-
-
-class OneEmbedding(torch.nn.Module):
-    """Stands for the embedding that diffusers repeats in each block: one, computed once a step."""
-
-    def __init__(self, embedding: torch.nn.Module):
-        super().__init__()
-        self.embedding, self.value = embedding, None
-
-    def forward(self, timestep, class_labels, hidden_dtype=None):
-        if self.value is None:
-            self.value = self.embedding(timestep, class_labels, hidden_dtype)
-        return self.value
-
-
-def torch_step(config) -> tuple[Callable[[], None], int]:
-    """The same in PyTorch eager."""
-    batch, _ = first_batch(config)
-    c = config.model
-    model = DiTTransformer2DModel(
-        num_attention_heads=c.num_heads, attention_head_dim=c.hidden_size // c.num_heads,
-        in_channels=config.data.channels, num_layers=c.depth, patch_size=c.patch_size,
-        sample_size=config.data.image_size, num_embeds_ada_norm=c.num_classes, norm_eps=1e-6,
-    )  # fmt: skip
-    embedding = OneEmbedding(model.transformer_blocks[0].norm1.emb)
-    for module in model.modules():
-        if isinstance(module, AdaLayerNormZero):
-            module.emb = embedding
-    model.train()  # the embedding then drops labels itself, a tenth of them as ours
-    params = list(model.parameters())
-    average = [p.detach().clone() for p in params]
-    optimizer = torch.optim.AdamW(params, lr=config.optim.lr, weight_decay=0.0, fused=True)
-    image = torch.from_numpy(batch["image"].transpose(0, 3, 1, 2).copy())
-    label = torch.from_numpy(batch["label"]).long()
-
-    def run():
-        x0 = image.float() / 127.5 - 1
-        u = torch.rand(len(x0))
-        eps = torch.randn_like(x0)
-        level = u[:, None, None, None]
-        embedding.value = None
-        velocity = model((1 - level) * x0 + level * eps, u, label).sample
-        loss = ((velocity - (eps - x0)) ** 2).mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        with torch.no_grad():
-            torch._foreach_lerp_(average, params, 1 - config.ema.decays[0])
-
-    return run, sum(p.numel() for p in params)
-
-
-def step_flops(config) -> float:
-    """FLOPs of the matrix products of a step: three forward passes, two FLOPs a multiply-add."""
-    c = config.model
-    d, tokens = c.hidden_size, (config.data.image_size // c.patch_size) ** 2
-    blocks = c.depth * (24 * tokens * d**2 + 4 * tokens**2 * d + 12 * d**2)
-    patch_and_final = 2 * (2 * tokens * c.patch_size**2 * config.data.channels * d)
-    embedding_and_final_adaln = 2 * 256 * d + 2 * d**2 + 4 * d**2
-    return 3 * config.train.batch_size * (blocks + patch_and_final + embedding_and_final_adaln)
+    return run, step.num_params
 
 
 def matmul() -> Callable[[], object]:
@@ -214,7 +108,8 @@ def measure(name: str, pairs: int) -> tuple[dict[str, np.ndarray], int]:
 
 def compare(name: str, pairs: int) -> None:
     times, size = measure(name, pairs)
-    flops = step_flops(case_config(name))
+    config = case_config(name)
+    flops = 3 * config.train.batch_size * forward_flops(config)
     print(
         f"\n{name}: {size / 1e6:.2f} M parameters, {flops / 1e9:.1f} GFLOP a step, "
         f"{pairs} pairs of {STEPS_A_TURN} steps"
@@ -234,7 +129,7 @@ def compare(name: str, pairs: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--case", choices=[*CASES], action="append", help="default: all")
+    parser.add_argument("--case", choices=CASES, action="append", help="default: all")
     parser.add_argument("--pairs", type=int, default=40)
     args = parser.parse_args()
     print(f"jax {jax.__version__}, torch {torch.__version__}, {torch.get_num_threads()} threads")

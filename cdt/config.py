@@ -55,7 +55,9 @@ def default_config() -> ConfigDict:
     config.model.num_classes = 0  # 0: unconditional
     config.model.dtype = "float32"  # compute: float32 | bfloat16; parameters are always float32
     config.model.unroll = False  # dit: unrolled blocks (faster steps) or scanned (fast compilation)
-    config.model.remat = False  # recompute activations in the backward pass: less memory, slower
+    # computed again in the backward pass: none | elementwise: all but dense products and
+    # convolutions | block: everything but a block's input. Less memory, slower.
+    config.model.remat = "none"
 
     config.process = ConfigDict()
     config.process.name = "flow"  # flow | ddpm | edm

@@ -197,7 +197,7 @@ def test_batch_must_divide_over_the_devices():
         {"process.name": "ddpm", "process.prediction": "x0", "sample.sampler": "ancestral"},
         {"timesteps.name": "uniform", "optim.clip_norm": 1.0, "ema.half_lives_kimg": (10.0,)},
         {"timesteps.pacing": "fixed", "timesteps.clusters": "snr", "timesteps.order": "random"},
-        {"model.dtype": "bfloat16", "model.remat": True, "sample.guidance": 2.0},
+        {"model.dtype": "bfloat16", "model.remat": "block", "sample.guidance": 2.0},
         {"data.name": "mock", "data.text_encoder": "mock", "sample.guidance": 2.0},
         {"data.name": "mock", "data.text_encoder": "mock", "model.num_classes": 0},
         {"model.name": "adm", "model.channels": 32, "model.channel_mult": (1,),

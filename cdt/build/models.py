@@ -21,6 +21,7 @@ from cdt.diffusion.uncertainty import init_uncertainty, make_log_variance
 from cdt.errors import UserError
 from cdt.models.dit import DiT, named_dit
 from cdt.models.layers import unconstrained
+from cdt.models.remat import REMATS
 from cdt.models.unet import ADM_SIZES, DDPMPP_SIZES, UNet, adm, ddpmpp
 from cdt.sharding import split_batch
 from cdt.step import Condition, ExampleLoss, ToX0
@@ -141,7 +142,7 @@ def _network(
         num_classes=c.num_classes or None,
         out_channels=out_channels,
         dtype=choose("model.dtype", c.dtype, DTYPES),
-        remat=c.remat,
+        remat=choose("model.remat", c.remat, REMATS),
         constrain=constrain,
     )
     if text_width is None:

@@ -21,6 +21,7 @@ from cdt.models.layers import (
     unconstrained,
     unpatchify,
 )
+from cdt.models.remat import rematerialised
 
 # name: (depth, width, attention heads); table 1 of the paper.
 DIT_SIZES = {
@@ -95,7 +96,7 @@ class DiT(nn.Module):
         dtype: compute dtype, float32 or bfloat16. Softmax and normalisation statistics are float32.
         unroll: run the blocks unrolled (faster, compiles in time proportional to depth) instead
             of in one scan.
-        remat: keep only each block's input for the backward pass and compute the rest again.
+        remat: what a block computes again in the backward pass, see `remat.REMATS`.
         constrain: x [B, ...] -> x, applied to what passes between blocks: where examples lie.
     """
 
@@ -109,7 +110,7 @@ class DiT(nn.Module):
     text_width: int | None = None
     dtype: jnp.dtype = jnp.float32
     unroll: bool = False
-    remat: bool = False
+    remat: str = "none"
     constrain: Callable[[jax.Array], jax.Array] = unconstrained
 
     @nn.compact
@@ -164,11 +165,8 @@ class DiT(nn.Module):
             )
             read = (self.constrain(states), text_length)
 
-        # In a scan's body nothing can be merged across iterations; unrolled, XLA would merge the
-        # recomputed blocks with the originals unless told not to.
-        block = nn.remat(DiTBlock, prevent_cse=self.unroll) if self.remat else DiTBlock
         blocks = nn.scan(
-            block,
+            rematerialised(DiTBlock, self.remat, prevent_cse=self.unroll),
             variable_axes={"params": 0},
             split_rngs={"params": True},
             in_axes=nn.broadcast,

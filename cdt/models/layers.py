@@ -67,6 +67,39 @@ class Dense(nn.Dense):
     dot_general: Callable = dense_product
 
 
+def has_fused_attention(dtype: jnp.dtype, head_dim: int) -> bool:
+    """Whether cuDNN's fused kernel, which never writes the [N, L] scores to memory, can attend: in
+    half precision, on an NVIDIA GPU since Ampere, with a head width of 128 or less, by eights."""
+    half = dtype in (jnp.bfloat16, jnp.float16)
+    if not half or head_dim % 8 or head_dim > 128 or jax.default_backend() != "gpu":
+        return False
+    device = jax.local_devices()[0]
+    return "NVIDIA" in device.device_kind and float(device.compute_capability) >= 8.0
+
+
+def attention(
+    query: jax.Array, key: jax.Array, value: jax.Array, lengths: jax.Array | None = None
+) -> jax.Array:
+    """softmax(query key^T / sqrt(d)) value of each head, the softmax in float32.
+
+    Args:
+        query: [B, N, heads, d].
+        key, value: [B, L, heads, d].
+        lengths: int32 [B] in 1..L, how many of an example's keys count; None: all.
+
+    Returns:
+        [B, N, heads, d], of the query's type.
+    """
+    fused = has_fused_attention(query.dtype, query.shape[-1])
+    return jax.nn.dot_product_attention(
+        query,
+        key,
+        value,
+        key_value_seq_lengths=lengths,
+        implementation="cudnn" if fused else "xla",
+    )
+
+
 def layer_norm(x: jax.Array, epsilon: float = 1e-6) -> jax.Array:
     """Layer normalisation over the last axis without scale or shift; statistics in float32."""
     x32 = x.astype(jnp.float32)
@@ -100,7 +133,7 @@ class SelfAttention(nn.Module):
             raise ValueError(f"width {width} is not divisible by {self.num_heads} attention heads.")
         qkv = Dense(3 * width, dtype=self.dtype, name="qkv")(x)
         qkv = qkv.reshape(batch, tokens, 3, self.num_heads, width // self.num_heads)
-        out = jax.nn.dot_product_attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2])
+        out = attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2])
         return Dense(width, dtype=self.dtype, name="out")(out.reshape(batch, tokens, width))
 
 
@@ -126,13 +159,19 @@ class CrossAttention(nn.Module):
         query = Dense(width, dtype=self.dtype, name="q")(x).reshape(batch, tokens, *head)
         kv = Dense(2 * width, dtype=self.dtype, name="kv")(states)
         kv = kv.reshape(batch, states.shape[1], 2, *head)
-        out = jax.nn.dot_product_attention(
-            query, kv[:, :, 0], kv[:, :, 1], key_value_seq_lengths=length
-        )
+        out = attention(query, kv[:, :, 0], kv[:, :, 1], length)
         zeros = nn.initializers.zeros
         return Dense(width, dtype=self.dtype, kernel_init=zeros, name="out")(
             out.reshape(batch, tokens, width)
         )
+
+
+# Checkpointed: the backward pass reads the input alone, and not also the powers and the hyperbolic
+# tangent of the forward pass.
+@jax.checkpoint
+def gelu(x: jax.Array) -> jax.Array:
+    """The Gaussian error linear unit in its tanh form, [...] -> [...]."""
+    return nn.gelu(x, approximate=True)
 
 
 class Mlp(nn.Module):
@@ -147,7 +186,7 @@ class Mlp(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        hidden = nn.gelu(Dense(self.hidden_size, dtype=self.dtype, name="in")(x), approximate=True)
+        hidden = gelu(Dense(self.hidden_size, dtype=self.dtype, name="in")(x))
         return Dense(self.out_size or x.shape[-1], dtype=self.dtype, name="out")(hidden)
 
 

@@ -12,7 +12,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from cdt.models.layers import unconstrained
+from cdt.models.layers import attention, unconstrained
+from cdt.models.remat import rematerialised
 from cdt.models.unet_layers import (
     PYTORCH,
     ZERO,
@@ -90,7 +91,7 @@ class Attention(nn.Module):
         x = x.reshape(batch, height * width, channels)
         qkv = dense(x, 3 * channels, self.style.attention_init, self.dtype, "qkv")
         qkv = qkv.reshape(batch, height * width, 3, heads, channels // heads)
-        x = jax.nn.dot_product_attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2])
+        x = attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2])
         x = x.reshape(batch, height, width, channels)
         return dense(x, channels, self.style.last_init, self.dtype, "out")
 
@@ -162,7 +163,7 @@ class UNet(nn.Module):
         style: `ADM` or `DDPMPP`.
         num_classes: number of classes, or None for an unconditional network.
         dtype: compute dtype, float32 or bfloat16. Softmax and normalisation statistics are float32.
-        remat: keep only each block's input for the backward pass and compute the rest again.
+        remat: what a block computes again in the backward pass, see `remat.REMATS`.
         constrain: x [B, ...] -> x, applied to what passes between blocks: where examples lie.
     """
 
@@ -175,7 +176,7 @@ class UNet(nn.Module):
     style: Style
     num_classes: int | None = None
     dtype: jnp.dtype = jnp.float32
-    remat: bool = False
+    remat: str = "none"
     constrain: Callable[[jax.Array], jax.Array] = unconstrained
 
     @nn.compact
@@ -206,7 +207,7 @@ class UNet(nn.Module):
             time, label
         )
         condition = self.constrain(condition)
-        block_of = nn.remat(Block) if self.remat else Block
+        block_of = rematerialised(Block, self.remat)
 
         def block(name, hidden, features, attention=False, resample=None):
             apply = block_of(features, attention, self.dropout, style, dtype, resample, name=name)

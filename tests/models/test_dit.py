@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from cdt.models.dit import DIT_SIZES, DiT, named_dit
+from cdt.models.remat import REMATS
 
 SMALL = DiT(patch_size=2, hidden_size=32, depth=3, num_heads=4, out_channels=2, num_classes=10)
 X = jax.random.normal(jax.random.key(1), (4, 8, 8, 1))
@@ -87,7 +88,7 @@ def test_initialisation():
 
 
 @pytest.mark.parametrize("unroll", [False, True])
-@pytest.mark.parametrize("remat", [False, True])
+@pytest.mark.parametrize("remat", REMATS)
 def test_unroll_and_remat_change_nothing(params, reference, unroll, remat):
     model = SMALL.clone(unroll=unroll, remat=remat)
     initial, same = (m.init(jax.random.key(0), X, TIME, LABEL) for m in (SMALL, model))

@@ -1,5 +1,7 @@
 """Layers against independent float64 formulas, and the CPU's form of a dense layer."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -104,3 +106,23 @@ def test_dense_sees_one_matrix_on_the_cpu_alone(monkeypatch, backend, flat):
         return layers.dense_product(x, jnp.ones((7, 3)), (((2,), (0,)), ((), ())))
 
     assert ("f32[20,7]" in str(jax.make_jaxpr(product)(jnp.ones((4, 5, 7))))) == flat
+
+
+@pytest.mark.parametrize(
+    "dtype, width, backend, kind, capability, fused",
+    [
+        (jnp.bfloat16, 72, "gpu", "NVIDIA H100 80GB HBM3", "9.0", True),
+        (jnp.float32, 72, "gpu", "NVIDIA H100 80GB HBM3", "9.0", False),
+        (jnp.bfloat16, 36, "gpu", "NVIDIA H100 80GB HBM3", "9.0", False),
+        (jnp.bfloat16, 256, "gpu", "NVIDIA H100 80GB HBM3", "9.0", False),
+        (jnp.bfloat16, 64, "gpu", "Tesla V100-SXM2-16GB", "7.0", False),
+        (jnp.bfloat16, 64, "gpu", "NVIDIA A100-SXM4-40GB", "8.0", True),
+        (jnp.bfloat16, 64, "tpu", "TPU v5 lite", None, False),
+        (jnp.bfloat16, 64, "cpu", "cpu", None, False),
+    ],
+)
+def test_where_attention_is_fused(dtype, width, backend, kind, capability, fused, monkeypatch):
+    device = SimpleNamespace(device_kind=kind, compute_capability=capability)
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    monkeypatch.setattr(jax, "local_devices", lambda: [device])
+    assert layers.has_fused_attention(dtype, width) == fused

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cdt.models import unet
+from cdt.models.layers import attention
 from cdt.models.unet import (
     ADM,
     ADM_SIZES,
@@ -150,9 +152,8 @@ def test_attention_is_where_it_is_asked_for_and_in_the_middle(style):
 )
 def test_heads_are_64_channels_wide_in_adm_alone(style, channels, heads, monkeypatch):
     shapes = []
-    attend = jax.nn.dot_product_attention
     monkeypatch.setattr(
-        jax.nn, "dot_product_attention", lambda q, k, v: shapes.append(q.shape) or attend(q, k, v)
+        unet, "attention", lambda q, k, v: shapes.append(q.shape) or attention(q, k, v)
     )
     shapes_of(Attention(STYLES[style], jnp.float32), jnp.zeros((2, 3, 4, channels)))
     assert shapes == [(2, 12, heads, channels // heads)]
@@ -197,18 +198,19 @@ def loss_and_gradient(style, remat):
 
 @each_style
 def test_gradient_reaches_every_parameter(style):
-    _, gradient = loss_and_gradient(style, remat=False)
+    _, gradient = loss_and_gradient(style, remat="none")
     for path, leaf in jax.tree_util.tree_leaves_with_path(gradient):
         name = jax.tree_util.keystr(path)
         assert np.isfinite(leaf).all(), name
         assert np.abs(leaf).max() > 1e-5, name
 
 
-def test_remat_changes_nothing():
+@pytest.mark.parametrize("remat", ["elementwise", "block"])
+def test_remat_changes_nothing(remat):
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
-        loss_and_gradient("adm", remat=True),
-        loss_and_gradient("adm", remat=False),
+        loss_and_gradient("adm", remat),
+        loss_and_gradient("adm", remat="none"),
     )
 
 
