@@ -1,5 +1,6 @@
 """The networks that are timed, as configs, and their compiled train steps."""
 
+import ast
 import time
 from typing import Any, NamedTuple
 
@@ -78,6 +79,19 @@ def case_config(name: str, **overrides) -> ConfigDict:
     config.model.dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
     config.update_from_flattened_dict(overrides)
     return config
+
+
+def parse_overrides(texts: list[str]) -> dict[str, Any]:
+    """["model.unroll=True", ...] of a command line -> {"model.unroll": True, ...}; what is no Python
+    literal is a string."""
+    overrides = {}
+    for text in texts:
+        key, _, value = text.partition("=")
+        try:
+            overrides[key] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            overrides[key] = value
+    return overrides
 
 
 def first_batch(config: ConfigDict) -> tuple[dict[str, np.ndarray], int]:

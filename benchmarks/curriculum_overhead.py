@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from benchmarks import records
-from benchmarks.cases import CASES, case_config, compiled_step
+from benchmarks.cases import CASES, case_config, compiled_step, parse_overrides
 
 
 def seconds(step, state, calls):
@@ -25,9 +25,12 @@ def seconds(step, state, calls):
     return time.perf_counter() - began, state
 
 
-def compare(name: str, pairs: int, calls: int, out: str | None) -> None:
+def compare(name: str, overrides: dict, pairs: int, calls: int, out: str | None) -> None:
     kinds = ("curriculum", "uniform")
-    steps = {kind: compiled_step(case_config(name, **{"timesteps.name": kind})) for kind in kinds}
+    steps = {
+        kind: compiled_step(case_config(name, **overrides, **{"timesteps.name": kind}))
+        for kind in kinds
+    }
     flops = {kind: step.program.cost_analysis()["flops"] for kind, step in steps.items()}
     states = {kind: step.state for kind, step in steps.items()}
     ratios = []
@@ -57,11 +60,13 @@ def compare(name: str, pairs: int, calls: int, out: str | None) -> None:
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--case", choices=[*CASES], action="append", help="default: those for CPUs")
+    parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="config")
     parser.add_argument("--pairs", type=int, default=40)
     parser.add_argument("--out", help="JSON file to add the records to")
     args = parser.parse_args()
     for name in args.case or ("digits", "dit_s4"):
-        compare(name, args.pairs, calls=8 if name == "digits" else 2, out=args.out)
+        calls = 8 if name == "digits" else 2
+        compare(name, parse_overrides(args.set), args.pairs, calls, args.out)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ Targets, one H100 class GPU: DiT-B/2 >= 45 %, DiT-XL/2 >= 50 % MFU, >= 1.15 time
 """
 
 import argparse
-import ast
 import time
 
 import jax
@@ -21,7 +20,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from benchmarks import records
-from benchmarks.cases import CASES, case_config, compiled_step
+from benchmarks.cases import CASES, case_config, compiled_step, parse_overrides
 from benchmarks.flops import forward_flops, peak_flops
 
 WINDOWS = 5
@@ -119,19 +118,13 @@ def report(name: str, side: str, config: ConfigDict, result: dict, out: str | No
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--case", choices=[*CASES], action="append", required=True)
-    parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[])
+    parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="config")
     parser.add_argument("--peer", choices=["eager", "compile"], action="append", default=[])
     parser.add_argument("--peers_only", action="store_true")
     parser.add_argument("--steps", type=int, default=10, help="steps a window")
     parser.add_argument("--out", help="JSON file to add the records to")
     args = parser.parse_args()
-    overrides = {}
-    for text in args.set:
-        key, _, value = text.partition("=")
-        try:
-            overrides[key] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            overrides[key] = value
+    overrides = parse_overrides(args.set)
     for name in args.case:
         config = case_config(name, **overrides)
         if not args.peers_only:
