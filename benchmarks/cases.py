@@ -82,8 +82,10 @@ def case_config(name: str, **overrides) -> ConfigDict:
 
 
 def parse_overrides(texts: list[str]) -> dict[str, Any]:
-    """["model.unroll=True", ...] of a command line -> {"model.unroll": True, ...}; what is no Python
-    literal is a string."""
+    """["model.unroll=True", ...], of a command line -> {"model.unroll": True, ...}.
+
+    A value that is no Python literal is a string.
+    """
     overrides = {}
     for text in texts:
         key, _, value = text.partition("=")

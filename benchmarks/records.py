@@ -25,13 +25,18 @@ def append(path: str | None, benchmark: str, record: dict) -> None:
 
 
 def environment() -> dict[str, str | int]:
-    """Device, versions and commit. Where there is no git, $COMMIT is the commit."""
-    git = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
+    """Device, versions and commit: $COMMIT where that is set, as for a copy without its history."""
+    commit = (
+        os.environ.get("COMMIT")
+        or subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True
+        ).stdout.strip()
+    )
     return {
         "device": jax.devices()[0].device_kind,
         "num_devices": jax.device_count(),
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "python": platform.python_version(),
-        "commit": git.stdout.strip() or os.environ.get("COMMIT", "unknown"),
+        "commit": commit or "unknown",
         **{name: version(name) for name in _LIBRARIES},
     }

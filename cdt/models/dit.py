@@ -16,7 +16,6 @@ from cdt.models.layers import (
     Mlp,
     SelfAttention,
     adaptive_layer_norm,
-    gated_add,
     patchify,
     position_embedding,
     unconstrained,
@@ -71,11 +70,11 @@ class DiTBlock(nn.Module):
         shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = jnp.split(modulation, 6, axis=-1)
         attention = SelfAttention(self.num_heads, self.dtype, name="attention")
         mlp = Mlp(self.mlp_hidden_size, self.dtype, name="mlp")
-        x = gated_add(x, gate_1, attention(adaptive_layer_norm(x, shift_1, scale_1)))
+        x = x + gate_1[:, None] * attention(adaptive_layer_norm(x, shift_1, scale_1))
         x = self.constrain(x)
         if text:
             x = x + CrossAttention(self.num_heads, self.dtype, name="cross_attention")(x, *text)
-        x = gated_add(x, gate_2, mlp(adaptive_layer_norm(x, shift_2, scale_2)))
+        x = x + gate_2[:, None] * mlp(adaptive_layer_norm(x, shift_2, scale_2))
         return self.constrain(x), None
 
 

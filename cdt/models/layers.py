@@ -1,6 +1,6 @@
 """Building blocks that the networks share. Images are NHWC, tokens [B, N, D]."""
 
-from functools import partial
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -44,45 +44,27 @@ def _matmul_backward(residuals, gradient):
 _matmul.defvjp(_matmul_forward, _matmul_backward)
 
 
-def dense_product(x: jax.Array, kernel: jax.Array, precision=None) -> jax.Array:
-    """x [..., D_in] times kernel [D_in, D_out] -> [..., D_out].
+def dense_product(inputs, kernel, dimension_numbers, precision=None) -> jax.Array:
+    """`lax.dot_general` as dense layers call it: [..., D_in] x [D_in, D_out] -> [..., D_out].
 
     XLA:CPU sends a product of two matrices to a tuned kernel, but runs the same product with two
     leading dimensions, and above all its gradient, two to three times slower: so tokens
     [B, N, D] become one matrix [B N, D] there.
     """
     if not cpu_matmuls():
-        return jnp.matmul(x, kernel, precision=precision)
-    flat = _matmul(x.reshape(-1, x.shape[-1]), kernel)
-    return flat.reshape(*x.shape[:-1], kernel.shape[-1])
+        return jax.lax.dot_general(inputs, kernel, dimension_numbers, precision)
+    flat = _matmul(inputs.reshape(-1, inputs.shape[-1]), kernel)
+    return flat.reshape(*inputs.shape[:-1], kernel.shape[-1])
 
 
-class Dense(nn.Module):
-    """A dense layer over the last axis of [..., D_in] -> [..., features].
+class Dense(nn.Dense):
+    """`nn.Dense` with Xavier-uniform kernels over the last axis of [..., D_in] -> [..., D_out].
 
-    Parameters are float32 `kernel` [D_in, features] and `bias` [features]. The bias is added in
-    float32, so that its gradient, a sum over all tokens, is summed in float32 too.
-
-    Attributes:
-        features: width of the output.
-        dtype: compute dtype, that of the output.
-        precision: of the product, where the backend has several.
-        kernel_init, bias_init: Xavier-uniform and zero.
+    Parameters are float32 `kernel` [D_in, D_out] and `bias` [D_out].
     """
 
-    features: int
-    dtype: jnp.dtype = jnp.float32
-    precision: jax.lax.Precision | None = None
     kernel_init: nn.initializers.Initializer = nn.initializers.xavier_uniform()
-    bias_init: nn.initializers.Initializer = nn.initializers.zeros
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        shape = (x.shape[-1], self.features)
-        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
-        bias = self.param("bias", self.bias_init, shape[1:], jnp.float32)
-        product = dense_product(x.astype(self.dtype), kernel.astype(self.dtype), self.precision)
-        return (product.astype(jnp.float32) + bias).astype(self.dtype)
+    dot_general: Callable = dense_product
 
 
 def has_fused_attention(dtype: jnp.dtype, head_dim: int) -> bool:
@@ -118,81 +100,20 @@ def attention(
     )
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(3,))
-def adaptive_layer_norm(
-    x: jax.Array, shift: jax.Array, scale: jax.Array, epsilon: float = 1e-6
-) -> jax.Array:
-    """Layer normalisation of x [B, N, D] over D, times 1 + scale [B, D], plus shift [B, D].
-
-    Computed in float32, whatever the types, and rounded once. The derivative is written out: it
-    keeps x and two numbers a token, and reads x and the gradient twice, where that of the program
-    keeps more or normalises again.
-    """
-    return _adaptive_layer_norm_forward(x, shift, scale, epsilon)[0]
-
-
-def _adaptive_layer_norm_forward(x, shift, scale, epsilon):
-    x32, shift32, scale32 = (v.astype(jnp.float32) for v in (x, shift, scale))
-    mean = x32.mean(axis=-1, keepdims=True)
-    centred = x32 - mean
-    inverse_std = jax.lax.rsqrt(jnp.square(centred).mean(axis=-1, keepdims=True) + epsilon)
-    out = centred * inverse_std * (1 + scale32[:, None]) + shift32[:, None]
-    return out.astype(x.dtype), (x, shift, scale, mean, inverse_std)
-
-
-def _adaptive_layer_norm_backward(epsilon, residuals, gradient):
-    x, shift, scale, mean, inverse_std = residuals
-    gradient = gradient.astype(jnp.float32)
-    normalised = (x.astype(jnp.float32) - mean) * inverse_std
-    inner = gradient * (1 + scale.astype(jnp.float32)[:, None])
-    projection = (inner * normalised).mean(axis=-1, keepdims=True)
-    dx = (inner - inner.mean(axis=-1, keepdims=True) - normalised * projection) * inverse_std
-    return (
-        dx.astype(x.dtype),
-        gradient.sum(axis=1).astype(shift.dtype),
-        (gradient * normalised).sum(axis=1).astype(scale.dtype),
-    )
-
-
-adaptive_layer_norm.defvjp(_adaptive_layer_norm_forward, _adaptive_layer_norm_backward)
-
-
-# Checkpointed: the backward pass reads `branch` and `gate` as they are, not copies in float32.
-@jax.checkpoint
-def gated_add(x: jax.Array, gate: jax.Array, branch: jax.Array) -> jax.Array:
-    """x [B, N, D] + gate [B, D] * branch [B, N, D], computed in float32 and rounded once."""
-    x32, gate32, branch32 = (v.astype(jnp.float32) for v in (x, gate, branch))
-    return (x32 + gate32[:, None] * branch32).astype(x.dtype)
-
-
-@jax.custom_vjp
-def gelu(x: jax.Array) -> jax.Array:
-    """The Gaussian error linear unit in its tanh form, [...] -> [...], computed in float32.
-
-    Its derivative reads x alone, and not also the powers and the hyperbolic tangent.
-    """
-    return _gelu(x)[0]
-
-
-def _gelu(x):
-    """(gelu(x), its derivative): x s(z) with z = 2 sqrt(2 / pi) (x + 0.044715 x^3), as
-    (1 + tanh(z / 2)) / 2 is the logistic function s(z)."""
+def layer_norm(x: jax.Array, epsilon: float = 1e-6) -> jax.Array:
+    """Layer normalisation over the last axis without scale or shift; statistics in float32."""
     x32 = x.astype(jnp.float32)
-    rate = 2 * np.sqrt(2 / np.pi).astype(np.float32)
-    share = nn.sigmoid(rate * (x32 + 0.044715 * x32**3))
-    slope = share + x32 * share * (1 - share) * rate * (1 + 3 * 0.044715 * x32**2)
-    return (x32 * share).astype(x.dtype), slope
+    centred = x32 - x32.mean(axis=-1, keepdims=True)
+    variance = jnp.square(centred).mean(axis=-1, keepdims=True)
+    return (centred * jax.lax.rsqrt(variance + epsilon)).astype(x.dtype)
 
 
-def _gelu_forward(x):
-    return _gelu(x)[0], x
-
-
-def _gelu_backward(x, gradient):
-    return ((gradient.astype(jnp.float32) * _gelu(x)[1]).astype(x.dtype),)
-
-
-gelu.defvjp(_gelu_forward, _gelu_backward)
+# Checkpointed: the backward pass computes it again from x, which is cheaper than writing the
+# centred and the normalised x to memory and reading them back.
+@jax.checkpoint
+def adaptive_layer_norm(x: jax.Array, shift: jax.Array, scale: jax.Array) -> jax.Array:
+    """layer_norm(x [B, N, D]) * (1 + scale [B, D]) + shift [B, D]."""
+    return layer_norm(x) * (1 + scale[:, None]) + shift[:, None]
 
 
 class SelfAttention(nn.Module):
@@ -211,8 +132,8 @@ class SelfAttention(nn.Module):
         if width % self.num_heads:
             raise ValueError(f"width {width} is not divisible by {self.num_heads} attention heads.")
         qkv = Dense(3 * width, dtype=self.dtype, name="qkv")(x)
-        head = (batch, tokens, self.num_heads, width // self.num_heads)
-        out = attention(*(part.reshape(head) for part in jnp.split(qkv, 3, axis=-1)))
+        qkv = qkv.reshape(batch, tokens, 3, self.num_heads, width // self.num_heads)
+        out = attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2])
         return Dense(width, dtype=self.dtype, name="out")(out.reshape(batch, tokens, width))
 
 
@@ -237,14 +158,20 @@ class CrossAttention(nn.Module):
         head = (self.num_heads, width // self.num_heads)
         query = Dense(width, dtype=self.dtype, name="q")(x).reshape(batch, tokens, *head)
         kv = Dense(2 * width, dtype=self.dtype, name="kv")(states)
-        key, value = (
-            part.reshape(batch, states.shape[1], *head) for part in jnp.split(kv, 2, axis=-1)
-        )
-        out = attention(query, key, value, length)
+        kv = kv.reshape(batch, states.shape[1], 2, *head)
+        out = attention(query, kv[:, :, 0], kv[:, :, 1], length)
         zeros = nn.initializers.zeros
         return Dense(width, dtype=self.dtype, kernel_init=zeros, name="out")(
             out.reshape(batch, tokens, width)
         )
+
+
+# Checkpointed: the backward pass reads the input alone, and not also the powers and the hyperbolic
+# tangent of the forward pass.
+@jax.checkpoint
+def gelu(x: jax.Array) -> jax.Array:
+    """The Gaussian error linear unit in its tanh form, [...] -> [...]."""
+    return nn.gelu(x, approximate=True)
 
 
 class Mlp(nn.Module):

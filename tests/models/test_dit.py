@@ -162,25 +162,3 @@ def test_bad_input(change, image, label, message):
 def test_bad_name(name):
     with pytest.raises(ValueError, match="expected SIZE/PATCH"):
         named_dit(name, out_channels=1)
-
-
-def sums(jaxpr):
-    """The types of what a program sums, inner functions included."""
-    for equation in jaxpr.eqns:
-        if equation.primitive.name == "reduce_sum":
-            yield equation.invars[0].aval.dtype
-        for parameter in equation.params.values():
-            inner = getattr(parameter, "jaxpr", parameter)
-            if hasattr(inner, "eqns"):
-                yield from sums(inner)
-
-
-def test_gradients_are_summed_over_tokens_in_float32(params):
-    """A GPU sums what is bfloat16 in bfloat16, where a sum of ones ends at 256."""
-    model = SMALL.clone(dtype=jnp.bfloat16)
-
-    def loss(params):
-        return jnp.square(model.apply(params, X, TIME, LABEL)).mean()
-
-    found = list(sums(jax.make_jaxpr(jax.grad(loss))(params).jaxpr))
-    assert found and set(found) == {jnp.dtype("float32")}
