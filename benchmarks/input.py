@@ -1,6 +1,6 @@
 """Data: images a second of each source at 64x64, and the speed and memory of preparing.
 
-    python -m benchmarks.data_sources [--case read --case prepare]
+    python -m benchmarks.input [--case read --case prepare]
 
 read: batches of 128 in training order, flips included, on the calling thread, as training's
 prefetcher makes them; median of 5 rounds of 1,024 images, the sources taking turns. The pictures
