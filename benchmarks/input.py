@@ -90,7 +90,7 @@ def read(root: Path) -> None:
         "tfds (PNG in ArrayRecord)": as_tfds(images, root / "tfds"),
         "folder of 64x64 PNG files": folder(pictures / "train", SIZE, 3),
     }
-    kinds = dict(seed=0, batch_size=BATCH, process_index=0, process_count=1, flip=True)
+    kinds = dict(seed=0, batch_size=BATCH, flip=True)
     batches = {name: make_batch(source, **kinds) for name, source in cases.items()}
     rates = {name: [] for name in cases}
     for start in range(0, 48, 8):

@@ -18,11 +18,10 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
-from jax.experimental import multihost_utils
 
+from cdt.agreement import gather
 from cdt.errors import UserError
 from cdt.leaves import from_nested, placed, to_nested
 from cdt.manifest import (
@@ -138,7 +137,8 @@ class Checkpointer:
 
     def latest_step(self) -> int | None:
         """The newest step saved completely, damaged or not; None where there is none."""
-        return max(self._steps(), default=None)
+        self.wait()
+        return max(ocp.utils.checkpoint_steps(self._directory), default=None)
 
     def wait(self) -> None:
         """Returns when everything is written; raises what a save in the background failed with."""
@@ -164,9 +164,10 @@ class Checkpointer:
         return self._manager
 
     def _steps(self) -> list[int]:
-        """Steps saved completely, the newest first."""
+        """Steps saved completely, the newest first, as process 0 sees them: on a network's file
+        system another may see the newest later."""
         self.wait()
-        return sorted(ocp.utils.checkpoint_steps(self._directory), reverse=True)
+        return sorted(gather(list(ocp.utils.checkpoint_steps(self._directory)))[0], reverse=True)
 
     def _newest_good(
         self, read: Callable[[int], T], only: int | None = None, *, set_aside: bool = False
@@ -210,7 +211,7 @@ class Checkpointer:
         self.close()  # as Orbax keeps a list of the steps to save on
         if jax.process_index() == 0:
             (self._directory / str(step)).rename(self._directory / name)
-        _all_processes(True)
+        gather(None)  # none goes on before it has happened
         return name
 
     def _manifest(self, step: int) -> dict[str, Any]:
@@ -265,8 +266,8 @@ class Checkpointer:
                 reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0][:100]}"
             if reason:
                 gc.collect()
-        if not _all_processes(not reason):
-            raise Damaged(reason or "another process could not read it")
+        if others := [text for text in gather(reason) if text]:
+            raise Damaged(reason or others[0])
         return result
 
 
@@ -283,10 +284,3 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         sys.unraisablehook = hook
-
-
-def _all_processes(ok: bool) -> bool:
-    """Whether `ok` holds on every process; waits for all of them."""
-    if jax.process_count() == 1:
-        return ok
-    return bool(np.all(multihost_utils.process_allgather(np.array(ok))))

@@ -10,6 +10,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from cdt import atomic, build
+from cdt.agreement import errors_of_all
 from cdt.data.sources import Source
 from cdt.errors import EXIT_FINISHED, UserError, user_errors
 from cdt.evals import metrics
@@ -31,21 +32,29 @@ def evaluate(config: ConfigDict, workdir: str) -> int:
     Without `evaluate.reference` samples are compared with the training and with the held-out
     images. The nearest-neighbour distances are then those of samples and of held-out images to the
     training images: samples that lie much closer than held-out images do are copies.
+
+    All processes generate; process 0 measures.
     """
     path, c = epath.Path(workdir), config.evaluate
-    with user_errors():
+    with errors_of_all(), user_errors():
         _check_reference(config)
         # What can be missing is looked for first: features and samples take minutes.
         make_images, results = _given(config) if c.samples else _sampling(config, path)
         feature_fn = build.feature_space(config)
-        if c.reference:
+        if jax.process_index() > 0:
+            references = {}
+        elif c.reference:
             references = {"reference": file_reference(c.reference, feature_fn)}
         else:
             references = {
                 split: source_reference(source, feature_fn, _reference_cache(config, path))
                 for split, source in zip(("train", "test"), build.data(config), strict=True)
             }
-        samples = summarise(in_blocks(make_images()), feature_fn)
+    images = make_images()
+    if jax.process_index() > 0:
+        return EXIT_FINISHED
+    with user_errors():
+        samples = summarise(in_blocks(images), feature_fn)
         values = metrics.scores(samples)
         results["features"] = c.features
         for split, reference in references.items():
@@ -79,7 +88,8 @@ def make_evaluation(
     train: Source,
 ) -> Callable[[PyTree], dict[str, float]]:
     """Returns evaluation(params) -> {metric: value} against the training images, or against
-    `evaluate.reference`, for use while a run trains.
+    `evaluate.reference`, for use while a run trains. All processes generate, process 0 measures;
+    the others get no metric.
 
     Args:
       sample: from `build.sampler`.
@@ -94,6 +104,12 @@ def make_evaluation(
     with user_errors():
         _check_reference(config)
         feature_fn = build.feature_space(config)
+
+        def images_of(params):
+            return generate(sample, mesh, params, condition, c.num, config.sample.batch_size)
+
+        if jax.process_index() > 0:
+            return lambda params: images_of(params) or {}
         if c.reference:
             reference = file_reference(c.reference, feature_fn)
         else:
@@ -102,8 +118,7 @@ def make_evaluation(
     reference_radii = None if known is None else radii(known)
 
     def evaluation(params):
-        images = generate(sample, mesh, params, condition, c.num, config.sample.batch_size)
-        samples = summarise(in_blocks(images), feature_fn)
+        samples = summarise(in_blocks(images_of(params)), feature_fn)
         return metrics.scores(samples) | metrics.compare(samples, reference, reference_radii)
 
     return evaluation
@@ -138,11 +153,12 @@ def _sampling(
     config: ConfigDict, path: epath.Path
 ) -> tuple[Callable[[], np.ndarray], dict[str, object]]:
     """(a function that makes uint8 images of the newest checkpoint, what they are)."""
-    mesh = build.mesh(config)
-    model = build.model(config, mesh)
-    run = build.sampler(config, model)
-    n = config.evaluate.num
-    condition = build.sample_condition(config, model)
+    with errors_of_all(), user_errors():
+        mesh = build.mesh(config)
+        model = build.model(config, mesh)
+        run = build.sampler(config, model)
+        n = config.evaluate.num
+        condition = build.sample_condition(config, model)
     step, params = load_params(config, path, mesh, model)
 
     def images():

@@ -4,9 +4,14 @@
                        [--config.optim.lr=2e-4 ...]
 
 Running the same command again resumes. Exit codes: 0 finished; 2 something given was wrong (one
-sentence says what); 3 stopped by numbers that were not finite; 75 saved after a signal, run again.
+sentence says what); 3 stopped by numbers that were not finite; 75 saved after a signal, or another
+process of the run was lost: run again.
+
+On several hosts the same command is started on each. SLURM, Cloud TPU and Kubernetes tell the
+processes of each other; elsewhere --coordinator, --num_processes and --process_id do.
 """
 
+import importlib
 import logging
 import os
 import sys
@@ -23,13 +28,27 @@ from cdt.errors import EXIT_USER_ERROR, UserError
 from cdt.malloc import keep_freed_memory
 
 FLAGS = flags.FLAGS
-MODES = ("train", "sample", "evaluate", "difficulty", "compare")
+# mode -> the module and its function of the same name.
+MODES = {
+    "train": "train",
+    "sample": "sample",
+    "evaluate": "evaluate",
+    "difficulty": "study",
+    "compare": "compare",
+}
+# Those that several processes take part in together.
+SHARED_MODES = ("train", "sample", "evaluate")
 
 config_flags.DEFINE_config_file(
     "config", None, "Config file, FILE or FILE:VARIANT, such as configs/digits.py:smoke."
 )
 flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, metrics, samples.")
 flags.DEFINE_string("mode", "train", f"One of {', '.join(MODES)}.")
+flags.DEFINE_string("coordinator", None, "Of several processes: HOST:PORT where process 0 listens.")
+flags.DEFINE_integer("num_processes", None, "Of the run; 1 looks for no cluster.")
+flags.DEFINE_integer("process_id", None, "Of this process, in [0, num_processes).")
+flags.DEFINE_integer("connect_seconds", 300, "How long the processes wait for each other.")
+flags.DEFINE_integer("heartbeat_seconds", 100, "Without a sign of life, for a process to be lost.")
 
 
 def parse(argv: list[str]):
@@ -50,7 +69,7 @@ def parse(argv: list[str]):
     except flags.IllegalFlagValueError as error:
         raise UserError(f"{error}; give a value of the key's type.") from None
     except flags.Error as error:
-        raise UserError(f"{error}; the flags are --config, --workdir and --mode.") from None
+        raise UserError(f"{error}; python -m cdt.main --help lists the flags.") from None
     except Exception as error:  # a config file is a program: it may raise anything
         # ml_collections wraps what the file raised; the innermost error says what was wrong.
         cause = error
@@ -91,33 +110,42 @@ def run(argv: list[str], command: Callable[[ConfigDict, str], int] | None = None
         schema.with_fitted_edges(config)
         keep_freed_memory()  # before JAX starts its threads
         # Imported once the command line is known to be sound: JAX takes a second to load.
+        from cdt import distributed
         from cdt.compilation import use_persistent_cache
 
         use_persistent_cache(config.compilation_cache)
-        if command is not None:
+        distributed.join(
+            FLAGS.coordinator,
+            FLAGS.num_processes,
+            FLAGS.process_id,
+            connect_seconds=FLAGS.connect_seconds,
+            heartbeat_seconds=FLAGS.heartbeat_seconds,
+            stops_together=command is None and mode == "train",
+        )
+        with distributed.together():
+            if distributed.several():
+                if command is not None or mode not in SHARED_MODES:
+                    raise UserError(
+                        "This program runs in one process, on all devices of one host; start one "
+                        "(SLURM: --ntasks=1), without --coordinator or with --num_processes=1."
+                    )
+                _check_alike(config, workdir, mode)
+            if command is None:
+                command = getattr(importlib.import_module(f"cdt.{MODES[mode]}"), MODES[mode])
             return command(config, workdir)
-        if mode == "train":
-            from cdt.train import train
-
-            return train(config, workdir)
-        if mode == "sample":
-            from cdt.sample import sample
-
-            return sample(config, workdir)
-        if mode == "difficulty":
-            from cdt.study import study
-
-            return study(config, workdir)
-        if mode == "compare":
-            from cdt.compare import compare
-
-            return compare(config, workdir)
-        from cdt.evaluate import evaluate
-
-        return evaluate(config, workdir)
     except UserError as error:
         print(f"cdt: {error}", file=sys.stderr)
         return EXIT_USER_ERROR
+
+
+def _check_alike(config: ConfigDict, workdir: str, mode: str) -> None:
+    """Raises UserError unless all processes were started alike and run the same libraries."""
+    from cdt.agreement import check_alike
+    from cdt.manifest import library_versions
+
+    told = {f"config.{key}": value for key, value in schema.flatten(config).items()}
+    versions = {f"the version of {name}": value for name, value in library_versions().items()}
+    check_alike({"--workdir": workdir, "--mode": mode} | told | versions)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """What a checkpoint says about itself: a JSON object that lets damage and mistakes be found.
 
     schema      int, format of the checkpoint; a newer one than this program knows is refused
-    versions    {package: version} at the time of saving
+    versions    see `library_versions`, at the time of saving
     types       {item: {leaf path: "float32[3,4]"}}
     checksums   {item: {leaf path: uint32}}, see `cdt.leaves.leaf_checksums`
     meta        what the caller wants kept: config, data position, ...
@@ -12,12 +12,14 @@ An item is a part of the train state, such as its params, which can be restored 
 
 import importlib.metadata
 import json
+import platform
 import zlib
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 
+from cdt import __version__
 from cdt.leaves import leaf_checksums, leaf_types
 
 PyTree = Any
@@ -31,6 +33,12 @@ class Damaged(Exception):
     """What was read is not what was written."""
 
 
+def library_versions() -> dict[str, str]:
+    """{name: version} of what the numbers of a run depend on: packages, cdt and Python."""
+    packages = {package: importlib.metadata.version(package) for package in _PACKAGES}
+    return packages | {"cdt": __version__, "Python": platform.python_version()}
+
+
 def make_manifest(items: Mapping[str, PyTree], meta: Mapping[str, Any]) -> dict[str, Any]:
     """The manifest of items that are about to be saved; waits for their checksums.
 
@@ -40,7 +48,7 @@ def make_manifest(items: Mapping[str, PyTree], meta: Mapping[str, Any]) -> dict[
     """
     manifest = {
         "schema": SCHEMA,
-        "versions": {package: importlib.metadata.version(package) for package in _PACKAGES},
+        "versions": library_versions(),
         "types": {item: leaf_types(tree) for item, tree in items.items()},
         "checksums": _checksums(items),
         "meta": meta,

@@ -7,9 +7,11 @@ from typing import Any
 import jax
 import numpy as np
 from etils import epath
+from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from cdt import atomic, build, plots, sharding
+from cdt.agreement import errors_of_all
 from cdt.checkpoint import Checkpointer
 from cdt.errors import EXIT_FINISHED, user_errors
 from cdt.workdir import check_identity
@@ -30,8 +32,8 @@ def generate(
     condition: Callable[[np.ndarray], dict[str, np.ndarray]],
     n: int,
     batch_size: int,
-) -> np.ndarray:
-    """Images 0..n-1, batch after batch, split over the devices.
+) -> np.ndarray | None:
+    """Images 0..n-1, batch after batch, split over the devices of all processes.
 
     Args:
       sample: (params, indices, condition) -> uint8[B, H, W, C], from `build.sampler`.
@@ -42,17 +44,19 @@ def generate(
       batch_size: images at a time, rounded up to a multiple of the devices.
 
     Returns:
-      uint8[n, H, W, C] on the host.
+      uint8[n, H, W, C] on the host of process 0, None on the others.
     """
     size = -(-min(batch_size, n) // mesh.size) * mesh.size
     images = []
     for start in range(0, n, size):
         # The last batch is filled up with images that are thrown away: one shape, one compilation.
         indices = np.arange(start, start + size, dtype=np.int32)
-        told = sharding.global_batch(mesh, condition(np.minimum(indices, n - 1)))
-        placed = sharding.global_batch(mesh, {"indices": indices})["indices"]
-        images.append(jax.device_get(sample(params, placed, told)))
-    return np.concatenate(images)[:n]
+        told = sharding.global_batch(mesh, condition(np.minimum(indices, n - 1)), size)
+        placed = sharding.global_batch(mesh, {"indices": indices}, size)["indices"]
+        batch = multihost_utils.process_allgather(sample(params, placed, told), tiled=True)
+        if jax.process_index() == 0:
+            images.append(batch)
+    return np.concatenate(images)[:n] if images else None
 
 
 def load_params(
@@ -97,15 +101,18 @@ def sample(config: ConfigDict, workdir: str) -> int:
     labels where there are classes, captions str[n] where the model reads text) in the workdir;
     returns the exit code."""
     path = epath.Path(workdir)
-    with user_errors():
+    with errors_of_all(), user_errors():
         mesh = build.mesh(config)
         model = build.model(config, mesh)
         run = build.sampler(config, model)
         n = config.sample.num
         condition = build.sample_condition(config, model)
         captions_of = build.sample_captions(config)
+    with user_errors():
         step, params = load_params(config, path, mesh, model)
     images = generate(run, mesh, params, condition, n, config.sample.batch_size)
+    if images is None:
+        return EXIT_FINISHED
 
     folder = path / "samples" / f"step_{step}"
     folder.mkdir(parents=True, exist_ok=True)

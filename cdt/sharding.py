@@ -83,13 +83,36 @@ def state_sharding(mesh: Mesh, shapes: PyTree, min_size: int) -> PyTree:
     return jax.tree.map(one, shapes)
 
 
-def global_batch(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-    """This process's contiguous block of the global batch -> arrays split over the mesh."""
+def local_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
+    """The rows of a global batch that the devices of this process hold, int64[b], ascending.
+
+    They need not be neighbours: a mesh may have its devices in another order than the processes.
+    """
+    held = batch_sharding(mesh).addressable_devices_indices_map((batch_size,)).values()
+    return np.unique(np.concatenate([np.arange(batch_size)[rows] for (rows,) in held]))
+
+
+def global_batch(mesh: Mesh, batch: dict[str, np.ndarray], batch_size: int) -> dict[str, jax.Array]:
+    """Arrays [batch_size, ...] split over the mesh.
+
+    Args:
+      mesh: devices, which divide `batch_size`.
+      batch: arrays of this process's `local_rows`, or the whole on every process.
+      batch_size: of the global batch.
+    """
     sharding = batch_sharding(mesh)
     return {
-        name: jax.make_array_from_process_local_data(sharding, value)
-        for name, value in batch.items()
+        name: jax.make_array_from_process_local_data(sharding, x, (batch_size, *x.shape[1:]))
+        for name, x in batch.items()
     }
+
+
+def on_every_device(mesh: Mesh, tree: PyTree) -> PyTree:
+    """Host arrays, the same on every process, as arrays that every device holds whole."""
+    where = replicated(mesh)
+    return jax.tree.map(
+        lambda x: jax.make_array_from_callback(x.shape, where, lambda index: x[index]), tree
+    )
 
 
 def abstract(tree: PyTree, shardings: PyTree) -> PyTree:
@@ -102,7 +125,7 @@ def abstract(tree: PyTree, shardings: PyTree) -> PyTree:
 
 
 def abstract_batch(mesh: Mesh, batch: dict[str, np.ndarray], batch_size: int) -> PyTree:
-    """The shapes of `global_batch` for this process's block of a global batch of `batch_size`."""
+    """The shapes of `global_batch`."""
     over_devices = batch_sharding(mesh)
     return {
         name: jax.ShapeDtypeStruct((batch_size, *x.shape[1:]), x.dtype, sharding=over_devices)

@@ -160,7 +160,7 @@ def _train_clusters(
         programs, batch_at, validation_batch = _compiled(config, parts, train, test, mesh)
         groups = sum(-(-len(clusters) // (at_once or 1)) for clusters in left.values())
         total = groups * int(validation_steps[-1])
-        progress = Progress(total, 0, active=jax.process_index() == 0)
+        progress = Progress(total, 0)
         steps_done = 0
 
         def counted_batch(step: int):
@@ -207,21 +207,12 @@ def _compiled(
     else:
         shardings = sharding.state_sharding(mesh, shapes, config.mesh.min_shard_size)
         batches = sharding.batch_sharding(mesh)
-    # A process holds its block of a batch that is split, and all of one that is not.
-    whole = side_by_side
     host_batch = make_batch(
-        train,
-        seed=config.seed,
-        batch_size=config.train.batch_size,
-        process_index=0 if whole else jax.process_index(),
-        process_count=1 if whole else jax.process_count(),
-        flip=config.data.flip,
+        train, seed=config.seed, batch_size=config.train.batch_size, flip=config.data.flip
     )
 
     def batch_at(step: int) -> Batch:
-        return jax.tree.map(
-            lambda x: jax.make_array_from_process_local_data(batches, x), host_batch(step)
-        )
+        return jax.device_put(dict(host_batch(step)), batches)
 
     state = sharding.abstract(shapes, shardings)
     validation_batch = jax.device_put(build.validation_batch(config, test, mesh), batches)

@@ -13,16 +13,17 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from cdt import atomic, build, plots, sharding
+from cdt.agreement import errors_of_all
 from cdt.checkpoint import Checkpointer
 from cdt.compilation import compile_together
 from cdt.config import flatten
 from cdt.data.pipeline import Prefetcher, make_batch
+from cdt.distributed import Stop
 from cdt.errors import EXIT_BAD_NUMBERS, EXIT_FINISHED, EXIT_STOPPED, user_errors
 from cdt.evaluate import make_evaluation, scalars
 from cdt.plain_json import to_json
 from cdt.progress import Progress
 from cdt.sample import generate
-from cdt.signals import StopRequest
 from cdt.state import TrainState, no_bad_steps
 from cdt.validation import make_validation
 from cdt.workdir import check_identity, record_config
@@ -34,7 +35,10 @@ _IN_FLIGHT = 4
 
 
 def fetch(tree):
-    """The one door through which the loop brings arrays from the devices to the host."""
+    """The one door through which the loop brings arrays from the devices to the host.
+
+    Of several processes each can fetch what its devices hold, so what is replicated.
+    """
     return jax.device_get(tree)
 
 
@@ -48,13 +52,15 @@ def train(config: ConfigDict, workdir: str) -> int:
       UserError: something in the config, the data or the workdir is wrong; before compilation.
     """
     # --- Data, model, step: everything that can be wrong is found here -----------------------
-    with user_errors():
+    with errors_of_all(), user_errors():
         mesh = build.mesh(config)
         train_source, test_source = build.data(config)
         num_examples = train_source.size
         model = build.model(config, mesh)
         path = epath.Path(workdir)
         check_identity(path, config)
+    # The processes read checkpoints together, so what can be wrong with one of them alone is known.
+    with errors_of_all(), user_errors():
         checkpoints = Checkpointer(path / "checkpoints", keep=config.checkpoint.keep)
         saved = checkpoints.read_meta()
         open_all_at = saved["open_all_at"] if saved else build.open_all_at(config, num_examples)
@@ -74,11 +80,11 @@ def train(config: ConfigDict, workdir: str) -> int:
             train_source,
             seed=config.seed,
             batch_size=config.train.batch_size,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
             flip=config.data.flip,
+            rows=sharding.local_rows(mesh, config.train.batch_size),
         )
-        record_config(path, config)
+        if jax.process_index() == 0:
+            record_config(path, config)
         evaluation = None
         if every["evaluate"]:
             evaluation = make_evaluation(config, path, mesh, sample, condition, train_source)
@@ -113,7 +119,7 @@ def train(config: ConfigDict, workdir: str) -> int:
     if restored is None:
         programs.append(jax.jit(parts.init, out_shardings=shardings).lower(key))
     step, validate, *init = compile_together(programs)
-    param_norm = jax.jit(optax.tree.norm)
+    param_norm = jax.jit(optax.tree.norm, out_shardings=replicated)
 
     if restored is None:
         state = init[0](key)
@@ -145,7 +151,7 @@ def train(config: ConfigDict, workdir: str) -> int:
 
     # Closed in reverse order, after an exception too: what was logged and saved is written out.
     with (
-        StopRequest() as stop,
+        Stop() as stop,
         closing(checkpoints),
         closing(writer),
         closing(progress),
@@ -155,14 +161,17 @@ def train(config: ConfigDict, workdir: str) -> int:
         if start == 0:
             initial = run_validation(0, None)
             state = state.replace(
-                clusters=state.clusters._replace(initial_loss=jax.device_put(initial, replicated))
+                clusters=state.clusters._replace(
+                    initial_loss=sharding.on_every_device(mesh, initial)
+                )
             )
         else:
             initial = fetch(state.clusters.initial_loss)
         window_start, window_began, waited = start, time.perf_counter(), 0.0
 
         for done in range(start + 1, total_steps + 1):
-            state, metrics = step(state, sharding.global_batch(mesh, next(batches)))
+            batch = sharding.global_batch(mesh, next(batches), config.train.batch_size)
+            state, metrics = step(state, batch)
             in_flight.append(metrics["loss"])
             if len(in_flight) > _IN_FLIGHT:
                 in_flight.popleft().block_until_ready()
@@ -197,7 +206,8 @@ def train(config: ConfigDict, workdir: str) -> int:
                 images = generate(
                     sample, mesh, params, condition, grid_size, config.sample.batch_size
                 )
-                _write_grid(path, writer, done, images, model.num_classes)
+                if images is not None:
+                    _write_grid(path, writer, done, images, model.num_classes)
             if evaluation and (done % every["evaluate"] == 0 or last):
                 values = {name: evaluation(_average(state, name)) for name in evaluated}
                 writer.scalars(done, scalars(config, values))
@@ -205,7 +215,7 @@ def train(config: ConfigDict, workdir: str) -> int:
                 window_start, window_began = done, time.perf_counter()
                 waited = batches.wait_seconds
 
-            if stop.requested and not last:
+            if stop.after(done) and not last:
                 exit_code = EXIT_STOPPED
             if exit_code or last or done % every["checkpoint"] == 0:
                 save(done)
@@ -221,7 +231,7 @@ def train(config: ConfigDict, workdir: str) -> int:
         )
     elif exit_code == EXIT_STOPPED:
         print(f"stopped by a signal and saved at step {done}; run the same command to go on")
-    else:
+    elif jax.process_index() == 0:
         _report(path, fetch(metrics), parts.num_stages)
     return exit_code
 

@@ -128,4 +128,4 @@ def validation_batch(
     n = max(n, mesh.size)
     indices = np.arange(n) * source.size // n
     batch = {"image": source.images(indices)} | source.condition(indices)
-    return sharding.global_batch(mesh, batch)
+    return sharding.global_batch(mesh, batch, n)

@@ -103,7 +103,7 @@ def decoder(config: ConfigDict, mesh: jax.sharding.Mesh) -> Callable[[Array], Ar
 
     # An argument of the program: as a constant, 200 MB would be compiled into it.
     used = {name: params[name] for name in ("decoder", "post_quant_conv")}
-    return functools.partial(decode, jax.device_put(used, sharding.replicated(mesh)))
+    return functools.partial(decode, sharding.on_every_device(mesh, used))
 
 
 def latent_shape(config: ConfigDict, image_shape: tuple[int, int, int]) -> tuple[int, int, int]:

@@ -1,6 +1,5 @@
 """Config -> mesh, optimizer, averages and the train step."""
 
-import os
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -28,17 +27,7 @@ class Training(NamedTuple):
 
 
 def mesh(config: ConfigDict) -> jax.sharding.Mesh:
-    """The mesh over all devices.
-
-    Raises:
-      UserError: this is one of several processes, which would each write to the same workdir.
-    """
-    tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))  # of this `srun`
-    if (count := max(jax.process_count(), tasks)) > 1:
-        raise UserError(
-            f"There are {count} processes, and a run has one: start one task, on one host with all "
-            "of its devices (SLURM: --ntasks=1)."
-        )
+    """The mesh over all devices of all processes."""
     return sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
 
 

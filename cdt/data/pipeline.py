@@ -1,4 +1,4 @@
-"""Batches as a pure function of (seed, step, process).
+"""Batches as a pure function of (seed, step, rows).
 
 Nothing is iterated and nothing is remembered: the example at position p of the endless stream is
 computed from p. A resumed run therefore needs only its step, and a run may change its number of
@@ -32,37 +32,30 @@ def make_batch(
     *,
     seed: int,
     batch_size: int,
-    process_index: int,
-    process_count: int,
     flip: bool,
+    rows: np.ndarray | None = None,
 ) -> Callable[[int], Batch]:
-    """Returns `batch(step)`, this process's part of the global batch of that step.
+    """Returns `batch(step)`, the global batch of that step or some of its rows.
 
-    Example i of global batch `step` has position p = step * batch_size + i in the stream. Its
-    epoch is p // N, and within an epoch the N examples are permuted (a batch may straddle two
-    epochs; no example is dropped). Process k of K takes the k-th contiguous block, so that the
-    blocks of any number of processes concatenate to the same global batch.
+    Row i of global batch `step` has position p = step * batch_size + i in the stream. Its epoch is
+    p // N, and within an epoch the N examples are permuted (a batch may straddle two epochs; no
+    example is dropped). All that is drawn for a row depends on its position alone, so the rows of
+    any number of processes make up the same global batch.
 
     Args:
       source: the data; N = source.size.
       seed: >= 0; fixes the order and the flips.
-      batch_size: of the global batch, a multiple of `process_count`.
-      process_index: in [0, process_count).
-      process_count: number of processes that share the global batch.
+      batch_size: of the global batch.
       flip: mirror each image left-right with probability 1/2, drawn anew in each epoch. A source
         without pixels must have `mirror_images` for it.
+      rows: of the global batch, ints in [0, batch_size); default all.
 
     Returns:
       A pure function of `step` >= 0 to {"image": [b, ...] as the source has them, uint8[b, H, W, C]
       if they are pixels} and the source's condition of these images, such as "label" int32[b],
-      with b = batch_size / process_count. Of an image's captions one is drawn in each epoch.
-
-    Raises:
-      ValueError: if the batch cannot be split evenly over the processes.
+      with b the number of rows. Of an image's captions one is drawn in each epoch.
     """
-    if batch_size % process_count:
-        raise ValueError(f"batch_size {batch_size} is not divisible by {process_count} processes")
-    local_size = batch_size // process_count
+    rows = np.arange(batch_size) if rows is None else np.asarray(rows)
 
     @lru_cache(maxsize=2)  # a batch straddles two epochs at most, unless it outgrows the data
     def shuffle(epoch: int) -> Callable[[int], int]:
@@ -81,16 +74,18 @@ def make_batch(
         return shuffle(epoch)(offset)
 
     def batch(step: int) -> Batch:
-        start = step * batch_size + process_index * local_size
-        indices = np.array([example_index(start + i) for i in range(local_size)], np.int64)
+        start = step * batch_size
+        indices = np.array([example_index(start + int(i)) for i in rows], np.int64)
         images = source.images(indices)
         if flip:
-            mirrored = (_random_words(flip_key, start, local_size) & 1).astype(bool)
+            mirrored = (_random_words(flip_key, start, batch_size)[rows] & 1).astype(bool)
             if source.pixels:
                 images[mirrored] = images[mirrored, :, ::-1]
             else:
                 images[mirrored] = source.mirror_images(indices[mirrored])
-        draws = None if source.text is None else _random_words(caption_key, start, local_size)
+        draws = None
+        if source.text is not None:
+            draws = _random_words(caption_key, start, batch_size)[rows]
         return {"image": images} | source.condition(indices, draws)
 
     return batch

@@ -1,4 +1,4 @@
-"""Batches are a pure function of (seed, step, process); the prefetcher only moves them in time."""
+"""Batches are a pure function of (seed, step, rows); the prefetcher only moves them in time."""
 
 import threading
 import time
@@ -22,15 +22,8 @@ def numbered(size, labels=True):
     )
 
 
-def batches(source, seed=0, batch_size=8, index=0, count=1, flip=False):
-    return make_batch(
-        source,
-        seed=seed,
-        batch_size=batch_size,
-        process_index=index,
-        process_count=count,
-        flip=flip,
-    )
+def batches(source, seed=0, batch_size=8, flip=False, rows=None):
+    return make_batch(source, seed=seed, batch_size=batch_size, flip=flip, rows=rows)
 
 
 def stream(batch, steps):
@@ -66,13 +59,18 @@ def test_images_labels_and_forms():
 
 
 @pytest.mark.parametrize("count", [2, 4, 8])
-def test_any_number_of_processes_gives_the_same_global_batch(count):
+@pytest.mark.parametrize("order", ["blocks", "interleaved"])
+def test_the_rows_of_any_processes_make_up_the_same_global_batch(count, order):
     source = numbered(30)
+    parts = np.arange(8).reshape(count, -1)
+    if order == "interleaved":
+        parts = np.arange(8).reshape(-1, count).T
     for step in (0, 3, 1000):
         whole = batches(source, flip=True)(step)
-        parts = [batches(source, index=k, count=count, flip=True)(step) for k in range(count)]
-        for name in whole:
-            assert np.array_equal(whole[name], np.concatenate([part[name] for part in parts]))
+        for rows in parts:
+            part = batches(source, flip=True, rows=rows)(step)
+            for name in whole:
+                assert np.array_equal(whole[name][rows], part[name])
 
 
 def test_random_access_equals_sequential():
@@ -125,11 +123,6 @@ def test_late_positions():
     batch = batches(numbered(30), flip=True)
     assert np.array_equal(batch(step)["label"], batch(step)["label"])
     assert not np.array_equal(batch(step)["label"], batch(step % 30)["label"])
-
-
-def test_batch_that_cannot_be_split():
-    with pytest.raises(ValueError, match="8 is not divisible by 3"):
-        batches(numbered(30), count=3)
 
 
 def test_prefetcher_keeps_order_from_its_first_step():
@@ -210,7 +203,8 @@ def test_one_of_several_captions_is_drawn_anew_in_each_epoch():
         seen[found["label"], rows % 5] += 1
     # Each of 5 captions is expected 40 times in 200 epochs, with deviation sqrt(200 * 0.16) = 5.7.
     assert np.abs(seen - 40).max() < 5 * 5.7
-    parts = [batches(source, batch_size=size, index=k, count=3)(7) for k in range(3)]
-    assert np.array_equal(batch(7)["text"], np.concatenate([part["text"] for part in parts]))
+    for rows in np.arange(size).reshape(3, -1):
+        part = batches(source, batch_size=size, rows=rows)(7)
+        assert np.array_equal(batch(7)["text"][rows], part["text"])
     alone = source._replace(text=source.text._replace(first=np.append(np.arange(size), size)))
     assert np.array_equal(batches(alone)(3)["text"][:, 0, 0], batches(alone)(3)["label"])

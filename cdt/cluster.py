@@ -1,0 +1,43 @@
+"""Whether a cluster started this process as one of several, by the variables it sets.
+
+`jax.distributed.initialize` finds the processes of all of these by itself. It is asked only where
+there may be several, as it fails where there is no cluster.
+"""
+
+import importlib.util
+import os
+import re
+
+
+def name() -> str | None:
+    """The cluster in whose job this process may be one of several; None if it is alone."""
+    env = os.environ
+    if int(env.get("SLURM_STEP_NUM_TASKS", "1")) > 1:  # of this `srun`
+        return "SLURM"
+    if int(env.get("OMPI_COMM_WORLD_SIZE", "1")) > 1:
+        return "Open MPI"
+    if _several_tpu_hosts():
+        return "Cloud TPU"
+    if "KUBERNETES_SERVICE_HOST" in env and "JOB_COMPLETION_INDEX" in env:  # of an Indexed Job
+        return "Kubernetes"
+    return None
+
+
+def one_task_a_node() -> bool:
+    """Whether this is one of SLURM's tasks that have a node, and all its GPUs, to themselves."""
+    counts = os.environ.get("SLURM_STEP_TASKS_PER_NODE", "")  # such as 1(x4), or 8(x2),4
+    return set(re.sub(r"\(x\d+\)", "", counts).split(",")) == {"1"}
+
+
+def _several_tpu_hosts() -> bool:
+    """Whether the TPU of this host, if it has one and JAX may use it, may be part of a larger."""
+    env = os.environ
+    platforms = env.get("JAX_PLATFORMS", "")
+    if (platforms and "tpu" not in platforms) or importlib.util.find_spec("libtpu") is None:
+        return False
+    hosts = env.get("TPU_PROCESS_ADDRESSES", env.get("TPU_WORKER_HOSTNAMES"))
+    if hosts is not None:
+        return "," in hosts or int(env.get("MEGASCALE_NUM_SLICES", "1")) > 1
+    # Elsewhere only the machine's metadata tell, which JAX reads; importing it has set this
+    # variable where there is no TPU.
+    return "TPU_SKIP_MDS_QUERY" not in env
