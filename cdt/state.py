@@ -21,7 +21,7 @@ class BadSteps(flax.struct.PyTreeNode):
 class TrainState(flax.struct.PyTreeNode):
     """One training run at the end of step `step` - 1.
 
-    The data position is `step` itself: a batch is a pure function of (seed, step, process).
+    The data position is `step` itself: a batch is a pure function of (seed, step, rows).
     """
 
     step: Array  # int32[], steps done

@@ -8,7 +8,7 @@
 #
 #     0           it is finished, and so is this script
 #     2, 3        this script ends with the same code; the program's message ends its output
-#     75          it has saved: started again
+#     75          it has saved, or a worker was lost: started again
 #     TPU lost    deleted, asked for anew, and started again when it is there
 #     other       a crash: started again, MAX_CRASHES times in a row; then the code of this script
 #
@@ -268,9 +268,12 @@ for ((starts = 1; ; starts++)); do
     say "stopped; the TPU stays until launch/tpu_delete.sh is called."
     exit 75
   fi
-  case " $codes" in
-    *" 75 "*)
-      say "the program was stopped and has saved; starting it again."
+  # Workers that have lost another one end with 75 too; where that one tells a code, it crashed.
+  # shellcheck disable=SC2086  # one code a line
+  crash=$(printf '%s\n' $codes | grep -vx -e 0 -e 75 -e lost || true)
+  case "$crash $codes" in
+    " "*"75 "*)
+      say "the program was stopped and has saved, or a worker was lost; starting it again."
       crashes=0
       continue
       ;;

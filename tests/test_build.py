@@ -168,16 +168,6 @@ def test_validation_sees_every_class_of_a_sorted_set():
     assert len(batch["label"]) == 20 // jax.device_count() * jax.device_count()
 
 
-def test_several_processes_are_refused(monkeypatch):
-    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "8")
-    with pytest.raises(UserError, match="There are 8 processes, and a run has one"):
-        build.mesh(small())
-    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")
-    monkeypatch.setattr(jax, "process_count", lambda: 2)
-    with pytest.raises(UserError, match="There are 2 processes"):
-        build.mesh(small())
-
-
 def test_batch_must_divide_over_the_devices():
     with pytest.raises(UserError, match=r"divisible by the 7 device\(s\)"):
         build_all(small(), num_devices=7)

@@ -58,7 +58,7 @@ def test_any_mesh_gives_the_same_training():
         assert qkv.addressable_shards[0].data.size * shape[1] == qkv.size
         losses[shape] = []
         for i in range(STEPS):
-            state, metrics = step(state, sharding.global_batch(mesh, batch_of(source, i)))
+            state, metrics = step(state, sharding.global_batch(mesh, batch_of(source, i), BATCH))
             losses[shape].append(float(metrics["loss"]))
     for shape in losses:
         np.testing.assert_allclose(losses[shape], losses[1, 1], rtol=1e-6)

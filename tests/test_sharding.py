@@ -43,6 +43,18 @@ def test_state_is_split_along_the_largest_divisible_dimension():
 def test_global_batch_keeps_order_and_splits_over_all_devices():
     mesh = sharding.make_mesh(2, 4)
     images = np.arange(16 * 3, dtype=np.uint8).reshape(16, 3)
-    batch = sharding.global_batch(mesh, {"image": images})["image"]
+    batch = sharding.global_batch(mesh, {"image": images}, 16)["image"]
     np.testing.assert_array_equal(batch, images)
     assert {shard.data.shape for shard in batch.addressable_shards} == {(2, 3)}
+
+
+def test_the_one_process_holds_all_rows():
+    assert sharding.local_rows(sharding.make_mesh(2, 4), 16).tolist() == [*range(16)]
+
+
+def test_host_arrays_on_every_device():
+    mesh = sharding.make_mesh(2, 4)
+    tree = {"a": np.arange(6.0).reshape(2, 3), "b": np.float32(3)}
+    placed = sharding.on_every_device(mesh, tree)
+    assert all(len(x.addressable_shards) == 8 for x in jax.tree.leaves(placed))
+    jax.tree.map(np.testing.assert_array_equal, placed, tree)

@@ -211,7 +211,8 @@ def test_eight_devices_train_like_one(shape):
         compiled = jax.jit(step, out_shardings=(placed, sharding.replicated(mesh)))
         losses[name] = []
         for i in range(20):
-            batch = sharding.global_batch(mesh, jax.tree.map(np.asarray, batch_at(i)))
+            host = jax.tree.map(np.asarray, batch_at(i))
+            batch = sharding.global_batch(mesh, host, len(host["image"]))
             state, metrics = compiled(state, batch)
             losses[name].append(float(metrics["loss"]))
     np.testing.assert_allclose(losses["eight"], losses["one"], rtol=1e-6)

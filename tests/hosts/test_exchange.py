@@ -1,0 +1,15 @@
+"""What several processes tell each other, and who loads which rows."""
+
+from pathlib import Path
+
+import pytest
+
+from host_processes import Processes
+
+
+@pytest.mark.parametrize(("count", "slurm"), [(4, False), (2, True)])
+def test_what_is_gathered_compared_and_loaded(tmp_path, count, slurm):
+    program = str(Path(__file__).with_name("exchange.py"))
+    with Processes([program], count, tmp_path, devices=2, slurm=slurm) as processes:
+        assert processes.wait() == [0] * count, "".join(processes.err(k) for k in range(count))
+        assert processes.out(0).endswith("done\n") and processes.out(1) == ""
