@@ -7,7 +7,7 @@ EXIT_FINISHED = 0
 EXIT_USER_ERROR = 2
 EXIT_BAD_NUMBERS = 3
 EXIT_STOPPED = 75  # saved after a signal, or a peer lost: run the same command again (EX_TEMPFAIL)
-EXIT_CRASHED = 134  # one of several processes; above 75, as `srun` tells the highest of its tasks
+EXIT_CRASHED = 76  # one of several processes; above 75, as `srun` tells the highest of its tasks
 
 
 class UserError(Exception):

@@ -282,8 +282,8 @@ for ((starts = 1; ; starts++)); do
   pause  # what the state says of a node that is gone comes late
   look
   if [ "$state" = ready ]; then
-    for code in $codes; do
-      [ "$code" = 0 ] || [ "$code" = lost ] || failed=$code
+    for code in $crash; do
+      failed=$code
     done
     crashed "$failed"
   else
