@@ -98,7 +98,7 @@ def join(
         )  # fmt: skip
     except (ValueError, RuntimeError) as error:
         raise UserError(
-            f"The processes cannot join {others} for JAX says: {' '.join(str(error).split())}; "
+            f"The processes cannot join {others} as JAX says: {' '.join(str(error).split())}; "
             "give --coordinator, --num_processes and --process_id, or --num_processes=1 for one "
             "process alone."
         ) from None

@@ -69,7 +69,10 @@ def parse(argv: list[str]):
     except flags.IllegalFlagValueError as error:
         raise UserError(f"{error}; give a value of the key's type.") from None
     except flags.Error as error:
-        raise UserError(f"{error}; python -m cdt.main --help lists the flags.") from None
+        raise UserError(
+            f"{error}; the flags are --config, --workdir and --mode, and of several processes "
+            "--coordinator, --num_processes, --process_id, --connect_seconds, --heartbeat_seconds."
+        ) from None
     except Exception as error:  # a config file is a program: it may raise anything
         # ml_collections wraps what the file raised; the innermost error says what was wrong.
         cause = error
@@ -124,12 +127,12 @@ def run(argv: list[str], command: Callable[[ConfigDict, str], int] | None = None
         )
         with distributed.together():
             if distributed.several():
+                _check_alike(config, workdir, mode)
                 if command is not None or mode not in SHARED_MODES:
                     raise UserError(
                         "This program runs in one process, on all devices of one host; start one "
                         "(SLURM: --ntasks=1), without --coordinator or with --num_processes=1."
                     )
-                _check_alike(config, workdir, mode)
             if command is None:
                 command = getattr(importlib.import_module(f"cdt.{MODES[mode]}"), MODES[mode])
             return command(config, workdir)
