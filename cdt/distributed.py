@@ -64,12 +64,15 @@ def join(
     Raises:
       UserError: the arguments do not fit each other, or the processes did not find each other.
     """
+    for name, seconds in [("connect", connect_seconds), ("heartbeat", heartbeat_seconds)]:
+        if seconds < 1:
+            raise UserError(f"--{name}_seconds is {seconds}; it must be at least 1.")
     local_devices = None
     explicit = (coordinator, num_processes, process_id) != (None, None, None)
     if explicit:
         if (coordinator, num_processes, process_id) == (None, 1, None):
             return
-        _check(coordinator, num_processes, process_id, connect_seconds, heartbeat_seconds)
+        _check(coordinator, num_processes, process_id)
         if process_id:
             _reach(coordinator, connect_seconds)
         others = f"the coordinator {coordinator}"
@@ -109,7 +112,7 @@ def join(
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _check(coordinator, num_processes, process_id, connect_seconds, heartbeat_seconds) -> None:
+def _check(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
     if None in (coordinator, num_processes, process_id):
         raise UserError(
             "--coordinator, --num_processes and --process_id are given together, or none of them; "
@@ -123,9 +126,6 @@ def _check(coordinator, num_processes, process_id, connect_seconds, heartbeat_se
             f"--process_id is {process_id}; with --num_processes={num_processes} it must lie in "
             f"[0, {num_processes})."
         )
-    for name, seconds in [("connect", connect_seconds), ("heartbeat", heartbeat_seconds)]:
-        if seconds < 1:
-            raise UserError(f"--{name}_seconds is {seconds}; it must be at least 1.")
 
 
 def _reach(coordinator: str, seconds: float) -> None:
