@@ -117,6 +117,7 @@ def default_config() -> ConfigDict:
     config.train.duration = "2000 steps"
     config.train.batch_size = 128  # global
     config.train.accumulate = 1  # microbatches a step
+    config.train.steps_per_dispatch = 1  # in one program; must divide every interval and the run
     config.train.condition_dropout = 0.1  # share trained without label or text, for guidance
     config.train.max_bad_steps = 20  # non-finite steps in a row that stop the run
 
@@ -319,7 +320,7 @@ def duration(text: str, key: str, batch_size: int, num_examples: int) -> int:
 _FREE = ("latents.weights", "latents.batch_size", "mesh.", "difficulty.", "compare.",
          "validation.every", "validation.images", "log.", "checkpoint.", "sample.", "evaluate.",
          "model.unroll", "model.remat", "train.duration", "train.accumulate",
-         "train.max_bad_steps", "compilation_cache")  # fmt: skip
+         "train.steps_per_dispatch", "train.max_bad_steps", "compilation_cache")  # fmt: skip
 
 
 def identity(config: ConfigDict) -> dict[str, object]:

@@ -226,3 +226,19 @@ def make_train_step(
         return state, metrics
 
     return step
+
+
+def several_steps(
+    step: Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]],
+) -> Callable[[TrainState, list[Batch]], tuple[TrainState, dict[str, Array]]]:
+    """Returns steps(state, batches) -> (state, metrics of the last step): one step a batch, in one
+    program. Where a step is shorter than what the host needs to start it, that saves the rest."""
+
+    def steps(state: TrainState, batches: list[Batch]) -> tuple[TrainState, dict[str, Array]]:
+        if len(batches) == 1:
+            return step(state, batches[0])
+        stacked = jax.tree.map(lambda *arrays: jnp.stack(arrays), *batches)
+        state, metrics = jax.lax.scan(step, state, stacked)
+        return state, jax.tree.map(lambda metric: metric[-1], metrics)
+
+    return steps

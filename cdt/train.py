@@ -19,12 +19,15 @@ from cdt.compilation import compile_together
 from cdt.config import flatten
 from cdt.data.pipeline import Prefetcher, make_batch
 from cdt.distributed import Stop
-from cdt.errors import EXIT_BAD_NUMBERS, EXIT_FINISHED, EXIT_STOPPED, user_errors
+from cdt.errors import EXIT_BAD_NUMBERS, EXIT_FINISHED, EXIT_STOPPED, UserError, user_errors
 from cdt.evaluate import make_evaluation, scalars
+from cdt.goodput import Goodput
+from cdt.memory import describe, device_memory, planned_memory
 from cdt.plain_json import to_json
 from cdt.progress import Progress
 from cdt.sample import generate
 from cdt.state import TrainState, no_bad_steps
+from cdt.step import several_steps
 from cdt.validation import make_validation
 from cdt.workdir import check_identity, record_config
 from cdt.writers import Writer, read_history
@@ -51,6 +54,8 @@ def train(config: ConfigDict, workdir: str) -> int:
     Raises:
       UserError: something in the config, the data or the workdir is wrong; before compilation.
     """
+    goodput = Goodput()
+
     # --- Data, model, step: everything that can be wrong is found here -----------------------
     with errors_of_all(), user_errors():
         mesh = build.mesh(config)
@@ -76,6 +81,7 @@ def train(config: ConfigDict, workdir: str) -> int:
         }
         every["evaluate"] = build.steps(config, "evaluate.every", num_examples, least=0)
         total_steps = build.steps(config, "train.duration", num_examples)
+        at_once = build.steps_per_dispatch(config, every, total_steps)
         batch_at = make_batch(
             train_source,
             seed=config.seed,
@@ -102,23 +108,32 @@ def train(config: ConfigDict, workdir: str) -> int:
             print(f"finished already: {start} of {total_steps} steps are done; see {path}")
             return EXIT_FINISHED
         print(f"resuming at step {start} of {total_steps}")
+        if start % at_once:
+            raise UserError(
+                f"config.train.steps_per_dispatch is {at_once}, which does not divide step {start} "
+                f"of the newest checkpoint in {path}; give 1 or another divisor of it."
+            )
 
     # --- Programs: each compiled once, ahead of time, side by side ----------------------------
     replicated = sharding.replicated(mesh)
     abstract_batch = sharding.abstract_batch(mesh, batch_at(start), config.train.batch_size)
+    abstract_batches = [abstract_batch] * at_once
     validation_batch = build.validation_batch(config, test_source, mesh)
     validate = make_validation(
         build.example_loss(model), parts.validation_edges, config.seed, model.to_x0
     )
     programs = [
-        jax.jit(parts.step, donate_argnums=0, out_shardings=(shardings, replicated)).lower(
-            abstract_state, abstract_batch
-        ),
+        jax.jit(
+            several_steps(parts.step), donate_argnums=0, out_shardings=(shardings, replicated)
+        ).lower(abstract_state, abstract_batches),
         jax.jit(validate, out_shardings=replicated).lower(abstract_state.params, validation_batch),
     ]
     if restored is None:
         programs.append(jax.jit(parts.init, out_shardings=shardings).lower(key))
-    step, validate, *init = compile_together(programs)
+    with goodput.of("compile"):
+        steps, validate, *init = compile_together(programs)
+    if planned := planned_memory(steps):
+        print(describe(planned, device_memory()))
     param_norm = jax.jit(optax.tree.norm, out_shardings=replicated)
 
     if restored is None:
@@ -137,6 +152,12 @@ def train(config: ConfigDict, workdir: str) -> int:
     def save(done: int) -> None:
         meta = {"config": flatten(config), "open_all_at": open_all_at}
         checkpoints.save(done, _items(state), meta)
+
+    def finish_steps() -> None:
+        """Waits for what is in flight, which is a cost of the steps and not of what comes next."""
+        with goodput.of("step"):
+            while in_flight:
+                in_flight.popleft().block_until_ready()
 
     def run_validation(done: int, initial: np.ndarray | None) -> np.ndarray:
         loss = fetch(validate(state.params, validation_batch))
@@ -159,7 +180,8 @@ def train(config: ConfigDict, workdir: str) -> int:
     ):
         writer.resumed(start)  # takes back what a run that was killed logged beyond this step
         if start == 0:
-            initial = run_validation(0, None)
+            with goodput.of("evaluation"):
+                initial = run_validation(0, None)
             state = state.replace(
                 clusters=state.clusters._replace(
                     initial_loss=sharding.on_every_device(mesh, initial)
@@ -169,58 +191,77 @@ def train(config: ConfigDict, workdir: str) -> int:
             initial = fetch(state.clusters.initial_loss)
         window_start, window_began, waited = start, time.perf_counter(), 0.0
 
-        for done in range(start + 1, total_steps + 1):
-            batch = sharding.global_batch(mesh, next(batches), config.train.batch_size)
-            state, metrics = step(state, batch)
-            in_flight.append(metrics["loss"])
-            if len(in_flight) > _IN_FLIGHT:
-                in_flight.popleft().block_until_ready()
-            if done == start + 1:
-                metrics["loss"].block_until_ready()
+        for done in range(start + at_once, total_steps + 1, at_once):
+            with goodput.of("data"):
+                several = [
+                    sharding.global_batch(mesh, next(batches), config.train.batch_size)
+                    for _ in range(at_once)
+                ]
+            with goodput.of("step"):
+                state, metrics = steps(state, several)
+                in_flight.append(metrics["loss"])
+                if len(in_flight) > _IN_FLIGHT:
+                    in_flight.popleft().block_until_ready()
+            if done == start + at_once:
+                finish_steps()
                 # Its import keeps a core busy for 20 seconds, so it must not precede this.
                 writer.start_tensorboard()
             progress.update(done)
             last = done == total_steps
 
             if done % every["log"] == 0 or last:
-                values = fetch(metrics | {"param_norm": param_norm(state.params)})
-                seconds = time.perf_counter() - window_began
-                rate = config.train.batch_size * (done - window_start) / seconds
-                values["learning_rate"] = parts.schedule(done - 1 - values["bad_steps"])
-                values["images_per_second"] = rate
-                values["data_wait_share"] = (batches.wait_seconds - waited) / seconds
-                writer.scalars(done, _flat(values))
-                progress.update(
-                    done,
-                    stage=int(values["stage"]) if "stage" in values else None,
-                    num_stages=parts.num_stages,
-                    loss=float(values["loss"]),
-                    images_per_second=rate,
-                )
+                finish_steps()
+                with goodput.of("logging"):
+                    values = fetch(metrics | {"param_norm": param_norm(state.params)})
+                    seconds = time.perf_counter() - window_began
+                    rate = config.train.batch_size * (done - window_start) / seconds
+                    values["learning_rate"] = parts.schedule(done - 1 - values["bad_steps"])
+                    values["images_per_second"] = rate
+                    values["data_wait_share"] = (batches.wait_seconds - waited) / seconds
+                    writer.scalars(done, _flat(values) | _goodput(goodput))
+                    progress.update(
+                        done,
+                        stage=int(values["stage"]) if "stage" in values else None,
+                        num_stages=parts.num_stages,
+                        loss=float(values["loss"]),
+                        images_per_second=rate,
+                    )
                 if values["bad_steps_in_a_row"] >= config.train.max_bad_steps:
                     exit_code = EXIT_BAD_NUMBERS
             if done % every["validation"] == 0 or last:
-                run_validation(done, initial)
+                finish_steps()
+                with goodput.of("evaluation"):
+                    run_validation(done, initial)
             if done % every["sample"] == 0 or last:
-                params = _average(state, ema_name)
-                images = generate(
-                    sample, mesh, params, condition, grid_size, config.sample.batch_size
-                )
-                if images is not None:
-                    _write_grid(path, writer, done, images, model.num_classes)
+                finish_steps()
+                with goodput.of("evaluation"):
+                    params = _average(state, ema_name)
+                    images = generate(
+                        sample, mesh, params, condition, grid_size, config.sample.batch_size
+                    )
+                    if images is not None:
+                        _write_grid(path, writer, done, images, model.num_classes)
             if evaluation and (done % every["evaluate"] == 0 or last):
-                values = {name: evaluation(_average(state, name)) for name in evaluated}
-                writer.scalars(done, scalars(config, values))
+                finish_steps()
+                with goodput.of("evaluation"):
+                    values = {name: evaluation(_average(state, name)) for name in evaluated}
+                    writer.scalars(done, scalars(config, values))
             if done % every["log"] == 0:
                 window_start, window_began = done, time.perf_counter()
                 waited = batches.wait_seconds
 
-            if stop.after(done) and not last:
+            # Counted in dispatches: where processes stop together, it is after the next one.
+            if stop.after(done // at_once) and not last:
                 exit_code = EXIT_STOPPED
             if exit_code or last or done % every["checkpoint"] == 0:
-                save(done)
+                finish_steps()
+                with goodput.of("checkpoint"):
+                    save(done)
             if exit_code:
                 break
+        with goodput.of("checkpoint"):
+            checkpoints.wait()
+    print(f"where the time went: {goodput.table()}")
 
     # --- The end ------------------------------------------------------------------------------
     if exit_code == EXIT_BAD_NUMBERS:
@@ -265,6 +306,13 @@ def _state(items: dict) -> TrainState:
 def _average(state: TrainState, name: str):
     """The parameters that `build.ema_name` names."""
     return state.params if name == "raw" else state.ema[name]
+
+
+def _goodput(goodput: Goodput) -> dict[str, float]:
+    """Shares of this process's time so far."""
+    seconds = goodput.seconds
+    total = sum(seconds.values())
+    return {f"goodput/{kind}": spent / total for kind, spent in seconds.items()}
 
 
 def _per_cluster(name: str, values: np.ndarray) -> dict[str, float]:

@@ -3,6 +3,8 @@
 import json
 import logging
 import os
+import re
+import shutil
 import signal
 
 import jax
@@ -20,7 +22,11 @@ from smoke_runs import arrays, assert_same_arrays, smoke
 
 def without_times(records):
     unsteady = {"time", "images_per_second", "data_wait_share"}
-    return [{k: v for k, v in r.items() if k not in unsteady} for r in records if "event" not in r]
+    return [
+        {k: v for k, v in r.items() if k not in unsteady and not k.startswith("goodput/")}
+        for r in records
+        if "event" not in r
+    ]
 
 
 class StopAt:
@@ -64,6 +70,8 @@ def test_what_a_run_logs(undisturbed):
         f"stage_length/stage_{i:02d}" for i in range(1, 5)
     }  # fmt: skip
     assert expected <= logged[24].keys()
+    shares = [value for name, value in logged[24].items() if name.startswith("goodput/")]
+    assert len(shares) == 7 and sum(shares) == pytest.approx(1)
     assert logged[24]["stage"] == 4
     assert sum(logged[24][f"stage_length/stage_{i:02d}"] for i in range(1, 5)) == 24
     validated = [r for r in history if "validation_loss" in r]
@@ -145,6 +153,35 @@ def test_another_identity_is_refused_and_changes_nothing(undisturbed):
     assert {p: p.stat().st_mtime_ns for p in undisturbed.rglob("*")} == before
 
 
+def test_several_steps_in_one_program_are_the_same_run(undisturbed, tmp_path, capsys):
+    config = smoke(**{"train.steps_per_dispatch": 3})
+    assert loop.train(config, str(tmp_path)) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"memory of a step on each device: \d+\.\d\d GiB", out)
+    assert re.search(r"where the time went: .* s: step \d+\.\d % .*compile", out)
+    here, there = (arrays(workdir) for workdir in (tmp_path, undisturbed))
+    # The compiler may order sums in the two programs otherwise.
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), here, there)
+    np.testing.assert_array_equal(
+        here["timesteps"]["stage_lengths"], there["timesteps"]["stage_lengths"]
+    )
+    assert [r["step"] for r in read_history(tmp_path)] == [
+        r["step"] for r in read_history(undisturbed)
+    ]
+
+
+def test_steps_in_one_program_must_divide_the_run_and_what_was_done(undisturbed, tmp_path):
+    with pytest.raises(UserError, match="does not divide config.log.every, 6 steps"):
+        loop.train(smoke(**{"train.steps_per_dispatch": 4}), str(tmp_path))
+    shutil.copytree(undisturbed, tmp_path / "run")
+    intervals = {
+        f"{name}.every": "14 steps" for name in ("log", "validation", "sample", "checkpoint")
+    }
+    config = smoke(**intervals, **{"train.duration": "28 steps", "train.steps_per_dispatch": 7})
+    with pytest.raises(UserError, match="does not divide step 24 of the newest checkpoint"):
+        loop.train(config, str(tmp_path / "run"))
+
+
 def test_bad_numbers_stop_the_run_with_the_last_good_state(tmp_path, caplog):
     bad = {"optim.lr": 1e38, "optim.clip_norm": 0.0, "train.max_bad_steps": 3,
            "optim.warmup": "0 steps"}  # fmt: skip
@@ -172,7 +209,7 @@ def test_the_step_is_compiled_once_and_fetched_from_only_when_due(tmp_path, monk
     finally:
         jax.config.update("jax_log_compiles", False)
     compiled = [r.getMessage() for r in caplog.records if "Finished XLA compilation" in r.message]
-    assert len([m for m in compiled if "jit(step)" in m]) == 1, compiled
+    assert len([m for m in compiled if "jit(steps)" in m]) == 1, compiled
     # 3 logs, 3 validations (0, 12 and the last), the report at the end.
     assert len(fetches) == 3 + 3 + 1
 

@@ -28,3 +28,23 @@ def steps(config: ConfigDict, key: str, num_examples: int, least: int = 1) -> in
     if result < least:
         raise UserError(f"config.{key} is '{text}', which is no step at all; give at least one.")
     return result
+
+
+def steps_per_dispatch(config: ConfigDict, every: dict[str, int], total_steps: int) -> int:
+    """How many steps one program makes.
+
+    Args:
+      config: the run's.
+      every: section -> the steps of its `every`; the loop looks up at each.
+      total_steps: of the run.
+    """
+    at_least(config, "train.steps_per_dispatch", 1)
+    count = config.train.steps_per_dispatch
+    lengths = {f"{name}.every": length for name, length in every.items()}
+    for key, length in (lengths | {"train.duration": total_steps}).items():
+        if length % count:
+            raise UserError(
+                f"config.train.steps_per_dispatch is {count}, which does not divide config.{key}, "
+                f"{length} steps; make it a divisor, or change that."
+            )
+    return count
