@@ -68,6 +68,9 @@ def state_sharding(mesh: Mesh, shapes: PyTree, min_size: int) -> PyTree:
     of fewer than `min_size` elements, and those nothing divides, are replicated.
 
     Optimizer moments and averages have the shapes of their parameters, hence the same sharding.
+
+    Raises:
+      ValueError: there are several devices to split leaves over, and not one leaf to split.
     """
     fsdp = mesh.shape["fsdp"]
 
@@ -80,7 +83,13 @@ def state_sharding(mesh: Mesh, shapes: PyTree, min_size: int) -> PyTree:
         spec[axis] = "fsdp"
         return NamedSharding(mesh, P(*spec))
 
-    return jax.tree.map(one, shapes)
+    shardings = jax.tree.map(one, shapes)
+    if fsdp > 1 and all(leaf.is_fully_replicated for leaf in jax.tree.leaves(shardings)):
+        raise ValueError(
+            f"config.mesh.fsdp is {fsdp}, which splits nothing: it divides no dimension of a tensor "
+            f"of {min_size} elements or more; give another, or lower config.mesh.min_shard_size."
+        )
+    return shardings
 
 
 def local_rows(mesh: Mesh, batch_size: int) -> np.ndarray:

@@ -205,7 +205,8 @@ def _compiled(
         shardings = jax.tree.map(lambda _: sharding.batch_sharding(mesh), shapes)
         batches = replicated
     else:
-        shardings = sharding.state_sharding(mesh, shapes, config.mesh.min_shard_size)
+        with user_errors():
+            shardings = sharding.state_sharding(mesh, shapes, config.mesh.min_shard_size)
         batches = sharding.batch_sharding(mesh)
     host_batch = make_batch(
         train, seed=config.seed, batch_size=config.train.batch_size, flip=config.data.flip

@@ -98,7 +98,8 @@ def train(config: ConfigDict, workdir: str) -> int:
     # --- State: shapes and shardings; the newest good checkpoint, if there is one --------------
     key = jax.random.key(config.seed)
     shapes = jax.eval_shape(parts.init, key)
-    shardings = sharding.state_sharding(mesh, shapes, config.mesh.min_shard_size)
+    with user_errors():
+        shardings = sharding.state_sharding(mesh, shapes, config.mesh.min_shard_size)
     abstract_state = sharding.abstract(shapes, shardings)
     restored = checkpoints.restore_latest(_items(abstract_state))
     start = 0

@@ -40,6 +40,15 @@ def test_state_is_split_along_the_largest_divisible_dimension():
     }
 
 
+@pytest.mark.parametrize("shape, min_size", [((9, 131), 100), ((8, 130), 2000)])
+def test_an_axis_that_splits_nothing_is_refused(shape, min_size):
+    shapes = {"kernel": jax.ShapeDtypeStruct(shape, jnp.float32)}
+    with pytest.raises(ValueError, match="fsdp is 4, which splits nothing"):
+        sharding.state_sharding(sharding.make_mesh(2, 4), shapes, min_size)
+    one = sharding.state_sharding(sharding.make_mesh(8, 1), shapes, min_size)
+    assert one["kernel"].is_fully_replicated
+
+
 def test_global_batch_keeps_order_and_splits_over_all_devices():
     mesh = sharding.make_mesh(2, 4)
     images = np.arange(16 * 3, dtype=np.uint8).reshape(16, 3)

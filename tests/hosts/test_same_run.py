@@ -92,7 +92,14 @@ def test_two_processes_resume_as_four_past_a_damaged_checkpoint(root, one, two):
     workdir = shutil.copytree(two[0], root / "two-four")
     (manifest,) = (workdir / "checkpoints" / "12" / "meta").glob("metadata")
     manifest.write_bytes(manifest.read_bytes()[:-20])
-    processes = run(root, "two-four", 4, "--config.mesh.data=1", "--config.mesh.fsdp=4")
+    processes = run(
+        root,
+        "two-four",
+        4,
+        "--config.mesh.data=1",
+        "--config.mesh.fsdp=4",
+        "--config.mesh.min_shard_size=256",
+    )
     assert "resuming at step 6 of 12" in processes.out(0)
     assert_same_losses(workdir, one, after=6)
     names = sorted(path.name for path in (workdir / "checkpoints").iterdir())
