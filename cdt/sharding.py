@@ -86,8 +86,8 @@ def state_sharding(mesh: Mesh, shapes: PyTree, min_size: int) -> PyTree:
     shardings = jax.tree.map(one, shapes)
     if fsdp > 1 and all(leaf.is_fully_replicated for leaf in jax.tree.leaves(shardings)):
         raise ValueError(
-            f"config.mesh.fsdp is {fsdp}, which splits nothing: it divides no dimension of a tensor "
-            f"of {min_size} elements or more; give another, or lower config.mesh.min_shard_size."
+            f"config.mesh.fsdp is {fsdp}, which splits nothing: it divides no side of a tensor of "
+            f"{min_size} elements or more; give another, or lower config.mesh.min_shard_size."
         )
     return shardings
 
