@@ -159,7 +159,8 @@ def _sampling(
         run = build.sampler(config, model)
         n = config.evaluate.num
         condition = build.sample_condition(config, model)
-    step, params = load_params(config, path, mesh, model)
+    with user_errors():
+        step, params = load_params(config, path, mesh, model)
 
     def images():
         return generate(run, mesh, params, condition, n, config.sample.batch_size)
