@@ -2,6 +2,7 @@
 
 import ast
 import time
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -115,6 +116,18 @@ class Step(NamedTuple):
     @property
     def num_params(self) -> int:
         return sum(p.size for p in jax.tree.leaves(self.state.params))
+
+    def runner(self) -> Callable[[], None]:
+        """A function that runs one train step to its end, each call from where the last one
+        stopped. It donates the state: only the first call may find it as it is here."""
+        state = self.state
+
+        def run():
+            nonlocal state
+            state, metrics = self.program(state, self.batch)
+            jax.block_until_ready((state, metrics))
+
+        return run
 
 
 def compiled_step(config: ConfigDict) -> Step:
