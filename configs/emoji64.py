@@ -14,7 +14,7 @@
 MINILM is sentence-transformers/all-MiniLM-L6-v2, or a folder that holds it. 3,786 pictures with
 names as captions, in ten categories. `:classes` leaves the text out. A DiT of 12 M parameters with
 linear flow matching and the curriculum: five minutes on an H200, Frechet distance to the training
-pictures 71 (EfficientNet-Lite0); `:small` an hour on a CPU, 208. docs/results.md shows both. `:smoke`
+pictures 71 (EfficientNet-Lite0); `:small` an hour on a CPU, 208 (docs/results.md). `:smoke`
 trains for seconds on mock data of the same form, `:runlocal` tries the real ones on one device.
 """
 
