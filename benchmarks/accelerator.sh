@@ -24,14 +24,14 @@ if "$python" -c 'import torch, diffusers' 2>/dev/null; then
   peers=(--peer eager --peer compile)
 fi
 unroll=(--set model.unroll=True)
-measure 240 benchmarks.train_step --case dit_s2 "${unroll[@]}"
-measure 300 benchmarks.train_step --case dit_b2 "${unroll[@]}" "${peers[@]}"
-measure 240 benchmarks.train_step --case dit_l2 "${unroll[@]}"
-measure 400 benchmarks.train_step --case dit_xl2 "${unroll[@]}" "${peers[@]}"
-measure 240 benchmarks.train_step --case dit_xl2
-measure 240 benchmarks.train_step --case adm64
-measure 240 benchmarks.sampling --case dit_xl2
-measure 180 benchmarks.curriculum_overhead --case dit_b2 "${unroll[@]}" --pairs 20
+measure 150 benchmarks.train_step --case dit_s2 "${unroll[@]}"
+measure 240 benchmarks.train_step --case dit_b2 "${unroll[@]}" "${peers[@]}"
+measure 150 benchmarks.train_step --case dit_l2 "${unroll[@]}"
+measure 300 benchmarks.train_step --case dit_xl2 "${unroll[@]}" "${peers[@]}"
+measure 150 benchmarks.train_step --case dit_xl2
+measure 150 benchmarks.train_step --case adm64
+measure 180 benchmarks.sampling --case dit_xl2
+measure 150 benchmarks.curriculum_overhead --case dit_b2 "${unroll[@]}" --pairs 20
 if ((${#failed[@]})); then
   printf 'failed: %s\n' "${failed[@]}"
   exit 1
