@@ -89,17 +89,16 @@ def train(config: ConfigDict, workdir: str) -> int:
             flip=config.data.flip,
             rows=sharding.local_rows(mesh, config.train.batch_size),
         )
+        key = jax.random.key(config.seed)
+        shapes = jax.eval_shape(parts.init, key)
+        shardings = sharding.state_sharding(mesh, shapes, config.mesh.min_shard_size)
         if jax.process_index() == 0:
             record_config(path, config)
         evaluation = None
         if every["evaluate"]:
             evaluation = make_evaluation(config, path, mesh, sample, condition, train_source)
 
-    # --- State: shapes and shardings; the newest good checkpoint, if there is one --------------
-    key = jax.random.key(config.seed)
-    shapes = jax.eval_shape(parts.init, key)
-    with user_errors():
-        shardings = sharding.state_sharding(mesh, shapes, config.mesh.min_shard_size)
+    # --- State: the newest good checkpoint, if there is one ------------------------------------
     abstract_state = sharding.abstract(shapes, shardings)
     restored = checkpoints.restore_latest(_items(abstract_state))
     start = 0

@@ -182,6 +182,12 @@ def test_steps_in_one_program_must_divide_the_run_and_what_was_done(undisturbed,
         loop.train(config, str(tmp_path / "run"))
 
 
+def test_a_mesh_that_splits_nothing_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(UserError, match="config.mesh.fsdp is 8, which splits nothing"):
+        loop.train(smoke(**{"mesh.data": 1, "mesh.fsdp": 8}), str(tmp_path))
+    assert not list(tmp_path.iterdir())
+
+
 def test_bad_numbers_stop_the_run_with_the_last_good_state(tmp_path, caplog):
     bad = {"optim.lr": 1e38, "optim.clip_norm": 0.0, "train.max_bad_steps": 3,
            "optim.warmup": "0 steps"}  # fmt: skip
