@@ -10,8 +10,10 @@ an element come from the abstract tree, so that any tree is restored with its ex
 
 import contextlib
 import datetime
+import errno
 import gc
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -72,16 +74,18 @@ class Checkpointer:
 
         Raises:
           RuntimeError: newer checkpoints exist, so that this one would not be the one found.
-          Exception: whatever the save before this one failed with in the background.
+          UserError: this save, or the one before it in the background, could not be written.
         """
         manager = self._open()
+        self.wait()
         if step in manager.all_steps():
-            self.wait()
             return
         stored = {name: to_nested(tree) for name, tree in items.items()}
         saves = {name: ocp.args.StandardSave(tree) for name, tree in stored.items() if tree}
         saves["meta"] = ocp.args.JsonSave(make_manifest(items, meta))
-        if not manager.save(step, args=ocp.args.Composite(**saves)):
+        with self._writing():
+            saved = manager.save(step, args=ocp.args.Composite(**saves))
+        if not saved:
             raise RuntimeError(
                 f"Step {step} was not saved in {self._directory}, which holds step "
                 f"{manager.latest_step()} already."
@@ -141,15 +145,30 @@ class Checkpointer:
         return max(ocp.utils.checkpoint_steps(self._directory), default=None)
 
     def wait(self) -> None:
-        """Returns when everything is written; raises what a save in the background failed with."""
+        """Returns when everything is written; raises UserError where something could not be."""
         if self._manager is not None:
-            self._manager.wait_until_finished()
+            with self._writing():
+                self._manager.wait_until_finished()
 
     def close(self) -> None:
         """As `wait`, and frees Orbax's threads; the next `save` starts them again."""
         if self._manager is not None:
-            self._manager.close()
-            self._manager = None
+            manager, self._manager = self._manager, None
+            with self._writing():
+                manager.close()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Says in one sentence what the storage refused."""
+        try:
+            yield
+        # TensorStore tells of a full disk by a ValueError.
+        except (OSError, ValueError) as error:
+            reason = os.strerror(errno.ENOSPC) if "RESOURCE_EXHAUSTED" in str(error) else error
+            raise UserError(
+                f"A checkpoint could not be written to {self._directory} ({reason}); those before "
+                "it are intact: make room or mend the folder, and run the same command again."
+            ) from error
 
     def _open(self) -> ocp.CheckpointManager:
         if self._manager is None:
