@@ -6,6 +6,16 @@ from concurrent.futures import ThreadPoolExecutor
 
 import jax
 
+_OPTIONS = {
+    # XLA:CPU copies donated state that one loop reads while another writes it; deciding by regions
+    # of the program, as other backends do, saves many of these copies (4 % of a step of DiT-S/4).
+    "cpu": {"xla_cpu_copy_insertion_use_region_analysis": True},
+    # XLA:GPU tries each product as a Triton kernel too. cuBLAS wins nearly all, but by then the
+    # bias and the GELU that it can take along have a kernel of their own (4 % of DiT-XL/2, and
+    # half of the time to compile).
+    "gpu": {"xla_gpu_enable_triton_gemm": False},
+}
+
 
 def use_persistent_cache(folder: str) -> None:
     """Keeps compiled programs in `folder` (local or a bucket); an empty string switches it off.
@@ -24,11 +34,7 @@ def use_persistent_cache(folder: str) -> None:
 
 def compile_program(program: jax.stages.Lowered) -> jax.stages.Compiled:
     """Compiles one lowered program with the options that serve the backend."""
-    # XLA:CPU copies donated state that one loop reads while another writes it; deciding by regions
-    # of the program, as other backends do, saves many of these copies (4 % of a step of DiT-S/4).
-    cpu = jax.default_backend() == "cpu"
-    options = {"xla_cpu_copy_insertion_use_region_analysis": True} if cpu else None
-    return program.compile(compiler_options=options)
+    return program.compile(compiler_options=_OPTIONS.get(jax.default_backend()))
 
 
 def compile_together(programs: Sequence[jax.stages.Lowered]) -> list[jax.stages.Compiled]:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cdt import build
-from cdt.build import conditions
+from cdt import build, sharding
+from cdt.build import conditions, models
 from cdt.config import default_config
 from cdt.data import prepare, sources
 from cdt.data.text_encoder import TextEncoder
@@ -221,6 +221,19 @@ def test_named_unet_with_learned_variance():
     x, told = jnp.zeros((2, 32, 32, 3)), {"label": jnp.ones(2, jnp.int32)}
     output = jax.eval_shape(model.apply, params, x, jnp.ones(2), told, jax.random.key(1))
     assert output.shape == (2, 32, 32, 6)
+
+
+@pytest.mark.parametrize(
+    "backend, fsdp, separate", [("gpu", 1, True), ("gpu", 2, False), ("tpu", 1, False)]
+)
+def test_queries_keys_and_values_are_separate_where_kernels_are_whole(
+    backend, fsdp, separate, monkeypatch
+):
+    config = default_config()
+    mesh = sharding.make_mesh(8 // fsdp, fsdp, jax.devices())
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    network = models._network(config, 1, None, mesh)
+    assert network.separate_qkv == separate
 
 
 def test_sample_i_does_not_depend_on_its_batch():

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.sharding import Mesh
@@ -106,7 +107,7 @@ def model(config: ConfigDict, mesh: Mesh | None = None) -> Model:
         config,
         out_channels=config.data.channels * (2 if c.learn_variance else 1),
         text_width=text.manifest.width if text else None,
-        constrain=unconstrained if mesh is None else split_batch(mesh),
+        mesh=mesh,
     )
 
     def init(key):
@@ -133,7 +134,7 @@ def _network(
     config: ConfigDict,
     out_channels: int,
     text_width: int | None,
-    constrain: Callable[[Array], Array],
+    mesh: Mesh | None,
 ) -> DiT | UNet:
     c = config.model
     constructor = choose("model.name", c.name, MODELS)
@@ -143,8 +144,11 @@ def _network(
         out_channels=out_channels,
         dtype=choose("model.dtype", c.dtype, DTYPES),
         remat=choose("model.remat", c.remat, REMATS),
-        constrain=constrain,
+        constrain=unconstrained if mesh is None else split_batch(mesh),
     )
+    if c.name == "dit":
+        whole = mesh is None or mesh.shape["fsdp"] == 1
+        options["separate_qkv"] = whole and jax.default_backend() == "gpu"
     if text_width is None:
         return constructor(config, options)
     if c.name != "dit":

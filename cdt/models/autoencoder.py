@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from cdt.models.layers import Dense
+from cdt.models.dense import Dense
 
 _HIGHEST = jax.lax.Precision.HIGHEST
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cdt.models.layers import Dense
+from cdt.models.dense import Dense
 
 FREQUENCY_DIM = 256
 MAX_PERIOD = 10_000.0

@@ -10,12 +10,13 @@ import jax
 import jax.numpy as jnp
 
 from cdt.models.conditioning import LabelEmbedder, TimestepEmbedder
+from cdt.models.dense import Dense
 from cdt.models.layers import (
     CrossAttention,
-    Dense,
     Mlp,
     SelfAttention,
     adaptive_layer_norm,
+    gated,
     patchify,
     position_embedding,
     unconstrained,
@@ -61,6 +62,7 @@ class DiTBlock(nn.Module):
     mlp_hidden_size: int
     dtype: jnp.dtype
     constrain: Callable[[jax.Array], jax.Array]
+    separate_qkv: bool
 
     @nn.compact
     def __call__(self, x: jax.Array, condition: jax.Array, *text) -> tuple[jax.Array, None]:
@@ -68,13 +70,13 @@ class DiTBlock(nn.Module):
             6 * x.shape[-1], dtype=self.dtype, kernel_init=nn.initializers.zeros, name="adaln"
         )(condition)
         shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = jnp.split(modulation, 6, axis=-1)
-        attention = SelfAttention(self.num_heads, self.dtype, name="attention")
+        attention = SelfAttention(self.num_heads, self.dtype, self.separate_qkv, name="attention")
         mlp = Mlp(self.mlp_hidden_size, self.dtype, name="mlp")
-        x = x + gate_1[:, None] * attention(adaptive_layer_norm(x, shift_1, scale_1))
+        x = x + gated(attention(adaptive_layer_norm(x, shift_1, scale_1)), gate_1)
         x = self.constrain(x)
         if text:
             x = x + CrossAttention(self.num_heads, self.dtype, name="cross_attention")(x, *text)
-        x = x + gate_2[:, None] * mlp(adaptive_layer_norm(x, shift_2, scale_2))
+        x = x + gated(mlp(adaptive_layer_norm(x, shift_2, scale_2)), gate_2)
         return self.constrain(x), None
 
 
@@ -98,6 +100,7 @@ class DiT(nn.Module):
             of in one scan.
         remat: what a block computes again in the backward pass, see `remat.REMATS`.
         constrain: x [B, ...] -> x, applied to what passes between blocks: where examples lie.
+        separate_qkv: compute queries, keys and values in three products, see `SplitDense`.
     """
 
     patch_size: int
@@ -112,6 +115,7 @@ class DiT(nn.Module):
     unroll: bool = False
     remat: str = "none"
     constrain: Callable[[jax.Array], jax.Array] = unconstrained
+    separate_qkv: bool = False
 
     @nn.compact
     def __call__(
@@ -178,6 +182,7 @@ class DiT(nn.Module):
             int(self.mlp_ratio * self.hidden_size),
             self.dtype,
             self.constrain,
+            self.separate_qkv,
             name="blocks",
         )(tokens, condition, *read)
 

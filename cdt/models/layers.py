@@ -1,70 +1,17 @@
 """Building blocks that the networks share. Images are NHWC, tokens [B, N, D]."""
 
-from collections.abc import Callable
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-
-def cpu_matmuls() -> bool:
-    """Whether dense layers use `dense_product`'s form for XLA:CPU. Other backends need no help,
-    and there a sharded token axis should stay visible to the partitioner."""
-    return jax.default_backend() == "cpu"
+from cdt.models.dense import Dense, SplitDense, spread
 
 
 def unconstrained(x: jax.Array) -> jax.Array:
     """What a network does with activations [B, ...] that may lie as the compiler likes; see
     `cdt.sharding.split_batch` for the other choice."""
     return x
-
-
-@jax.custom_vjp
-def _matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    return x @ kernel
-
-
-def _matmul_forward(x, kernel):
-    return x @ kernel, (x, kernel)
-
-
-def _matmul_backward(residuals, gradient):
-    x, kernel = residuals
-    # XLA:CPU gives x^T g to Eigen, which runs a tall result [D_in > D_out] at about half of the
-    # speed of a wide one. So compute the transpose, behind a barrier that keeps the two transposes
-    # from cancelling.
-    if kernel.shape[0] > kernel.shape[1]:
-        kernel_gradient = jax.lax.optimization_barrier(gradient.T @ x).T
-    else:
-        kernel_gradient = x.T @ gradient
-    return gradient @ kernel.T, kernel_gradient
-
-
-_matmul.defvjp(_matmul_forward, _matmul_backward)
-
-
-def dense_product(inputs, kernel, dimension_numbers, precision=None) -> jax.Array:
-    """`lax.dot_general` as dense layers call it: [..., D_in] x [D_in, D_out] -> [..., D_out].
-
-    XLA:CPU sends a product of two matrices to a tuned kernel, but runs the same product with two
-    leading dimensions, and above all its gradient, two to three times slower: so tokens
-    [B, N, D] become one matrix [B N, D] there.
-    """
-    if not cpu_matmuls():
-        return jax.lax.dot_general(inputs, kernel, dimension_numbers, precision)
-    flat = _matmul(inputs.reshape(-1, inputs.shape[-1]), kernel)
-    return flat.reshape(*inputs.shape[:-1], kernel.shape[-1])
-
-
-class Dense(nn.Dense):
-    """`nn.Dense` with Xavier-uniform kernels over the last axis of [..., D_in] -> [..., D_out].
-
-    Parameters are float32 `kernel` [D_in, D_out] and `bias` [D_out].
-    """
-
-    kernel_init: nn.initializers.Initializer = nn.initializers.xavier_uniform()
-    dot_general: Callable = dense_product
 
 
 def has_fused_attention(dtype: jnp.dtype, head_dim: int) -> bool:
@@ -100,24 +47,64 @@ def attention(
     )
 
 
-def layer_norm(x: jax.Array, epsilon: float = 1e-6) -> jax.Array:
-    """Layer normalisation over the last axis without scale or shift; statistics in float32."""
-    x32 = x.astype(jnp.float32)
-    centred = x32 - x32.mean(axis=-1, keepdims=True)
-    variance = jnp.square(centred).mean(axis=-1, keepdims=True)
-    return (centred * jax.lax.rsqrt(variance + epsilon)).astype(x.dtype)
+def _token_statistics(x):
+    """(mean, 1 / deviation) over the last axis, which is kept."""
+    mean = x.mean(axis=-1, keepdims=True)
+    variance = jnp.square(x - mean).mean(axis=-1, keepdims=True)
+    return mean, jax.lax.rsqrt(variance + 1e-6)
 
 
-# Checkpointed: the backward pass computes it again from x, which is cheaper than writing the
-# centred and the normalised x to memory and reading them back.
-@jax.checkpoint
+def _token_sums(values):
+    # Without the barrier XLA:GPU computes what needs these sums in the kernel that sums, which goes
+    # over a token at a time: badly, and the sums over all tokens have to read everything again.
+    return jax.lax.optimization_barrier(values)
+
+
+@jax.custom_vjp
 def adaptive_layer_norm(x: jax.Array, shift: jax.Array, scale: jax.Array) -> jax.Array:
-    """layer_norm(x [B, N, D]) * (1 + scale [B, D]) + shift [B, D]."""
-    return layer_norm(x) * (1 + scale[:, None]) + shift[:, None]
+    """Layer normalisation of x [B, N, D] over D, times 1 + scale [B, D], plus shift [B, D].
+
+    Computed in float32, whatever the types, and rounded once. The derivative is written out: it
+    keeps x and two numbers a token, and reads x and the gradient twice.
+    """
+    return _adaptive_layer_norm_forward(x, shift, scale)[0]
+
+
+def _adaptive_layer_norm_forward(x, shift, scale):
+    x32, shift32, scale32 = (v.astype(jnp.float32) for v in (x, shift, scale))
+    mean, inverse = _token_sums(_token_statistics(x32))
+    out = (x32 - mean) * inverse * (1 + scale32[:, None]) + shift32[:, None]
+    return out.astype(x.dtype), (x, shift, scale, mean, inverse)
+
+
+def _adaptive_layer_norm_backward(residuals, gradient):
+    x, shift, scale, mean, inverse = residuals
+    gradient = gradient.astype(jnp.float32)
+    normalised = (x.astype(jnp.float32) - mean) * inverse
+    inner = gradient * (1 + scale.astype(jnp.float32)[:, None])
+    constant, slope = _token_sums(
+        (inner.mean(axis=-1, keepdims=True), (inner * normalised).mean(axis=-1, keepdims=True))
+    )
+    dx = (inner - constant - normalised * slope) * inverse
+    return (
+        dx.astype(x.dtype),
+        gradient.sum(axis=1).astype(shift.dtype),
+        (gradient * normalised).sum(axis=1).astype(scale.dtype),
+    )
+
+
+adaptive_layer_norm.defvjp(_adaptive_layer_norm_forward, _adaptive_layer_norm_backward)
+
+
+def gated(x: jax.Array, gate: jax.Array) -> jax.Array:
+    """x [B, N, D] times gate [B, D]."""
+    return spread(gate[:, None], x.shape) * x
 
 
 class SelfAttention(nn.Module):
     """Multi-head self-attention over tokens [B, N, D] -> [B, N, D], with a fused qkv kernel.
+
+    `separate_qkv`: see `SplitDense`.
 
     Raises:
         ValueError: if D is not divisible by `num_heads`.
@@ -125,15 +112,19 @@ class SelfAttention(nn.Module):
 
     num_heads: int
     dtype: jnp.dtype = jnp.float32
+    separate_qkv: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         batch, tokens, width = x.shape
         if width % self.num_heads:
             raise ValueError(f"width {width} is not divisible by {self.num_heads} attention heads.")
-        qkv = Dense(3 * width, dtype=self.dtype, name="qkv")(x)
-        qkv = qkv.reshape(batch, tokens, 3, self.num_heads, width // self.num_heads)
-        out = attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2])
+        head = (batch, tokens, self.num_heads, width // self.num_heads)
+        if self.separate_qkv:
+            qkv = SplitDense(width, 3, dtype=self.dtype, name="qkv")(x)
+        else:
+            qkv = jnp.split(Dense(3 * width, dtype=self.dtype, name="qkv")(x), 3, axis=-1)
+        out = attention(*(part.reshape(head) for part in qkv))
         return Dense(width, dtype=self.dtype, name="out")(out.reshape(batch, tokens, width))
 
 

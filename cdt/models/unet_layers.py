@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from cdt.models.conditioning import MAX_PERIOD, timestep_embedding
-from cdt.models.layers import Dense
+from cdt.models.dense import Dense
 
 EMBEDDING_RATIO = 4  # width of the condition over that of the stem
 

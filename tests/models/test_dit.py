@@ -100,8 +100,28 @@ def test_unroll_and_remat_change_nothing(params, reference, unroll, remat):
     )
 
 
+@pytest.mark.parametrize("cpu", [True, False])
+def test_remat_of_elementwise_work_keeps_the_dense_products(params, cpu, monkeypatch):
+    monkeypatch.setattr("cdt.models.dense.cpu_matmuls", lambda: cpu)
+    flops = {}
+    for remat in REMATS:
+        model = SMALL.clone(remat=remat, unroll=True)
+        program = jax.jit(lambda p, m=model: loss_and_gradient(m, p)).lower(params).compile()
+        flops[remat] = program.cost_analysis()["flops"]
+    again = (flops["elementwise"] - flops["none"]) / (flops["block"] - flops["none"])
+    assert 0.0 < again < 0.3  # attention's products and element-wise work
+
+
+def test_separate_queries_keys_and_values_change_nothing(params, reference):
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
+        loss_and_gradient(SMALL.clone(separate_qkv=True), params),
+        reference,
+    )
+
+
 def test_flattened_tokens_change_nothing(params, reference, monkeypatch):
-    monkeypatch.setattr("cdt.models.layers.cpu_matmuls", lambda: False)
+    monkeypatch.setattr("cdt.models.dense.cpu_matmuls", lambda: False)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
         loss_and_gradient(SMALL, params),

@@ -1,4 +1,4 @@
-"""Layers against independent float64 formulas, and the CPU's form of a dense layer."""
+"""Layers against independent float64 formulas."""
 
 from types import SimpleNamespace
 
@@ -64,6 +64,32 @@ def test_adaptive_layer_norm_formula():
     )
 
 
+def test_adaptive_layer_norm_gradient_in_float64():
+    arguments = 3 * normal(0, 2, 5, 8) + 1, normal(1, 2, 8), normal(2, 2, 8)
+
+    def formula(x, shift, scale):
+        centred = x - x.mean(-1, keepdims=True)
+        deviation = jnp.sqrt((centred**2).mean(-1, keepdims=True) + 1e-6)
+        return centred / deviation * (1 + scale[:, None]) + shift[:, None]
+
+    def gradient(norm, arguments):
+        return jax.grad(lambda *a: jnp.sum(jnp.sin(norm(*a))), (0, 1, 2))(*arguments)
+
+    ours = gradient(layers.adaptive_layer_norm, arguments)
+    with jax.enable_x64(True):
+        expected = gradient(formula, [jnp.asarray(np.float64(a)) for a in arguments])
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), ours, expected
+    )
+
+
+def test_adaptive_layer_norm_rounds_once():
+    x, shift, scale = (a.astype(jnp.bfloat16) for a in (normal(0, 2, 5, 8), *normal(1, 2, 2, 8)))
+    exact = layers.adaptive_layer_norm(*(a.astype(jnp.float32) for a in (x, shift, scale)))
+    rounded = layers.adaptive_layer_norm(x, shift, scale)
+    np.testing.assert_array_equal(rounded, exact.astype(jnp.bfloat16))
+
+
 def test_attention_formula():
     module, x = layers.SelfAttention(num_heads=2), normal(0, 2, 6, 8)
     params = module.init(jax.random.key(1), x)["params"]
@@ -80,32 +106,6 @@ def test_attention_formula():
 def test_attention_rejects_an_indivisible_width():
     with pytest.raises(ValueError, match="width 8 is not divisible by 3 attention heads"):
         layers.SelfAttention(num_heads=3).init(jax.random.key(0), jnp.zeros((1, 2, 8)))
-
-
-@pytest.mark.parametrize("features", [3, 7, 32])  # both branches of the CPU's gradient
-def test_dense_on_the_cpu_equals_the_plain_product(features, monkeypatch):
-    module, x = layers.Dense(features), normal(0, 4, 5, 7)
-    params = module.init(jax.random.key(1), x)
-
-    def value_and_gradient():
-        return jax.value_and_grad(lambda p, x: jnp.sum(jnp.sin(module.apply(p, x))), (0, 1))(
-            params, x
-        )
-
-    ours = value_and_gradient()
-    monkeypatch.setattr(layers, "cpu_matmuls", lambda: False)
-    plain = value_and_gradient()
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), ours, plain)
-
-
-@pytest.mark.parametrize("backend, flat", [("cpu", True), ("gpu", False), ("tpu", False)])
-def test_dense_sees_one_matrix_on_the_cpu_alone(monkeypatch, backend, flat):
-    monkeypatch.setattr(jax, "default_backend", lambda: backend)
-
-    def product(x):
-        return layers.dense_product(x, jnp.ones((7, 3)), (((2,), (0,)), ((), ())))
-
-    assert ("f32[20,7]" in str(jax.make_jaxpr(product)(jnp.ones((4, 5, 7))))) == flat
 
 
 @pytest.mark.parametrize(
