@@ -4,8 +4,8 @@
 #     benchmarks/accelerator.sh OUT.json [PYTHON]
 #
 # Each measurement is a process of its own, so that each has the whole memory; one that fails or
-# runs out of time leaves the others be, and is named at the end. PyTorch's peers run where torch and
-# diffusers are installed.
+# runs out of time leaves the others be, and is named at the end. What matters most comes first.
+# PyTorch's peers run where torch and diffusers are installed.
 set -euo pipefail
 out=${1:?give the JSON file to write}
 python=${2:-python}
@@ -19,19 +19,23 @@ measure() { # SECONDS ARGUMENT...
   timeout "$1" "$python" -m "${@:2}" --out "$out" || failed+=("${*:2}")
 }
 
-peers=()
-if "$python" -c 'import torch, diffusers' 2>/dev/null; then
-  peers=(--peer eager --peer compile)
-fi
 unroll=(--set model.unroll=True)
-measure 150 benchmarks.train_step --case dit_s2 "${unroll[@]}"
-measure 240 benchmarks.train_step --case dit_b2 "${unroll[@]}" "${peers[@]}"
-measure 150 benchmarks.train_step --case dit_l2 "${unroll[@]}"
-measure 300 benchmarks.train_step --case dit_xl2 "${unroll[@]}" "${peers[@]}"
-measure 150 benchmarks.train_step --case dit_xl2
+compile=()
+if "$python" -c 'import torch, diffusers' 2>/dev/null; then
+  compile=(--peer compile)
+fi
+measure 240 benchmarks.train_step --case dit_xl2 "${unroll[@]}" "${compile[@]}"
+measure 180 benchmarks.train_step --case dit_b2 "${unroll[@]}" "${compile[@]}"
+measure 150 benchmarks.sampling --case dit_xl2 "${unroll[@]}"
+measure 120 benchmarks.curriculum_overhead --case dit_b2 "${unroll[@]}" --pairs 20
 measure 150 benchmarks.train_step --case adm64
-measure 180 benchmarks.sampling --case dit_xl2
-measure 150 benchmarks.curriculum_overhead --case dit_b2 "${unroll[@]}" --pairs 20
+measure 90 benchmarks.train_step --case dit_s2 "${unroll[@]}"
+measure 120 benchmarks.train_step --case dit_l2 "${unroll[@]}"
+measure 120 benchmarks.train_step --case dit_xl2
+if ((${#compile[@]})); then
+  measure 120 benchmarks.train_step --case dit_xl2 --peers_only --peer eager
+  measure 90 benchmarks.train_step --case dit_b2 --peers_only --peer eager
+fi
 if ((${#failed[@]})); then
   printf 'failed: %s\n' "${failed[@]}"
   exit 1

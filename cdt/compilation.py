@@ -32,9 +32,14 @@ def use_persistent_cache(folder: str) -> None:
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
+def compiler_options() -> dict[str, bool] | None:
+    """The options of XLA that serve the backend, for the large programs of a run."""
+    return _OPTIONS.get(jax.default_backend())
+
+
 def compile_program(program: jax.stages.Lowered) -> jax.stages.Compiled:
     """Compiles one lowered program with the options that serve the backend."""
-    return program.compile(compiler_options=_OPTIONS.get(jax.default_backend()))
+    return program.compile(compiler_options=compiler_options())
 
 
 def compile_together(programs: Sequence[jax.stages.Lowered]) -> list[jax.stages.Compiled]:

@@ -12,6 +12,7 @@ from cdt.build.choices import at_least, choose
 from cdt.build.latents import decoder
 from cdt.build.models import Model
 from cdt.build.optimization import mesh
+from cdt.compilation import compiler_options
 from cdt.diffusion.denoiser import make_denoiser
 from cdt.diffusion.guidance import classifier_free_guidance
 from cdt.diffusion.process import Process, per_example
@@ -85,10 +86,11 @@ def sampler(config: ConfigDict, model: Model) -> Callable[[PyTree, Array, Condit
         x = initial_noise(model.process, sample_levels, keys, model.image_shape)
         return run(denoise, model.process, sample_levels, x, keys)
 
+    jit = functools.partial(jax.jit, compiler_options=compiler_options())
     if config.data.name != "latents":
-        return jax.jit(lambda *arguments: to_uint8(sample(*arguments)))
+        return jit(lambda *arguments: to_uint8(sample(*arguments)))
     # Two programs: the network's memory is free again while images are decoded.
-    sample, decode = jax.jit(sample), decoder(config, mesh(config))
+    sample, decode = jit(sample), decoder(config, mesh(config))
     return lambda *arguments: decode(sample(*arguments))
 
 
