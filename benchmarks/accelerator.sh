@@ -28,8 +28,8 @@ measure 240 benchmarks.train_step --case dit_xl2 "${unroll[@]}" "${compile[@]}"
 measure 180 benchmarks.train_step --case dit_b2 "${unroll[@]}" "${compile[@]}"
 measure 150 benchmarks.sampling --case dit_xl2 "${unroll[@]}"
 measure 120 benchmarks.curriculum_overhead --case dit_b2 "${unroll[@]}" --pairs 20
-measure 150 benchmarks.train_step --case adm64
 measure 90 benchmarks.train_step --case dit_s2 "${unroll[@]}"
+measure 150 benchmarks.train_step --case adm64
 measure 120 benchmarks.train_step --case dit_l2 "${unroll[@]}"
 measure 120 benchmarks.train_step --case dit_xl2
 if ((${#compile[@]})); then
