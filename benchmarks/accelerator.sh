@@ -4,8 +4,9 @@
 #     benchmarks/accelerator.sh OUT.json [PYTHON]
 #
 # Each measurement is a process of its own, so that each has the whole memory; one that fails or
-# runs out of time leaves the others be, and is named at the end. What matters most comes first.
-# PyTorch's peers run where torch and diffusers are installed.
+# runs out of time leaves the others be, and is named at the end. What matters most comes first;
+# ADM comes last, as the search for its convolutions takes minutes. PyTorch's peers run where torch
+# and diffusers are installed.
 set -euo pipefail
 out=${1:?give the JSON file to write}
 python=${2:-python}
@@ -20,22 +21,26 @@ measure() { # SECONDS ARGUMENT...
 }
 
 unroll=(--set model.unroll=True)
-compile=()
+torch=no
 if "$python" -c 'import torch, diffusers' 2>/dev/null; then
-  compile=(--peer compile)
+  torch=yes
 fi
-measure 240 benchmarks.train_step --case dit_xl2 "${unroll[@]}" "${compile[@]}"
-measure 180 benchmarks.train_step --case dit_b2 "${unroll[@]}" "${compile[@]}"
+measure 120 benchmarks.train_step --case dit_xl2 "${unroll[@]}"
+measure 90 benchmarks.train_step --case dit_b2 "${unroll[@]}"
+if [[ $torch == yes ]]; then
+  measure 150 benchmarks.train_step --case dit_xl2 --peers_only --peer compile
+  measure 120 benchmarks.train_step --case dit_b2 --peers_only --peer compile
+fi
 measure 150 benchmarks.sampling --case dit_xl2 "${unroll[@]}"
-measure 120 benchmarks.curriculum_overhead --case dit_b2 "${unroll[@]}" --pairs 20
+measure 90 benchmarks.curriculum_overhead --case dit_b2 "${unroll[@]}" --pairs 20
 measure 90 benchmarks.train_step --case dit_s2 "${unroll[@]}"
-measure 150 benchmarks.train_step --case adm64
 measure 120 benchmarks.train_step --case dit_l2 "${unroll[@]}"
 measure 120 benchmarks.train_step --case dit_xl2
-if ((${#compile[@]})); then
+if [[ $torch == yes ]]; then
   measure 120 benchmarks.train_step --case dit_xl2 --peers_only --peer eager
   measure 90 benchmarks.train_step --case dit_b2 --peers_only --peer eager
 fi
+measure 210 benchmarks.train_step --case adm64
 if ((${#failed[@]})); then
   printf 'failed: %s\n' "${failed[@]}"
   exit 1

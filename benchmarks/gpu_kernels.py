@@ -1,0 +1,151 @@
+"""What kernels XLA makes of a train step on a GPU that need not be there, and the bytes they move.
+
+    JAX_PLATFORMS=cpu python -m benchmarks.gpu_kernels --case dit_xl2 --set model.depth=2 \
+      --set model.unroll=True
+
+Needs the CUDA plugin (jax[cuda13]) and no GPU: XLA compiles for the H100 described below, without
+autotuning. Lists the kernels of at least --megabytes in the order in which they run, with the bytes
+of their operands and results, and the sum of each kind. A kernel that only moves memory takes its
+bytes over about 3 TB/s there. DiTs alone: cuDNN's convolutions were not tried.
+"""
+
+import argparse
+import os
+import re
+from collections import Counter
+from typing import NamedTuple
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+
+_H100 = """
+gpu_device_info {
+  threads_per_block_limit: 1024 threads_per_warp: 32 shared_memory_per_block: 49152
+  shared_memory_per_core: 233472 threads_per_core_limit: 2048 core_count: 132 fpus_per_core: 128
+  block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
+  memory_bandwidth: 3352320000000 l2_cache_size: 52428800 clock_rate_ghz: 1.98
+  device_memory_size: 84929347584 shared_memory_per_block_optin: 232448
+  cuda_compute_capability { major: 9 } registers_per_core_limit: 65536
+  registers_per_block_limit: 65536
+}
+platform_name: "CUDA"
+dnn_version_info { major: 9 minor: 12 patch: 0 }
+runtime_version { major: 13 minor: 0 patch: 0 }
+device_description_str: "NVIDIA H100 80GB HBM3"
+"""
+
+_INSTRUCTION = re.compile(r"\s*(?:ROOT )?%?([\w.\-]+) = (\([^=]*?\)|\S+) ([\w\-]+)\((.*?)\)(.*)$")
+_ARRAY = re.compile(r"\b(pred|[a-z]+(\d+))\[([\d,]*)\]")
+_MOVES_NOTHING = ("parameter", "get-tuple-element", "tuple", "bitcast", "constant")
+
+
+class Kernel(NamedTuple):
+    """One instruction of a program's entry that runs on the device."""
+
+    name: str
+    kind: str  # "product", "attention", or the kind of a fusion such as "kLoop"
+    shape: str  # of the result
+    operands: tuple[str, ...]  # their shapes
+    num_bytes: int  # of result and operands
+    op_name: str  # where in the Python program it comes from
+
+
+def kernels(hlo: str) -> list[Kernel]:
+    """The kernels of `compiled.as_text()` in the order in which they are scheduled."""
+    entry = re.search(r"\nENTRY [^\n]*\n(.*?)\n}\n", hlo, re.DOTALL)[1]
+    shapes, found = {}, []
+    for line in entry.splitlines():
+        if (match := _INSTRUCTION.match(line)) is None:
+            continue
+        name, shape, op, arguments, rest = match.groups()
+        shapes[name] = shape
+        if op in _MOVES_NOTHING:
+            continue
+        operands = tuple(shapes.get(x, "") for x in re.findall(r"%([\w.\-]+)", arguments))
+        num_bytes = sum(map(_num_bytes, (shape, *operands)))
+        op_name = re.search(r'op_name="([^"]*)"', rest)
+        kind = _kind(op, name, rest)
+        found.append(Kernel(name, kind, shape, operands, num_bytes, op_name[1] if op_name else ""))
+    return found
+
+
+def _kind(op: str, name: str, rest: str) -> str:
+    # A product that reads a slice of stacked parameters is a fusion of the two.
+    if "__cublas" in rest or name.startswith("dynamic_slice_fusion"):
+        return "product"
+    if "__cudnn$fmha" in rest:
+        return "attention"
+    fusion = re.search(r"kind=(\w+)", rest)
+    return fusion[1] if fusion else op
+
+
+def _num_bytes(shape: str) -> int:
+    total = 0
+    for _, bits, dims in _ARRAY.findall(shape):
+        size = int(bits or 8) // 8
+        for dim in filter(None, dims.split(",")):
+            size *= int(dim)
+        total += size
+    return total
+
+
+def compiled_hlo(name: str, overrides: dict) -> str:
+    """The optimised program of a case's train step on one H100."""
+    from jax.experimental import topologies
+
+    from benchmarks.cases import case_config, first_batch
+    from cdt import build
+    from cdt.compilation import compile_program
+    from cdt.models import layers
+
+    topology = topologies.get_topology_desc(platform="cuda", target_config=_H100, topology="1x1x1")
+    place = jax.sharding.SingleDeviceSharding(topology.devices[0])
+
+    def abstract(tree):
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), tree)
+
+    with (
+        mock.patch.object(jax, "default_backend", lambda: "gpu"),
+        mock.patch.object(
+            layers, "has_fused_attention", lambda dtype, head_dim: dtype == jnp.bfloat16
+        ),
+    ):
+        config = case_config(name, **overrides)
+        batch, size = first_batch(config)
+        model = build.model(config)
+        parts = build.training(config, model, 1, size, build.open_all_at(config, size))
+        state = abstract(jax.eval_shape(parts.init, jax.random.key(0)))
+        lowered = jax.jit(parts.step, donate_argnums=0).lower(state, abstract(batch))
+        return compile_program(lowered).as_text()
+
+
+def main() -> None:
+    # Without a device there is nothing to try kernels on.
+    os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_gpu_autotune_level=0"
+
+    from benchmarks.cases import CASES, parse_overrides
+
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    dits = [name for name in CASES if name.startswith("dit")]
+    parser.add_argument("--case", choices=dits, default="dit_xl2")
+    parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="config")
+    parser.add_argument("--megabytes", type=float, default=100.0)
+    args = parser.parse_args()
+    found = kernels(compiled_hlo(args.case, parse_overrides(args.set)))
+    totals = Counter()
+    for kernel in found:
+        totals[kernel.kind] += kernel.num_bytes
+        if kernel.num_bytes >= 1e6 * args.megabytes:
+            arrays = " ".join(re.sub(r"\{[^}]*\}", "", shape) for shape in kernel.operands)
+            result = re.sub(r"\{[^}]*\}", "", kernel.shape)
+            print(
+                f"{kernel.num_bytes / 1e6:7.0f} MB {kernel.kind:10s} {result} <- {arrays}  "
+                f"{kernel.op_name[-60:]}"
+            )
+    for kind, total in totals.most_common():
+        print(f"{kind:10s} {total / 1e9:8.2f} GB")
+
+
+if __name__ == "__main__":
+    main()
