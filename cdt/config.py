@@ -30,6 +30,8 @@ def default_config() -> ConfigDict:
     config.data.image_size = 8  # H = W, checked against the data; of latents: theirs
     config.data.channels = 1
     config.data.flip = False  # random horizontal flips
+    # of the examples that may be damaged: the next good one takes the place of each
+    config.data.max_bad_share = 0.02
     config.data.text_encoder = ""  # whose states of the captions the model reads; empty: no text
 
     config.latents = ConfigDict()  # what data.name "latents" was made with, by cdt.data.latents
@@ -320,7 +322,8 @@ def duration(text: str, key: str, batch_size: int, num_examples: int) -> int:
 _FREE = ("latents.weights", "latents.batch_size", "mesh.", "difficulty.", "compare.",
          "validation.every", "validation.images", "log.", "checkpoint.", "sample.", "evaluate.",
          "model.unroll", "model.remat", "train.duration", "train.accumulate",
-         "train.steps_per_dispatch", "train.max_bad_steps", "compilation_cache")  # fmt: skip
+         "train.steps_per_dispatch", "train.max_bad_steps", "data.max_bad_share",
+         "compilation_cache")  # fmt: skip
 
 
 def identity(config: ConfigDict) -> dict[str, object]:

@@ -47,7 +47,7 @@ def evaluate(config: ConfigDict, workdir: str) -> int:
             references = {"reference": file_reference(c.reference, feature_fn)}
         else:
             references = {
-                split: source_reference(source, feature_fn, _reference_cache(config, path))
+                split: _source_reference(config, path, source, feature_fn)
                 for split, source in zip(("train", "test"), build.data(config), strict=True)
             }
     images = make_images()
@@ -113,7 +113,7 @@ def make_evaluation(
         if c.reference:
             reference = file_reference(c.reference, feature_fn)
         else:
-            reference = source_reference(train, feature_fn, _reference_cache(config, path))
+            reference = _source_reference(config, path, train, feature_fn)
     known = reference.summary.features
     reference_radii = None if known is None else radii(known)
 
@@ -177,8 +177,10 @@ def _check_reference(config: ConfigDict) -> None:
         )
 
 
-def _reference_cache(config: ConfigDict, path: epath.Path) -> epath.Path:
-    return epath.Path(config.evaluate.reference_cache or path / "references")
+def _source_reference(config: ConfigDict, path: epath.Path, source: Source, feature_fn):
+    cache = epath.Path(config.evaluate.reference_cache or path / "references")
+    readable = source._replace(images=build.examples(config, source).images)
+    return source_reference(readable, feature_fn, cache)
 
 
 def table(results: dict) -> str:

@@ -129,7 +129,7 @@ def _entropy(
     """Relative entropy of the training images, or of evenly spaced ones where there are many."""
     c = config.difficulty
     every = max(1, -(-train.size // c.max_images))
-    images = train.images(np.arange(0, train.size, every))
+    images = build.examples(config, train).images(np.arange(0, train.size, every))
     x0 = np.asarray(to_x0(images, jax.random.key(config.seed)))
     pairs = level_pairs(parts.process, c.num_pairs)
     return relative_entropy(x0, pairs, num_draws=c.num_draws, seed=config.seed)
@@ -209,7 +209,11 @@ def _compiled(
             shardings = sharding.state_sharding(mesh, shapes, config.mesh.min_shard_size)
         batches = sharding.batch_sharding(mesh)
     host_batch = make_batch(
-        train, seed=config.seed, batch_size=config.train.batch_size, flip=config.data.flip
+        train,
+        examples=build.examples(config, train),
+        seed=config.seed,
+        batch_size=config.train.batch_size,
+        flip=config.data.flip,
     )
 
     def batch_at(step: int) -> Batch:

@@ -82,8 +82,10 @@ def train(config: ConfigDict, workdir: str) -> int:
         every["evaluate"] = build.steps(config, "evaluate.every", num_examples, least=0)
         total_steps = build.steps(config, "train.duration", num_examples)
         at_once = build.steps_per_dispatch(config, every, total_steps)
+        examples = build.examples(config, train_source)
         batch_at = make_batch(
             train_source,
+            examples=examples,
             seed=config.seed,
             batch_size=config.train.batch_size,
             flip=config.data.flip,
@@ -218,6 +220,7 @@ def train(config: ConfigDict, workdir: str) -> int:
                     values["learning_rate"] = parts.schedule(done - 1 - values["bad_steps"])
                     values["images_per_second"] = rate
                     values["data_wait_share"] = (batches.wait_seconds - waited) / seconds
+                    values["bad_examples"] = examples.num_bad
                     writer.scalars(done, _flat(values) | _goodput(goodput))
                     progress.update(
                         done,

@@ -3,7 +3,7 @@ constructors; everything below takes functions and arrays."""
 
 from cdt.build.choices import steps, steps_per_dispatch
 from cdt.build.conditions import sample_captions, sample_condition
-from cdt.build.datasets import data, source, validation_batch
+from cdt.build.datasets import data, examples, source, validation_batch
 from cdt.build.difficulty import Difficulty, difficulty
 from cdt.build.generation import feature_space, sampler
 from cdt.build.latents import autoencoder_sha256, encoder, latent_shape, scaling_record
@@ -20,8 +20,8 @@ from cdt.build.optimization import (
 
 __all__ = [
     "Difficulty", "Model", "Training", "autoencoder_sha256", "data", "difficulty", "ema_decays",
-    "ema_name", "encoder", "evaluated_emas", "example_loss", "feature_space", "latent_shape",
-    "mesh", "model", "open_all_at", "sample_captions", "sample_condition", "sampler",
-    "scaling_record", "source", "steps", "steps_per_dispatch", "timestep_sampler",
+    "ema_name", "encoder", "evaluated_emas", "example_loss", "examples", "feature_space",
+    "latent_shape", "mesh", "model", "open_all_at", "sample_captions", "sample_condition",
+    "sampler", "scaling_record", "source", "steps", "steps_per_dispatch", "timestep_sampler",
     "training", "training_loss", "validation_batch",
 ]  # fmt: skip

@@ -9,6 +9,7 @@ from cdt import sharding
 from cdt.build.choices import choose
 from cdt.build.latents import autoencoder_sha256, scaling_record
 from cdt.data import sources
+from cdt.data.bad_examples import Examples
 from cdt.data.folder import folder
 from cdt.data.idx import idx
 from cdt.data.moments import latents
@@ -117,6 +118,17 @@ def data(config: ConfigDict) -> tuple[sources.Source, sources.Source]:
     return train, test
 
 
+def examples(config: ConfigDict, source: sources.Source) -> Examples:
+    """What reads a source of which a few examples may be damaged."""
+    share = config.data.max_bad_share
+    if not 0.0 <= share < 1.0:
+        raise UserError(
+            f"config.data.max_bad_share is {share}; it must lie in [0, 1), such as 0.02 for one in "
+            "fifty."
+        )
+    return Examples(source, share)
+
+
 def validation_batch(
     config: ConfigDict, source: sources.Source, mesh: jax.sharding.Mesh
 ) -> dict[str, jax.Array]:
@@ -127,5 +139,6 @@ def validation_batch(
     n = min(config.validation.images, source.size) // mesh.size * mesh.size
     n = max(n, mesh.size)
     indices = np.arange(n) * source.size // n
-    batch = {"image": source.images(indices)} | source.condition(indices)
+    indices, images = examples(config, source).read(indices)
+    batch = {"image": images} | source.condition(indices)
     return sharding.global_batch(mesh, batch, n)

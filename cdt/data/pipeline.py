@@ -14,6 +14,7 @@ from functools import lru_cache, partial
 import numpy as np
 from grain.experimental import index_shuffle
 
+from cdt.data.bad_examples import Examples
 from cdt.data.sources import Source
 
 Batch = Mapping[str, np.ndarray]
@@ -30,6 +31,7 @@ _SMALL = 2**16
 def make_batch(
     source: Source,
     *,
+    examples: Examples | None = None,
     seed: int,
     batch_size: int,
     flip: bool,
@@ -44,6 +46,7 @@ def make_batch(
 
     Args:
       source: the data; N = source.size.
+      examples: reads the source's images where some may be damaged; None: every one must be good.
       seed: >= 0; fixes the order and the flips.
       batch_size: of the global batch.
       flip: mirror each image left-right with probability 1/2, drawn anew in each epoch. A source
@@ -76,7 +79,10 @@ def make_batch(
     def batch(step: int) -> Batch:
         start = step * batch_size
         indices = np.array([example_index(start + int(i)) for i in rows], np.int64)
-        images = source.images(indices)
+        if examples is None:
+            images = source.images(indices)
+        else:
+            indices, images = examples.read(indices)
         if flip:
             mirrored = (_random_words(flip_key, start, batch_size)[rows] & 1).astype(bool)
             if source.pixels:
