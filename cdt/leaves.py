@@ -81,7 +81,14 @@ def leaf_checksums(tree: PyTree) -> dict[str, jax.Array]:
     Returns:
       {path: uint32[]}.
     """
-    return {path: _checksum(leaf) for path, leaf in named_leaves(tree).items()}
+    checksums = {}
+    for path, leaf in named_leaves(tree).items():
+        checksums[path] = _checksum(leaf)
+        # Simulated devices share a few threads: of many programs in flight together, each of which
+        # waits for all devices, one can keep another from ever being started on its last device.
+        if jax.default_backend() == "cpu":
+            jax.block_until_ready(checksums[path])
+    return checksums
 
 
 @jax.jit

@@ -1,0 +1,96 @@
+"""The same seed on the same devices gives the same bits, in every mode."""
+
+import json
+
+import numpy as np
+import pytest
+
+from cdt.compare import compare
+from cdt.evaluate import evaluate
+from cdt.sample import sample
+from cdt.study import study
+from cdt.train import train
+from cdt.writers import read_history
+from smoke_runs import arrays, assert_same_arrays, smoke
+
+_TIMES = {"time", "images_per_second", "data_wait_share"}
+
+
+@pytest.fixture(scope="module")
+def two_runs(tmp_path_factory):
+    folders = [tmp_path_factory.mktemp("run") for _ in range(2)]
+    for folder in folders:
+        assert train(smoke(), str(folder)) == 0
+    return folders
+
+
+def test_training(two_runs):
+    assert_same_arrays(*(arrays(folder) for folder in two_runs))
+    logged = [
+        [
+            {k: v for k, v in record.items() if k not in _TIMES and not k.startswith("goodput/")}
+            for record in read_history(folder)
+        ]
+        for folder in two_runs
+    ]
+    assert len(logged[0]) > 3
+    np.testing.assert_equal(*logged)  # nan equals nan
+
+
+def test_another_seed_is_another_run(two_runs, tmp_path):
+    assert train(smoke(seed=1), str(tmp_path)) == 0
+    with pytest.raises(AssertionError):
+        assert_same_arrays(arrays(tmp_path), arrays(two_runs[0]))
+
+
+def test_sampling(two_runs):
+    for folder in two_runs:
+        assert sample(smoke(), str(folder)) == 0
+    files = [[*folder.glob("**/samples.npz")] for folder in two_runs]
+    assert [len(found) for found in files] == [1, 1]
+    with np.load(files[0][0]) as a, np.load(files[1][0]) as b:
+        assert a.files == b.files
+        for name in a.files:
+            np.testing.assert_array_equal(a[name], b[name])
+
+
+def test_evaluation(two_runs):
+    results = []
+    for folder in two_runs:
+        assert evaluate(smoke(), str(folder)) == 0
+        (file,) = (folder / "evaluations").glob("*.json")
+        results.append(json.loads(file.read_text()))
+    np.testing.assert_equal(*results)
+
+
+def _results(folder):
+    """{name: text} of the JSON files of a folder, without what depends on the clock."""
+
+    def untimed(value):
+        if isinstance(value, dict):
+            return {k: untimed(v) for k, v in value.items() if not _is_time(k)}
+        return [untimed(v) for v in value] if isinstance(value, list) else value
+
+    return {
+        str(path.relative_to(folder)): untimed(json.loads(path.read_text()))
+        for path in sorted(folder.glob("*.json"))
+    }
+
+
+def _is_time(key):
+    return "seconds" in key or "time" in key or key in ("workdir", "versions")
+
+
+@pytest.mark.faults_slow
+@pytest.mark.parametrize("mode, folder", [(study, "difficulty"), (compare, "")])
+def test_studies(mode, folder, tmp_path):
+    config = smoke(
+        **{"compare.arms": ("uniform: timesteps.name=uniform", "curriculum:"), "compare.seeds": 1,
+           "compare.evaluations": 1, "evaluate.num": 40, "train.duration": "8 steps"}
+    )  # fmt: skip
+    found = []
+    for name in ("a", "b"):
+        assert mode(config, str(tmp_path / name)) == 0
+        found.append(_results(tmp_path / name / folder))
+    assert found[0]
+    np.testing.assert_equal(*found)
