@@ -1,0 +1,65 @@
+"""Writes the checkpoint by which tests hold that this version's checkpoints stay restorable.
+
+    JAX_PLATFORMS=cpu PYTHONPATH=.:tests python tests/faults/make_version_fixture.py
+
+Run once, before a version is released: a fixture is never made anew. It is a train state of the
+smallest DiT with the shipped optimizer, averages and curriculum, after two steps.
+"""
+
+import json
+import tarfile
+import tempfile
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from cdt import __version__, build
+from cdt.checkpoint import Checkpointer
+from cdt.config import default_config, flatten
+from cdt.leaves import leaf_checksums
+from cdt.train import _items
+
+VERSIONS = Path(__file__).parent / "versions"
+STEP = 2
+
+
+def fixture_config():
+    config = default_config()
+    config.model.hidden_size, config.model.depth, config.model.num_heads = 8, 1, 2
+    config.model.num_classes = 10
+    config.timesteps.num_clusters = 4
+    config.train.batch_size = 4
+    return config
+
+
+def parts_of(config):
+    source, _ = build.data(config)
+    return build.training(config, build.model(config), 1, source.size, open_all_at=8), source
+
+
+def main() -> None:
+    config = fixture_config()
+    parts, source = parts_of(config)
+    state = jax.jit(parts.init)(jax.random.key(0))
+    for step in range(STEP):
+        indices = np.arange(4 * step, 4 * step + 4)
+        batch = {"image": source.images(indices), "label": source.labels[indices]}
+        state, _ = jax.jit(parts.step)(state, batch)
+    items = _items(state)
+    sums = {
+        item: {path: int(total) for path, total in leaf_checksums(tree).items()}
+        for item, tree in items.items()
+    }
+    VERSIONS.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoints = Checkpointer(folder, keep=1)
+        checkpoints.save(STEP, items, {"config": flatten(config), "open_all_at": 8})
+        checkpoints.close()
+        with tarfile.open(VERSIONS / f"{__version__}.tar.xz", "w:xz") as archive:
+            archive.add(folder, "checkpoints")
+    (VERSIONS / f"{__version__}.json").write_text(json.dumps(sums, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
