@@ -100,3 +100,26 @@ def test_identity_sees_what_makes_a_run_and_nothing_else():
     differences = identity_differences(config, saved)
     assert len(differences) == 3
     assert "optim.lr (there 0.0001, now 0.0003)" in differences
+
+
+_VALUES = (
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
+    | st.lists(st.floats(), max_size=3) | st.tuples(st.integers())
+)  # fmt: skip
+
+
+@given(key=st.sampled_from(sorted(schema.flatten(default_config()))), value=_VALUES)
+def test_any_value_is_of_the_right_type_or_one_sentence(key, value):
+    config = default_config()
+    default = schema.flatten(config)[key]
+    with config.ignore_type():
+        config.update_from_flattened_dict({key: value})
+    accepts = {float: (float, int), tuple: (tuple, list)}.get(type(default), (type(default),))
+    fits = isinstance(value, accepts) and isinstance(value, bool) == isinstance(default, bool)
+    try:
+        schema.check_keys(config)
+    except UserError as error:
+        assert not fits
+        assert str(error).startswith(f"config.{key} is ") and "\n" not in str(error)
+    else:
+        assert fits

@@ -6,6 +6,8 @@ import json
 import jax
 import jax.numpy as jnp
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cdt import manifest
 from cdt.leaves import leaf_checksums
@@ -77,3 +79,22 @@ def test_the_first_mismatch_is_named():
         ({"ema": {}}, "no 'ema' but params, opt"),
     ]:
         assert words in manifest.first_mismatch(made, wanted)
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(meta=st.dictionaries(st.text(), _JSON, max_size=4), data=st.data())
+def test_any_meta_comes_back_and_any_other_is_damage(meta, data):
+    made = manifest.make_manifest({}, meta)
+    read = json.loads(json.dumps(made))
+    manifest.check_manifest(read)
+    assert read["meta"] == meta
+    read["meta"] = data.draw(st.dictionaries(st.text(), _JSON, max_size=4))
+    if json.dumps(read["meta"], sort_keys=True) != json.dumps(meta, sort_keys=True):
+        with pytest.raises(manifest.Damaged):
+            manifest.check_manifest(read)

@@ -121,3 +121,15 @@ def test_too_many_clusters():
         edge_table(custom_edges([0, 0.0501, 0.0502, 1]), 1000)
     with pytest.raises(ValueError, match="at least 1"):
         uniform_edges(0)
+
+
+@given(widths=st.lists(st.floats(1e-3, 1.0), min_size=1, max_size=40), data=st.data())
+def test_cluster_index_is_a_binary_search(widths, data):
+    edges = np.concatenate([[0.0], np.cumsum(widths) / np.sum(widths)])
+    edges[-1] = 1.0
+    table = edge_table(edges, None)
+    below_one = st.floats(0.0, 1.0, width=32, exclude_max=True)
+    u = np.array(data.draw(st.lists(below_one, min_size=1, max_size=20)), np.float32)
+    u = np.concatenate([u, table[:-1]])  # an edge belongs to the cluster that it begins
+    expected = np.searchsorted(table, u, side="right") - 1
+    np.testing.assert_array_equal(cluster_index(jnp.asarray(u), table), expected)

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from cdt.curriculum.pacing import fixed, patience
 
@@ -101,3 +103,23 @@ def test_arguments_outside_their_range(arguments, words):
         patience(**arguments)
     with pytest.raises(ValueError, match="steps_per_stage is 0"):
         fixed(0, 3)
+
+
+# Few different losses, so that equal ones and plateaus are frequent; infinite ones never improve.
+_LOSSES = st.lists(st.sampled_from([0.25, 0.5, 0.75, 1.0, np.inf]), min_size=24, max_size=24)
+
+
+@given(
+    losses=_LOSSES,
+    tau=st.integers(1, 6),
+    stages=st.integers(1, 6),
+    min_delta=st.sampled_from([0.0, 0.25]),
+    max_stage_steps=st.none() | st.integers(1, 12),
+    open_all_at=st.none() | st.integers(0, 30),
+)
+@settings(max_examples=25)
+def test_any_losses_and_options_against_the_loop(losses, tau, stages, min_delta, **limits):
+    losses = np.array(losses, np.float32)
+    pacing = patience(tau, stages, min_delta=min_delta, **limits)
+    expected = reference(losses, tau, stages, 0.0, min_delta, *limits.values())
+    np.testing.assert_array_equal(run(pacing, losses).stage, expected)

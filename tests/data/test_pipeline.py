@@ -5,6 +5,8 @@ import time
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cdt.data.pipeline import Prefetcher, make_batch
 from cdt.data.sources import Source
@@ -208,3 +210,27 @@ def test_one_of_several_captions_is_drawn_anew_in_each_epoch():
         assert np.array_equal(batch(7)["text"][rows], part["text"])
     alone = source._replace(text=source.text._replace(first=np.append(np.arange(size), size)))
     assert np.array_equal(batches(alone)(3)["text"][:, 0, 0], batches(alone)(3)["label"])
+
+
+@given(
+    size=st.integers(1, 300),
+    batch_size=st.integers(1, 40),
+    processes=st.integers(1, 5),
+    seed=st.integers(0, 2**32 - 1),
+    start=st.integers(0, 30),
+)
+def test_any_epoch_in_any_split_holds_each_example_once(size, batch_size, processes, seed, start):
+    """As drawn by any number of processes from any step on: the stream's epochs are permutations,
+    and rows join into the batch of one process."""
+    source = numbered(size)
+    whole = batches(source, seed=seed, batch_size=batch_size)
+    rows = np.array_split(np.arange(batch_size), processes)
+    parts = [batches(source, seed=seed, batch_size=batch_size, rows=r) for r in rows if len(r)]
+    epoch = -(-start * batch_size // size)  # the first that begins at `start` or later
+    begin, end = epoch * size, (epoch + 1) * size
+    seen = {}
+    for step in range(begin // batch_size, -(-end // batch_size)):
+        joined = np.concatenate([part(step)["label"] for part in parts])
+        np.testing.assert_array_equal(joined, whole(step)["label"])
+        seen |= {step * batch_size + i: label for i, label in enumerate(joined)}
+    assert sorted(seen[position] for position in range(begin, end)) == [*range(size)]
