@@ -16,6 +16,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 
 # Read by TensorFlow when the metric writers import it: nobody wants its banner.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -38,6 +39,8 @@ MODES = {
 }
 # Those that several processes take part in together.
 SHARED_MODES = ("train", "sample", "evaluate")
+# Those that may run while another trains in the same workdir.
+READING_MODES = ("sample", "evaluate")
 
 config_flags.DEFINE_config_file(
     "config", None, "Config file, FILE or FILE:VARIANT, such as configs/digits.py:smoke."
@@ -115,6 +118,7 @@ def run(argv: list[str], command: Callable[[ConfigDict, str], int] | None = None
         # Imported once the command line is known to be sound: JAX takes a second to load.
         from cdt import distributed
         from cdt.compilation import use_persistent_cache
+        from cdt.lock import locked
 
         use_persistent_cache(config.compilation_cache)
         distributed.join(
@@ -133,9 +137,11 @@ def run(argv: list[str], command: Callable[[ConfigDict, str], int] | None = None
                         "This program runs in one process, on all devices of one host; start one "
                         "(SLURM: --ntasks=1), without --coordinator or with --num_processes=1."
                     )
+            writes = command is not None or mode not in READING_MODES
             if command is None:
                 command = getattr(importlib.import_module(f"cdt.{MODES[mode]}"), MODES[mode])
-            return command(config, workdir)
+            with locked(workdir) if writes else nullcontext():
+                return command(config, workdir)
     except UserError as error:
         print(f"cdt: {error}", file=sys.stderr)
         return EXIT_USER_ERROR

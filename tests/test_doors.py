@@ -49,6 +49,7 @@ ALLOWED = {
     "compilation": set(),
     "malloc": set(),
     "signals": set(),
+    "lock": {"agreement", "atomic", "errors"},
     "workdir": {"atomic", "config", "errors"},
     "leaves": set(),
     "writers": {"errors"},

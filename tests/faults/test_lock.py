@@ -1,0 +1,173 @@
+"""Of two runs in one workdir the second is refused; a lock whose holder is gone stops nobody."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from cdt import atomic, lock
+from cdt.errors import UserError
+from cdt.lock import LOCK_FILE, Lock
+from host_processes import Processes, training
+
+HOLD = """
+import sys, time
+from cdt.lock import Lock
+Lock(sys.argv[1]).__enter__()
+print("held", flush=True)
+time.sleep(300)
+"""
+
+HOLD_BEATING = HOLD.replace("Lock(", "import cdt.lock\ncdt.lock.BEAT_SECONDS = 0.1\nLock(")
+
+
+@pytest.fixture
+def soon(monkeypatch):
+    """Beats and patience of a tenth of their length and less."""
+    monkeypatch.setattr(lock, "BEAT_SECONDS", 0.1)
+    monkeypatch.setattr(lock, "STALE_SECONDS", 1.0)
+
+
+@pytest.fixture
+def held(tmp_path):
+    """A process of its own that holds the lock of `tmp_path`."""
+    command = [sys.executable, "-c", HOLD, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "held\n"
+        yield process
+        process.kill()
+
+
+def from_another_host(monkeypatch):
+    """What is locked from now on looks like the work of a host whose processes cannot be seen."""
+    monkeypatch.setattr(lock, "_kernel", lambda: "another")
+
+
+def content(tmp_path):
+    return json.loads((tmp_path / LOCK_FILE).read_text())
+
+
+def test_a_second_run_is_refused_with_the_first_ones_process(tmp_path, held):
+    with pytest.raises(UserError) as error, Lock(tmp_path):
+        pass
+    assert f"{tmp_path} is in use by process {held.pid} on host " in str(error.value)
+    assert content(tmp_path)["pid"] == held.pid
+
+
+def test_the_lock_of_a_killed_run_is_taken_at_once(tmp_path, held):
+    held.kill()  # and not waited for: a process whose exit code nobody fetched lives no more
+    while lock._started(held.pid):
+        time.sleep(0.01)
+    before = time.monotonic()
+    with Lock(tmp_path):
+        assert time.monotonic() - before < lock.STALE_SECONDS / 2
+        assert content(tmp_path)["pid"] == os.getpid()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_number_that_another_process_has_by_now_is_no_sign_of_life(tmp_path, held):
+    stale = content(tmp_path) | {"started": "1"}
+    (tmp_path / LOCK_FILE).write_text(json.dumps(stale))
+    with Lock(tmp_path):
+        assert content(tmp_path)["pid"] == os.getpid()
+
+
+def test_another_hosts_run_is_refused_while_it_beats(tmp_path, monkeypatch, soon):
+    with Lock(tmp_path):
+        from_another_host(monkeypatch)
+        with pytest.raises(UserError, match="is in use by process"), Lock(tmp_path):
+            pass
+
+
+@pytest.mark.parametrize("left", ["stale", "damaged", "empty", "no object"])
+def test_what_shows_no_life_for_a_while_is_taken(tmp_path, monkeypatch, soon, caplog, left):
+    stale = {"kernel": "another", "host": "gone", "pid": 7, "started": "1", "beat": 3}
+    texts = {"stale": json.dumps(stale), "damaged": '{"host": "go', "empty": "", "no object": "[]"}
+    (tmp_path / LOCK_FILE).write_text(texts[left])
+    before = time.monotonic()
+    with Lock(tmp_path):
+        assert time.monotonic() - before >= lock.STALE_SECONDS
+        assert content(tmp_path)["pid"] == os.getpid()
+    assert "waiting 1 s to see whether it lives" in caplog.text
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_lock_that_is_released_while_it_is_watched_is_taken(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "STALE_SECONDS", 60.0)
+    (tmp_path / LOCK_FILE).write_text("{}")
+    monkeypatch.setattr(lock.time, "sleep", lambda _: (tmp_path / LOCK_FILE).unlink())
+    with Lock(tmp_path):
+        assert content(tmp_path)["pid"] == os.getpid()
+
+
+def test_of_many_at_once_one_gets_it(tmp_path):
+    (tmp_path / "run").mkdir()
+    stale = {"kernel": lock._kernel(), "host": "here", "pid": 1, "started": "-1"}
+    (tmp_path / "run" / LOCK_FILE).write_text(json.dumps(stale))
+    program = HOLD_BEATING.replace("from cdt", "sys.stdin.readline()\nfrom cdt")
+    command = [sys.executable, "-c", program, str(tmp_path / "run")]
+    pipes = {"stdin": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    processes = [subprocess.Popen(command, **pipes, text=True) for _ in range(4)]
+    try:
+        for process in processes:
+            process.stdin.write("\n")
+            process.stdin.flush()
+        end = time.monotonic() + 30
+        while sum(process.poll() is None for process in processes) > 1:
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        time.sleep(0.5)  # several beats
+        (winner,) = (process for process in processes if process.poll() is None)
+        assert content(tmp_path / "run")["pid"] == winner.pid
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+
+
+def test_a_run_whose_lock_was_taken_ends(tmp_path):
+    command = [sys.executable, "-c", HOLD_BEATING, str(tmp_path)]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout.readline() == "held\n"
+        taken = content(tmp_path) | {"token": "another", "host": "elsewhere", "pid": 8}
+        while process.poll() is None:  # again where a beat crossed it
+            atomic.write(tmp_path / LOCK_FILE, json.dumps(taken))
+            time.sleep(0.05)
+        _, errors = process.communicate(timeout=30)
+    assert process.returncode == 2
+    assert "was taken over by process 8 on host elsewhere" in errors
+    assert content(tmp_path) == taken
+
+
+def test_a_workdir_made_for_nothing_is_removed_and_a_file_is_told(tmp_path):
+    with pytest.raises(ZeroDivisionError), Lock(tmp_path / "new"):
+        _ = 1 / 0
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written to"), Lock(tmp_path / "file"):
+        pass
+
+
+def test_a_second_command_is_refused_and_reading_is_not(tmp_path):
+    workdir, cache = tmp_path / "run", tmp_path / "cache"
+    long = training(workdir, cache, "--config.train.duration=100_000 steps")
+    with Processes(long, 1, tmp_path / "first") as first:
+        while not any(path.name.isdecimal() for path in workdir.glob("checkpoints/*")):
+            assert first.processes[0].poll() is None, first.err(0)
+            time.sleep(0.05)
+        with Processes(long, 1, tmp_path / "second") as second:
+            assert second.wait() == [2]
+            (sentence,) = second.sentences(0)
+            assert f"is in use by process {first.processes[0].pid} on host" in sentence
+        with Processes([*long, "--mode=sample"], 1, tmp_path / "reader") as reader:
+            assert reader.wait() == [0], reader.err(0)
+        assert first.processes[0].poll() is None
+        first.processes[0].kill()
+    with Processes(training(workdir, cache), 1, tmp_path / "third") as third:
+        assert third.wait() == [0], third.err(0)
+    assert "finished already" in third.out(0) and not (workdir / LOCK_FILE).exists()
