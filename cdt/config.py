@@ -240,10 +240,31 @@ def unknown_key(key: str) -> UserError:
     return UserError(f"The config has no key '{key}'; there are {where}.")
 
 
+# Types of what the tuples hold.
+_ELEMENTS = {
+    "compare.arms": str,
+    "ema.decays": float,
+    "ema.half_lives_kimg": float,
+    "evaluate.emas": str,
+    "model.attention_resolutions": int,
+    "model.channel_mult": int,
+    "sample.classes": int,
+    "sample.guidance_interval": float,
+    "sample.prompts": str,
+    "timesteps.edges": float,
+}
+
+
+def _is_a(kind: type, value: object) -> bool:
+    kinds = {float: (float, int), tuple: (tuple, list)}.get(kind, (kind,))
+    return isinstance(value, kinds) and (kind is bool or not isinstance(value, bool))
+
+
 def check_keys(config: ConfigDict) -> None:
     """Raises UserError unless the config has exactly the schema's keys, with values of its types.
 
-    An int is accepted where the schema has a float, a list where it has a tuple.
+    An int is accepted where the schema has a float, a list where it has a tuple, whose elements are
+    then checked too.
     """
     known, given = flatten(default_config()), flatten(config)
     for key in given:
@@ -254,13 +275,19 @@ def check_keys(config: ConfigDict) -> None:
             raise UserError(
                 f"The config lacks the key '{key}'; start from cdt.config.default_config()."
             )
-        kinds = {float: (float, int), tuple: (tuple, list)}.get(type(default), (type(default),))
         value = given[key]
-        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+        if not _is_a(type(default), value):
             raise UserError(
                 f"config.{key} is {value!r}, a {type(value).__name__}; it must be a "
                 f"{type(default).__name__} such as {default!r}."
             )
+        kind = _ELEMENTS.get(key)
+        for element in value if kind else ():
+            if not _is_a(kind, element):
+                raise UserError(
+                    f"config.{key} holds {element!r}, a {type(element).__name__}; its elements "
+                    f"must be of type {kind.__name__}."
+                )
 
 
 def with_fitted_edges(config: ConfigDict) -> None:

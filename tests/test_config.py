@@ -49,6 +49,23 @@ def test_values_of_another_type(value):
         schema.check_keys(config)
 
 
+@pytest.mark.parametrize(
+    "key, value",
+    [("sample.classes", (1.5,)), ("evaluate.emas", (None,)), ("ema.decays", (0.9, True))],
+)
+def test_elements_of_another_type(key, value):
+    config = default_config()
+    with config.ignore_type():
+        config.update_from_flattened_dict({key: value})
+    with pytest.raises(UserError, match=rf"config.{key} holds .*; its elements must be of type"):
+        schema.check_keys(config)
+
+
+def test_every_tuple_has_a_type_for_its_elements():
+    defaults = schema.flatten(default_config())
+    assert schema._ELEMENTS.keys() == {k for k, v in defaults.items() if isinstance(v, tuple)}
+
+
 def test_an_int_is_a_float_and_a_list_a_tuple():
     config = default_config()
     with config.ignore_type():
@@ -116,10 +133,13 @@ def test_any_value_is_of_the_right_type_or_one_sentence(key, value):
         config.update_from_flattened_dict({key: value})
     accepts = {float: (float, int), tuple: (tuple, list)}.get(type(default), (type(default),))
     fits = isinstance(value, accepts) and isinstance(value, bool) == isinstance(default, bool)
+    if fits and isinstance(default, tuple):
+        kinds = {float: (float, int)}.get(schema._ELEMENTS[key], schema._ELEMENTS[key])
+        fits = all(isinstance(element, kinds) for element in value)
     try:
         schema.check_keys(config)
     except UserError as error:
         assert not fits
-        assert str(error).startswith(f"config.{key} is ") and "\n" not in str(error)
+        assert str(error).startswith(f"config.{key} ") and "\n" not in str(error)
     else:
         assert fits

@@ -24,6 +24,7 @@ def steps(config: ConfigDict, key: str, num_examples: int, least: int = 1) -> in
     """The duration under a config key such as "train.duration", in steps, at least `least`."""
     section, _, name = key.partition(".")
     text = config[section][name]
+    at_least(config, "train.batch_size", 1)
     result = duration(text, key, config.train.batch_size, num_examples)
     if result < least:
         raise UserError(f"config.{key} is '{text}', which is no step at all; give at least one.")

@@ -60,18 +60,18 @@ def sample_captions(config: ConfigDict) -> Callable[[np.ndarray], list[str]] | N
 
 def _classes(config: ConfigDict) -> Callable[[np.ndarray], Condition]:
     num_classes, given = config.model.num_classes, config.sample.classes
-    classes = np.asarray(given or range(max(num_classes, 1)), np.int32)
     if given and not num_classes:
         raise UserError(
             "config.sample.classes is given, but the model is unconditional; leave it empty."
         )
-    if given and (classes.min() < 0 or classes.max() >= num_classes):
+    if given and not 0 <= min(given) <= max(given) < num_classes:
         raise UserError(
             f"config.sample.classes is {tuple(given)}; the model's classes are "
             f"0..{num_classes - 1}."
         )
     if not num_classes:
         return lambda indices: {}
+    classes = np.asarray(given or range(num_classes), np.int32)
     return lambda indices: {"label": classes[np.asarray(indices) % len(classes)]}
 
 
