@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import jax
@@ -179,15 +179,20 @@ def together() -> Iterator[None]:
 class Stop(StopRequest):
     """As StopRequest, for all processes of a run: a signal to one stops all after the same step.
 
-    SIGTERM goes to JAX's own handler, which tells the other processes.
+    JAX's own handler of SIGTERM tells the other processes, and knows no second signal after that:
+    so it is replaced, and called for the first.
     """
 
     def __enter__(self) -> "Stop":
         self._several = several()
-        if not self._several:
-            return super().__enter__()
-        self._previous[signal.SIGINT] = signal.signal(signal.SIGINT, self._pass_on)
-        return self
+        if self._several:
+            self._handler_of_jax = _handler_in_c(signal.SIGTERM)
+        return super().__enter__()
+
+    def __exit__(self, *exception) -> None:
+        super().__exit__(*exception)
+        if self._several:
+            ctypes.CDLL(None).signal(signal.SIGTERM, self._handler_of_jax)
 
     def after(self, step: int) -> bool:
         """Whether to stop after this step; ask after every step."""
@@ -195,9 +200,16 @@ class Stop(StopRequest):
             return multihost_utils.reached_preemption_sync_point(step)
         return self.requested
 
-    def _pass_on(self, number, frame) -> None:
-        self._handle(number, frame)
-        os.kill(os.getpid(), signal.SIGTERM)
+    def _pass_on(self) -> None:
+        if self._several:
+            self._handler_of_jax(signal.SIGTERM)
+
+
+def _handler_in_c(number: signal.Signals) -> Callable[[int], None]:
+    """The handler of a signal that a library has installed without Python's knowing."""
+    action = ctypes.create_string_buffer(256)  # a struct sigaction, which begins with the handler
+    ctypes.CDLL(None).sigaction(int(number), None, action)
+    return ctypes.CFUNCTYPE(None, ctypes.c_int).from_buffer_copy(action)
 
 
 def _is_loss(error: BaseException | None) -> bool:

@@ -3,30 +3,75 @@
 import os
 import signal
 import threading
+import time
+
+from cdt.errors import EXIT_STOPPED
+
+_NUMBERS = (signal.SIGTERM, signal.SIGINT)
+# What comes so soon after the first signal is the same one: `timeout` and others send it to the
+# process and then to its group.
+_SAME_SECONDS = 1.0
 
 
 class StopRequest:
     """A context in which the first SIGTERM or SIGINT sets `requested`; a second one exits at once
     with code 75, saving nothing more.
 
-    Outside the main thread, where Python allows no handlers, nothing ever sets it.
+    A thread waits for the second: handlers of Python's wait for the main thread, which may be in a
+    compilation or waiting for a device. Outside the main thread, where Python allows no handlers,
+    nothing ever sets it.
+
+    Attributes:
+      requested: whether a signal has come.
+      at_once: while this is set the first signal exits too, as there is nothing to save.
     """
 
-    def __init__(self):
+    def __init__(self, *, at_once: bool = False):
         self.requested = False
+        self.at_once = at_once
         self._previous = {}
 
     def __enter__(self) -> "StopRequest":
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
+            self._reading, self._writing = os.pipe()
+            os.set_blocking(self._writing, False)
+            self._thread = threading.Thread(target=self._watch, name="signals", daemon=True)
+            self._thread.start()
+            # Python writes the number of each signal there as it comes.
+            self._previous_fd = signal.set_wakeup_fd(self._writing, warn_on_full_buffer=False)
+            for number in _NUMBERS:
                 self._previous[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(self, *exception) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
+        if self._previous:
+            for number, handler in self._previous.items():
+                signal.signal(number, handler)
+            signal.set_wakeup_fd(self._previous_fd)
+            os.close(self._writing)
+            self._thread.join()
+            os.close(self._reading)
 
     def _handle(self, number, frame) -> None:
-        if self.requested:
-            os._exit(75)
         self.requested = True
+
+    def _pass_on(self) -> None:
+        """What else the first signal does, in the thread."""
+
+    def _watch(self) -> None:
+        first = None
+        while byte := os.read(self._reading, 1):
+            if byte[0] not in _NUMBERS:
+                continue
+            if self.at_once:
+                _leave("Stopped by a signal before the first step")
+            elif first is None:
+                first = time.monotonic()
+                self._pass_on()
+            elif time.monotonic() - first > _SAME_SECONDS:
+                _leave("Stopped by a second signal, without another checkpoint")
+
+
+def _leave(what: str) -> None:
+    os.write(2, f"cdt: {what}; run the same command to go on.\n".encode())
+    os._exit(EXIT_STOPPED)

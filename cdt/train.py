@@ -54,6 +54,12 @@ def train(config: ConfigDict, workdir: str) -> int:
     Raises:
       UserError: something in the config, the data or the workdir is wrong; before compilation.
     """
+    # Until there are steps to save, a signal ends the process at once.
+    with Stop(at_once=True) as stop:
+        return _train(config, epath.Path(workdir), stop)
+
+
+def _train(config: ConfigDict, path: epath.Path, stop: Stop) -> int:
     goodput = Goodput()
 
     # --- Data, model, step: everything that can be wrong is found here -----------------------
@@ -62,7 +68,6 @@ def train(config: ConfigDict, workdir: str) -> int:
         train_source, test_source = build.data(config)
         num_examples = train_source.size
         model = build.model(config, mesh)
-        path = epath.Path(workdir)
         check_identity(path, config)
     # The processes read checkpoints together, so what can be wrong with one of them alone is known.
     with errors_of_all(), user_errors():
@@ -174,12 +179,12 @@ def train(config: ConfigDict, workdir: str) -> int:
 
     # Closed in reverse order, after an exception too: what was logged and saved is written out.
     with (
-        Stop() as stop,
         closing(checkpoints),
         closing(writer),
         closing(progress),
         closing(batches),
     ):
+        stop.at_once = False
         writer.resumed(start)  # takes back what a run that was killed logged beyond this step
         if start == 0:
             with goodput.of("evaluation"):

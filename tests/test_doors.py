@@ -48,7 +48,7 @@ ALLOWED = {
     "manifest": {"errors", "leaves"},
     "compilation": set(),
     "malloc": set(),
-    "signals": set(),
+    "signals": {"errors"},
     "lock": {"agreement", "atomic", "errors"},
     "workdir": {"atomic", "config", "errors"},
     "leaves": set(),

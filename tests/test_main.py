@@ -2,10 +2,8 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -105,25 +103,3 @@ def test_train_sample_evaluate_and_a_change_of_devices(tmp_path):
     # Barely trained: far from the data, but not as far as nothing.
     assert 10 < result["frechet_train"] < 100
     assert 1.5 < result["nearest_train_of_test"] < 3
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_saves_and_leaves_with_75(tmp_path, number):
-    command = [
-        sys.executable, "-m", "cdt.main", DIGITS, f"--workdir={tmp_path}",
-        "--config.train.duration=100_000 steps",
-    ]  # fmt: skip
-    with subprocess.Popen(
-        command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        text=True,
-    ) as process:  # fmt: skip
-        for line in process.stderr:
-            if line.startswith("step 1/"):
-                break
-        time.sleep(0.5)
-        process.send_signal(number)
-        out, _ = process.communicate(timeout=60)
-    assert process.returncode == 75
-    assert "run the same command to go on" in out
-    steps = [int(p.name) for p in (tmp_path / "checkpoints").iterdir()]
-    assert f"saved at step {max(steps)}" in out

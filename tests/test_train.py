@@ -15,7 +15,6 @@ from cdt import train as loop
 from cdt.checkpoint import Checkpointer
 from cdt.errors import UserError
 from cdt.progress import Progress
-from cdt.signals import StopRequest
 from cdt.writers import read_history
 from smoke_runs import arrays, assert_same_arrays, smoke
 
@@ -108,14 +107,6 @@ def test_stopped_and_resumed_equals_undisturbed_bitwise(
     assert loop.train(smoke(), str(tmp_path)) == 0
     assert_same_arrays(arrays(tmp_path), arrays(undisturbed))
     assert without_times(read_history(tmp_path)) == without_times(read_history(undisturbed))
-
-
-def test_signal_handlers_are_restored():
-    numbers = (signal.SIGTERM, signal.SIGINT)
-    before = [signal.getsignal(number) for number in numbers]
-    with StopRequest():
-        assert all(signal.getsignal(n) is not b for n, b in zip(numbers, before, strict=True))
-    assert [signal.getsignal(number) for number in numbers] == before
 
 
 def test_killed_without_warning_repeats_from_the_last_checkpoint(

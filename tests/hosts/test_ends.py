@@ -25,16 +25,6 @@ def endless(tmp_path, cache):
     return Processes(command, 2, tmp_path / "output")
 
 
-def test_sigterm_to_one_saves_on_all(tmp_path, cache):
-    with endless(tmp_path, cache) as processes:
-        processes.wait_for("step 1/")
-        processes.send(signal.SIGTERM, 1)
-        assert processes.wait(timeout=30) == [75, 75], processes.err(0)
-        steps = [int(path.name) for path in (tmp_path / "run" / "checkpoints").iterdir()]
-        assert f"stopped by a signal and saved at step {max(steps)};" in processes.out(0)
-        assert processes.out(1) == ""
-
-
 # A killed process closes its connections; a frozen one, as on a host without power, does not.
 @pytest.mark.parametrize(("victim", "number"), [(0, signal.SIGKILL), (1, signal.SIGSTOP)])
 def test_when_a_process_is_lost_the_other_ends(tmp_path, cache, victim, number):

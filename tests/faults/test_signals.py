@@ -1,0 +1,123 @@
+"""SIGTERM and SIGINT, to one process or to one of two: saved at the step where it was, and 75."""
+
+import re
+import signal
+import time
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from cdt.checkpoint import Checkpointer
+from cdt.signals import StopRequest
+from cdt.state import no_bad_steps
+from cdt.writers import read_history
+from host_processes import Processes, training
+
+SECONDS = 30  # what a preempted machine leaves
+TERM, INT = signal.SIGTERM, signal.SIGINT
+slow = pytest.mark.faults_slow
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+def start(tmp_path, cache, count, *arguments, slurm=False):
+    """Processes that train for ever, of which the last is to get the signals."""
+    command = training(
+        tmp_path / "run", cache, "--config.train.duration=100_000 steps",
+        "--config.log.every=1 steps", "--heartbeat_seconds=10", *arguments,
+    )  # fmt: skip
+    return Processes(command, count, tmp_path / "output", slurm=slurm)
+
+
+def assert_saved(tmp_path, processes, count):
+    """That all have ended with 75 and a whole checkpoint of the last step that was done."""
+    assert processes.wait(timeout=SECONDS) == [75] * count, processes.err(0)
+    (step,) = re.findall(r"stopped by a signal and saved at step (\d+);", processes.out(0))
+    assert int(step) == read_history(tmp_path / "run")[-1]["step"]
+    counters = jax.eval_shape(lambda: {"step": jnp.int32(0), "bad": no_bad_steps()})
+    checkpoints = Checkpointer(tmp_path / "run" / "checkpoints", keep=1)
+    newest, items, _ = checkpoints.restore_items({"counters": counters})  # by their checksums
+    assert newest == int(step) == items["counters"]["step"]
+    assert all(processes.out(k) == "" for k in range(1, count))
+
+
+@pytest.mark.parametrize(
+    ("count", "number", "slurm"),
+    [
+        (1, TERM, False),
+        (1, INT, False),
+        (2, TERM, False),
+        pytest.param(2, INT, False, marks=slow),
+        pytest.param(2, TERM, True, marks=slow),
+        pytest.param(2, INT, True, marks=slow),
+    ],
+)
+def test_one_signal_saves(tmp_path, cache, count, number, slurm):
+    with start(tmp_path, cache, count, slurm=slurm) as processes:
+        processes.wait_for("step 1/")
+        processes.send(number, count - 1)
+        assert_saved(tmp_path, processes, count)
+
+
+@pytest.mark.parametrize("count", [1, pytest.param(2, marks=slow)])
+def test_a_signal_that_comes_twice_at_once_is_one(tmp_path, cache, count):
+    with start(tmp_path, cache, count) as processes:
+        processes.wait_for("step 1/")
+        processes.send(TERM, count - 1)
+        time.sleep(0.1)
+        processes.send(TERM, count - 1)
+        assert_saved(tmp_path, processes, count)
+
+
+@pytest.mark.parametrize(
+    ("count", "number"),
+    [(1, TERM), pytest.param(1, INT, marks=slow), pytest.param(2, TERM, marks=slow),
+     pytest.param(2, INT, marks=slow)],
+)  # fmt: skip
+def test_a_second_signal_leaves_at_once(tmp_path, cache, count, number):
+    # Images that take hours keep the main thread with the devices, so the first signal waits.
+    hours = ["--config.sample.every=1 steps", "--config.sample.steps=10_000_000"]
+    with start(tmp_path, cache, count, *hours) as processes:
+        processes.wait_for("step 1/")
+        time.sleep(1)
+        process = processes.processes[count - 1]
+        processes.send(number, count - 1)
+        time.sleep(1.5)
+        assert process.poll() is None
+        processes.send(number, count - 1)
+        assert process.wait(timeout=SECONDS) == 75
+        (sentence,) = processes.sentences(count - 1)
+        assert "second signal" in sentence and "run the same command" in sentence
+        assert processes.wait(timeout=SECONDS) == [75] * count
+
+
+@pytest.mark.parametrize(
+    ("count", "number"), [(1, TERM), (1, INT), pytest.param(2, TERM, marks=slow)]
+)
+def test_a_signal_while_compiling_leaves_at_once(tmp_path, count, number):
+    with start(tmp_path, tmp_path / "empty", count) as processes:
+        while not (tmp_path / "run" / "config.json").exists():
+            assert processes.processes[0].poll() is None, processes.err(0)
+            time.sleep(0.01)
+        time.sleep(0.3)
+        processes.send(number, count - 1)
+        assert processes.processes[count - 1].wait(timeout=SECONDS) == 75
+        (sentence,) = processes.sentences(count - 1)
+        assert "before the first step" in sentence
+        assert "step 1/" not in processes.err(0)
+        assert processes.wait(timeout=SECONDS) == [75] * count
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_handlers_are_restored():
+    before = [signal.getsignal(number) for number in (TERM, INT)]
+    fd = signal.set_wakeup_fd(-1)
+    with StopRequest():
+        inside = [signal.getsignal(number) for number in (TERM, INT)]
+        assert all(a is not b for a, b in zip(inside, before, strict=True))
+    assert [signal.getsignal(number) for number in (TERM, INT)] == before
+    assert signal.set_wakeup_fd(fd) == -1
