@@ -14,15 +14,16 @@ import errno
 import gc
 import logging
 import os
-import sys
-import warnings
-from collections.abc import Callable, Iterator, Mapping
+import re
+import time
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
+from cdt import orbax_noise
 from cdt.agreement import gather
 from cdt.errors import UserError
 from cdt.leaves import from_nested, placed, to_nested
@@ -40,9 +41,22 @@ T = TypeVar("T")
 
 _LOG = logging.getLogger(__name__)
 
-# Orbax tells each save in a dozen lines, and each failure, which it raises too, in hundreds;
-# through the logger that all users of absl share.
-logging.getLogger("absl").addFilter(lambda record: "/orbax/checkpoint/" not in record.pathname)
+# Seconds of waiting for the storage from which a person is told.
+_LONG_WAIT = 5.0
+
+orbax_noise.silence()
+
+
+class NotSaved(UserError):
+    """A checkpoint could not be written; those before it are intact.
+
+    Attributes:
+      what: the sentence without the advice, for a run that goes on.
+    """
+
+    def __init__(self, what: str):
+        super().__init__(f"{what}: make room or mend the folder, and run the same command again.")
+        self.what = what
 
 
 class Checkpointer:
@@ -60,12 +74,16 @@ class Checkpointer:
         self._directory = path if path.is_absolute() else path.resolve()
         self._keep = keep
         self._manager: ocp.CheckpointManager | None = None
+        self._saving: int | None = None  # the last step that was begun
+        self._newest: int | None = None  # step that is known to be saved
+        self._identity: tuple[int, int] | None = None  # of the directory that is saved to
 
     def save(self, step: int, items: Mapping[str, PyTree], meta: Mapping[str, Any]) -> None:
         """Starts to save; the arrays may be donated as soon as this returns.
 
-        Waits for the arrays, their checksums, their copy to the host and the save before this one;
-        the files are written in the background. A step saved already is left as it is.
+        Waits for the arrays, their checksums, their copy to the host and the save before this one,
+        which it tells where that takes long; the files are written in the background. A step saved
+        already is left as it is.
 
         Args:
           step: steps done, greater than every step saved before.
@@ -74,18 +92,26 @@ class Checkpointer:
 
         Raises:
           RuntimeError: newer checkpoints exist, so that this one would not be the one found.
-          UserError: this save, or the one before it in the background, could not be written.
+          NotSaved: this save could not be written, or the one before it in the background, of
+            which `wait` would have told. Later ones may be tried.
         """
-        manager = self._open()
+        began = time.monotonic()
         self.wait()
-        if step in manager.all_steps():
-            return
+        waited = time.monotonic() - began
+        if waited > _LONG_WAIT and jax.process_index() == 0:
+            _LOG.warning(
+                f"The run has waited {waited:.0f} s for the checkpoint of step {self._saving} to "
+                "be written: the storage is slower than config.checkpoint.every asks for."
+            )
+        self._saving = step
         stored = {name: to_nested(tree) for name, tree in items.items()}
         saves = {name: ocp.args.StandardSave(tree) for name, tree in stored.items() if tree}
         saves["meta"] = ocp.args.JsonSave(make_manifest(items, meta))
-        with self._writing():
-            saved = manager.save(step, args=ocp.args.Composite(**saves))
-        if not saved:
+        self._write(self._check_directory)
+        manager = self._write(self._open)
+        if step in manager.all_steps():
+            return
+        if not self._write(lambda: manager.save(step, args=ocp.args.Composite(**saves))):
             raise RuntimeError(
                 f"Step {step} was not saved in {self._directory}, which holds step "
                 f"{manager.latest_step()} already."
@@ -145,35 +171,78 @@ class Checkpointer:
         return max(ocp.utils.checkpoint_steps(self._directory), default=None)
 
     def wait(self) -> None:
-        """Returns when everything is written; raises UserError where something could not be."""
+        """Returns when everything is written; raises NotSaved where something could not be."""
         if self._manager is not None:
-            with self._writing():
-                self._manager.wait_until_finished()
+            self._write(self._manager.wait_until_finished)
+            self._newest = self._saving
 
     def close(self) -> None:
-        """As `wait`, and frees Orbax's threads; the next `save` starts them again."""
-        if self._manager is not None:
-            manager, self._manager = self._manager, None
-            with self._writing():
-                manager.close()
+        """Frees Orbax's threads, for which it waits; the next `save` starts them again.
 
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[None]:
-        """Says in one sentence what the storage refused."""
+        Logs what could not be written and raises nothing, as it may be called for an exception.
+        """
+        if reason := self._drop_manager():
+            _LOG.warning(self._not_saved(reason))
+
+    def _drop_manager(self) -> str | None:
+        """Returns why the last save failed, unless that was told before."""
+        manager, self._manager = self._manager, None
         try:
-            yield
-        # TensorStore tells of a full disk by a ValueError.
+            if manager is not None:
+                manager.close()
         except (OSError, ValueError) as error:
-            reason = os.strerror(errno.ENOSPC) if "RESOURCE_EXHAUSTED" in str(error) else error
-            raise UserError(
-                f"A checkpoint could not be written to {self._directory} ({reason}); those before "
-                "it are intact: make room or mend the folder, and run the same command again."
-            ) from error
+            return _reason(error)
+        return None
+
+    def _write(self, action: Callable[[], T]) -> T:
+        """`action`, or NotSaved on all processes where the storage refused it to one of them."""
+        result, error = None, None
+        try:
+            result = action()
+        # TensorStore tells of a full disk by a ValueError.
+        except (OSError, ValueError) as caught:
+            error = caught
+        if reasons := [text for text in gather(error and _reason(error)) if text]:
+            self._drop_manager()  # as Orbax keeps the failed step in mind
+            gc.collect()  # what it has abandoned is not to come up later
+            if jax.process_index() == 0:
+                self._remove_partial()
+            raise self._not_saved(reasons[0]) from error
+        return result
+
+    def _not_saved(self, reason: str) -> NotSaved:
+        return NotSaved(
+            f"The checkpoint of step {self._saving} could not be written to {self._directory} "
+            f"({reason}); those before it are intact"
+        )
+
+    def _check_directory(self) -> None:
+        """On process 0: makes the directory, but not in place of one that has gone, as when a mount
+        is lost: what lies under the mount is another disk."""
+        if jax.process_index() > 0:
+            return
+        if self._identity is None and self._newest is None:
+            self._directory.mkdir(parents=True, exist_ok=True)
+        identity = _identity(self._directory)
+        known = self._newest is not None and (self._directory / str(self._newest)).exists()
+        if self._identity not in (None, identity) and not known:
+            raise FileNotFoundError(errno.ENOENT, "The folder is no longer the one of this run")
+        self._identity = identity
+
+    def _remove_partial(self) -> None:
+        """What the failed save has written fills the disk; what stays, `_open` removes."""
+        for seconds in (0.0, 0.1, 1.0):  # as TensorStore's threads may still be writing there
+            time.sleep(seconds)
+            with contextlib.suppress(OSError):
+                for partial in self._directory.glob(f"{self._saving}.orbax-checkpoint-tmp*"):
+                    partial.rmtree()
+                return
 
     def _open(self) -> ocp.CheckpointManager:
         if self._manager is None:
             options = ocp.CheckpointManagerOptions(
                 max_to_keep=self._keep,
+                create=False,
                 cleanup_tmp_directories=True,  # of saves that were killed
                 save_root_metadata=False,
                 # Else Orbax waits five minutes for a folder that could not be made.
@@ -186,7 +255,9 @@ class Checkpointer:
         """Steps saved completely, the newest first, as process 0 sees them: on a network's file
         system another may see the newest later."""
         self.wait()
-        return sorted(gather(list(ocp.utils.checkpoint_steps(self._directory)))[0], reverse=True)
+        steps = gather(list(ocp.utils.checkpoint_steps(self._directory)))[0]
+        self._newest = max(steps, default=None)
+        return sorted(steps, reverse=True)
 
     def _newest_good(
         self, read: Callable[[int], T], only: int | None = None, *, set_aside: bool = False
@@ -228,9 +299,17 @@ class Checkpointer:
         """Renames a step so that Orbax no longer sees it, and returns the new name."""
         name = f"corrupt-{step}-{datetime.datetime.now(datetime.UTC):%Y%m%dT%H%M%S.%f}"
         self.close()  # as Orbax keeps a list of the steps to save on
+        reason = None
         if jax.process_index() == 0:
-            (self._directory / str(step)).rename(self._directory / name)
-        gather(None)  # none goes on before it has happened
+            try:
+                (self._directory / str(step)).rename(self._directory / name)
+            except OSError as error:
+                reason = _reason(error)
+        if reason := gather(reason)[0]:  # none goes on before it has happened
+            raise UserError(
+                f"The checkpoint of step {step} in {self._directory} is damaged and cannot be "
+                f"renamed ({reason}): mend the folder, and run the same command again."
+            )
         return name
 
     def _manifest(self, step: int) -> dict[str, Any]:
@@ -276,30 +355,29 @@ class Checkpointer:
         reading: for ever, when a file that one of them needs is damaged.
         """
         result, reason = None, ""
-        with _quiet():
-            try:
-                result = read(self._directory / str(step))
-            except (jax.errors.JaxRuntimeError, MemoryError):
-                raise  # too little memory is no fault of the file
-            except Exception as error:  # damage shows as anything from KeyError to UnicodeError
-                reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0][:100]}"
-            if reason:
-                gc.collect()
+        try:
+            result = read(self._directory / str(step))
+        except (jax.errors.JaxRuntimeError, MemoryError):
+            raise  # too little memory is no fault of the file
+        except Exception as error:  # damage shows as anything from KeyError to UnicodeError
+            reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0][:100]}"
+        if reason:
+            gc.collect()
         if others := [text for text in gather(reason) if text]:
             raise Damaged(reason or others[0])
         return result
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Orbax abandons its other coroutines on damage, and Python says so in hundreds of lines.
+def _identity(directory: epath.Path) -> tuple[int, int]:
+    """Of a local directory; those of a bucket, which is never lost in part, are alike."""
+    if "://" in os.fspath(directory):
+        return 0, 0
+    found = os.stat(directory)
+    return found.st_dev, found.st_ino
 
-    One that waits for a file still may come through later.
-    """
-    hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)
-            yield
-    finally:
-        sys.unraisablehook = hook
+
+def _reason(error: OSError | ValueError) -> str:
+    """What the storage says, in a few words where it gives a number."""
+    if code := re.search(r"os_error_code='(\d+)'", str(error)):
+        return os.strerror(int(code[1]))
+    return getattr(error, "strerror", None) or str(error).partition("\n")[0][:200]

@@ -140,6 +140,8 @@ def default_config() -> ConfigDict:
     config.checkpoint = ConfigDict()
     config.checkpoint.every = "500 steps"
     config.checkpoint.keep = 3
+    # where one cannot be written: continue: say so, train on and try the next | stop: exit code 2
+    config.checkpoint.on_failure = "continue"
 
     config.sample = ConfigDict()
     config.sample.every = "500 steps"  # grids while training

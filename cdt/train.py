@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from cdt import atomic, build, plots, sharding
 from cdt.agreement import errors_of_all
-from cdt.checkpoint import Checkpointer
+from cdt.checkpoint import Checkpointer, NotSaved
 from cdt.compilation import compile_together
 from cdt.config import flatten
 from cdt.data.pipeline import Prefetcher, make_batch
@@ -87,6 +87,7 @@ def _train(config: ConfigDict, path: epath.Path, stop: Stop) -> int:
         every["evaluate"] = build.steps(config, "evaluate.every", num_examples, least=0)
         total_steps = build.steps(config, "train.duration", num_examples)
         at_once = build.steps_per_dispatch(config, every, total_steps)
+        stops_where_unsaved = build.stops_where_unsaved(config)
         examples = build.examples(config, train_source)
         batch_at = make_batch(
             train_source,
@@ -156,9 +157,16 @@ def _train(config: ConfigDict, path: epath.Path, stop: Stop) -> int:
     in_flight = deque()
     exit_code = EXIT_FINISHED
 
-    def save(done: int) -> None:
+    def save(done: int, required: bool) -> None:
         meta = {"config": flatten(config), "open_all_at": open_all_at}
-        checkpoints.save(done, _items(state), meta)
+        try:
+            checkpoints.wait()
+        except NotSaved as error:  # the one before this
+            _go_on(error, stops_where_unsaved)
+        try:
+            checkpoints.save(done, _items(state), meta)
+        except NotSaved as error:
+            _go_on(error, stops_where_unsaved or required)
 
     def finish_steps() -> None:
         """Waits for what is in flight, which is a cost of the steps and not of what comes next."""
@@ -264,7 +272,7 @@ def _train(config: ConfigDict, path: epath.Path, stop: Stop) -> int:
             if exit_code or last or done % every["checkpoint"] == 0:
                 finish_steps()
                 with goodput.of("checkpoint"):
-                    save(done)
+                    save(done, required=exit_code or last)
             if exit_code:
                 break
         with goodput.of("checkpoint"):
@@ -281,8 +289,21 @@ def _train(config: ConfigDict, path: epath.Path, stop: Stop) -> int:
     elif exit_code == EXIT_STOPPED:
         print(f"stopped by a signal and saved at step {done}; run the same command to go on")
     elif jax.process_index() == 0:
-        _report(path, fetch(metrics), parts.num_stages)
+        try:
+            _report(path, fetch(metrics), parts.num_stages)
+        except OSError as error:
+            logging.warning(
+                f"The run has finished and is saved, but its report cannot be written to {path} "
+                f"({error}); metrics.jsonl holds its numbers."
+            )
     return exit_code
+
+
+def _go_on(error: NotSaved, stops: bool) -> None:
+    if stops:
+        raise error
+    if jax.process_index() == 0:
+        logging.warning(f"{error.what}; training goes on (config.checkpoint.on_failure).")
 
 
 def _items(state: TrainState) -> dict:
@@ -337,9 +358,12 @@ def _flat(values: dict) -> dict[str, float]:
 
 def _write_grid(path: epath.Path, writer: Writer, step: int, images, num_classes: int) -> None:
     grid = plots.image_grid(images, columns=min(num_classes, 10) or None)
-    folder = path / "samples"
-    folder.mkdir(parents=True, exist_ok=True)
-    plots.save_png(folder / f"step_{step:08d}.png", grid)
+    target = path / "samples" / f"step_{step:08d}.png"
+    try:
+        target.parent.mkdir(exist_ok=True)  # not `path`, which may be of a mount that was lost
+        plots.save_png(target, grid)
+    except OSError as error:
+        logging.warning(f"{target} cannot be written ({error}); training goes on.")
     writer.images(step, {"samples": grid})
 
 

@@ -31,6 +31,13 @@ def steps(config: ConfigDict, key: str, num_examples: int, least: int = 1) -> in
     return result
 
 
+def stops_where_unsaved(config: ConfigDict) -> bool:
+    """Whether a run ends at a checkpoint that could not be written; the last one always must be."""
+    at_least(config, "checkpoint.keep", 1)
+    table = {"continue": False, "stop": True}
+    return choose("checkpoint.on_failure", config.checkpoint.on_failure, table)
+
+
 def steps_per_dispatch(config: ConfigDict, every: dict[str, int], total_steps: int) -> int:
     """How many steps one program makes.
 
