@@ -1,5 +1,6 @@
 """How far a run is, for a person: a bar in a terminal, plain lines elsewhere."""
 
+import contextlib
 import os
 import sys
 import time
@@ -97,7 +98,8 @@ class Progress:
         if self._bar is not None:
             self._bar.write(text, file=self._stream)
         elif self._active:
-            print(text, file=self._stream, flush=True)
+            with contextlib.suppress(OSError):  # of a log on a disk that is full
+                print(text, file=self._stream, flush=True)
 
     def close(self) -> None:
         """Shows the last update and leaves the bar where it is."""

@@ -349,3 +349,51 @@ def test_the_program_on_a_disk_that_is_full(undisturbed, tmp_path):
     assert "The checkpoint of step 18" in others
     assert_same_arrays(arrays(kept), undisturbed)
     assert [r["step"] for r in read_history(kept) if "loss" in r] == [6, 12, 18, 24]
+
+
+TWO_ON_A_FULL_DISK = """
+import os, signal, subprocess, sys, time
+from pathlib import Path
+from host_processes import Processes, training
+disk, output = map(Path, sys.argv[1:])
+subprocess.run(["mount", "-t", "tmpfs", "-o", "size=5m", "tmpfs", disk], check=True)
+command = training(
+    disk / "run", output / "cache", "--config.train.duration=100_000 steps",
+    "--config.checkpoint.every=50 steps", "--config.log.every=50 steps",
+    "--config.validation.every=100_000 steps", "--config.sample.every=100_000 steps",
+)
+with Processes(command, 2, output) as processes:
+    processes.wait_for("step 1/")
+    while not (disk / "run" / "checkpoints" / "50").exists():
+        time.sleep(0.01)
+    filling = os.open(disk / "filling", os.O_CREAT | os.O_WRONLY)
+    free = os.statvfs(disk)
+    os.posix_fallocate(filling, 0, free.f_bavail * free.f_frsize - 100_000)
+    os.close(filling)
+    processes.wait_for("training goes on")
+    os.unlink(disk / "filling")
+    saved = {path.name for path in (disk / "run" / "checkpoints").iterdir()}
+    while len({p.name for p in (disk / "run" / "checkpoints").iterdir()} - saved) < 2:
+        time.sleep(0.1)
+    processes.send(signal.SIGTERM, 1)
+    assert processes.wait() == [75, 75]
+    assert "saved at step" in processes.out(0)
+"""
+
+
+@pytest.mark.faults_slow
+@needs_mounts
+def test_two_processes_go_on_together_where_the_disk_is_full(tmp_path):
+    (tmp_path / "disk").mkdir()
+    done = subprocess.run(
+        ["unshare", "--mount", sys.executable, "-c", TWO_ON_A_FULL_DISK,
+         str(tmp_path / "disk"), str(tmp_path / "output")],
+        capture_output=True, text=True, check=False, timeout=300,
+        env=os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT}/tests"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    told = (tmp_path / "output" / "err0").read_text()
+    lines = [x for x in told.splitlines() if not x.startswith("step ")]
+    assert 1 <= len(lines) <= 2  # the save that was going on, and the one after it
+    assert all("could not be written" in x and os.strerror(errno.ENOSPC) in x for x in lines)
+    assert (tmp_path / "output" / "err1").read_text() == ""
