@@ -207,6 +207,9 @@ def default_config() -> ConfigDict:
     config.compare.seeds = 3
     config.compare.evaluations = 10  # of each run, evenly spaced
 
+    config.replay = ConfigDict()  # --mode=replay
+    config.replay.step = 0  # which one is repeated, from 1 on
+
     config.compilation_cache = "~/.cache/cdt/xla"  # empty: off
     return config
 
@@ -350,6 +353,7 @@ def duration(text: str, key: str, batch_size: int, num_examples: int) -> int:
 # What may change when a run resumes: how it is watched, how long it is, how it is executed.
 _FREE = ("latents.weights", "latents.batch_size", "mesh.", "difficulty.", "compare.",
          "validation.every", "validation.images", "log.", "checkpoint.", "sample.", "evaluate.",
+         "replay.",
          "model.unroll", "model.remat", "train.duration", "train.accumulate",
          "train.steps_per_dispatch", "train.max_bad_steps", "data.max_bad_share",
          "compilation_cache")  # fmt: skip

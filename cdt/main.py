@@ -36,11 +36,12 @@ MODES = {
     "evaluate": "evaluate",
     "difficulty": "study",
     "compare": "compare",
+    "replay": "replay",
 }
 # Those that several processes take part in together.
-SHARED_MODES = ("train", "sample", "evaluate")
+SHARED_MODES = ("train", "sample", "evaluate", "replay")
 # Those that may run while another trains in the same workdir.
-READING_MODES = ("sample", "evaluate")
+READING_MODES = ("sample", "evaluate", "replay")
 
 config_flags.DEFINE_config_file(
     "config", None, "Config file, FILE or FILE:VARIANT, such as configs/digits.py:smoke."

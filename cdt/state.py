@@ -3,6 +3,7 @@
 from typing import Any
 
 import flax.struct
+import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -10,12 +11,17 @@ from cdt.curriculum.statistics import ClusterStatistics
 
 PyTree = Any
 
+_RECENT = 8
+
 
 class BadSteps(flax.struct.PyTreeNode):
     """Steps whose loss or gradient was not finite; they changed nothing."""
 
     in_a_row: Array  # int32[]
     total: Array  # int32[]
+    # int32[R], the last of them as steps done before them, the newest first; -1: none. For the log
+    # alone: no checkpoint has it.
+    recent: Array
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -35,4 +41,36 @@ class TrainState(flax.struct.PyTreeNode):
 
 def no_bad_steps() -> BadSteps:
     """Counters at zero."""
-    return BadSteps(in_a_row=jnp.int32(0), total=jnp.int32(0))
+    return BadSteps(
+        in_a_row=jnp.int32(0), total=jnp.int32(0), recent=jnp.full(_RECENT, -1, jnp.int32)
+    )
+
+
+def to_items(state: TrainState) -> dict[str, PyTree]:
+    """The state as the separate items of a checkpoint; of arrays or jax.ShapeDtypeStruct."""
+    return {
+        "params": state.params,
+        "ema": state.ema,
+        "opt": state.opt_state,
+        "timesteps": state.timesteps,
+        "clusters": state.clusters,
+        "counters": {
+            "step": state.step,
+            "bad": {"in_a_row": state.bad.in_a_row, "total": state.bad.total},
+        },
+    }
+
+
+def from_items(items: dict[str, PyTree]) -> TrainState:
+    """The state of a checkpoint, with a fresh chance for a run that bad numbers stopped."""
+    counters = items["counters"]
+    total = counters["bad"]["total"]
+    return TrainState(
+        step=counters["step"],
+        params=items["params"],
+        ema=items["ema"],
+        opt_state=items["opt"],
+        timesteps=items["timesteps"],
+        clusters=items["clusters"],
+        bad=jax.device_put(no_bad_steps(), total.sharding).replace(total=total),
+    )

@@ -123,7 +123,8 @@ def make_train_step(
       to_x0: what the network is trained on, of the images of the batch.
 
     Metrics: loss (optimised: mean of weight times loss), grad_norm (before clipping), cluster_loss
-    f32[N] (mean over the window so far), bad_steps, bad_steps_in_a_row, and the sampler's own.
+    f32[N] (mean over the window so far), bad_steps, bad_steps_in_a_row, recent_bad_steps
+    (`BadSteps.recent`), and the sampler's own.
     """
 
     def objective(params, x0, eps, u, weight, condition, key):
@@ -205,6 +206,7 @@ def make_train_step(
         bad = BadSteps(
             in_a_row=jnp.where(good, 0, state.bad.in_a_row + ~finite),
             total=state.bad.total + ~finite,
+            recent=jnp.where(finite, state.bad.recent, _pushed(state.step, state.bad.recent)),
         )
         metrics = {
             "loss": loss,
@@ -212,6 +214,7 @@ def make_train_step(
             "cluster_loss": statistics.mean_loss(clusters),
             "bad_steps": bad.total,
             "bad_steps_in_a_row": bad.in_a_row,
+            "recent_bad_steps": bad.recent,
             **timesteps.metrics(timesteps_state),
         }
         state = TrainState(
@@ -226,6 +229,11 @@ def make_train_step(
         return state, metrics
 
     return step
+
+
+def _pushed(value: Array, ring: Array) -> Array:
+    """The ring with the value first and its last one dropped."""
+    return jnp.concatenate([value[None], ring[:-1]])
 
 
 def several_steps(

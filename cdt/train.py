@@ -1,6 +1,8 @@
 """--mode=train: the one training loop. It reads from top to bottom."""
 
 import logging
+import shlex
+import sys
 import time
 from collections import deque
 from contextlib import closing
@@ -17,7 +19,8 @@ from cdt.agreement import errors_of_all
 from cdt.checkpoint import Checkpointer, NotSaved
 from cdt.compilation import compile_together
 from cdt.config import flatten
-from cdt.data.pipeline import Prefetcher, make_batch
+from cdt.data.pipeline import Prefetcher, batch_indices, make_batch
+from cdt.data.sources import Source
 from cdt.distributed import Stop
 from cdt.errors import EXIT_BAD_NUMBERS, EXIT_FINISHED, EXIT_STOPPED, UserError, user_errors
 from cdt.evaluate import make_evaluation, scalars
@@ -26,7 +29,7 @@ from cdt.memory import describe, device_memory, planned_memory
 from cdt.plain_json import to_json
 from cdt.progress import Progress
 from cdt.sample import generate
-from cdt.state import TrainState, no_bad_steps
+from cdt.state import TrainState, from_items, to_items
 from cdt.step import several_steps
 from cdt.validation import make_validation
 from cdt.workdir import check_identity, record_config
@@ -108,7 +111,7 @@ def _train(config: ConfigDict, path: epath.Path, stop: Stop) -> int:
 
     # --- State: the newest good checkpoint, if there is one ------------------------------------
     abstract_state = sharding.abstract(shapes, shardings)
-    restored = checkpoints.restore_latest(_items(abstract_state))
+    restored = checkpoints.restore_latest(to_items(abstract_state))
     start = 0
     if restored is not None:
         start, items, _ = restored
@@ -148,7 +151,7 @@ def _train(config: ConfigDict, path: epath.Path, stop: Stop) -> int:
         state = init[0](key)
         print(parameter_overview.get_parameter_overview(shapes.params, include_stats=False))
     else:
-        state = _state(items)
+        state = from_items(items)
 
     # --- The loop -----------------------------------------------------------------------------
     writer = Writer(path, tensorboard=config.log.tensorboard)
@@ -164,7 +167,7 @@ def _train(config: ConfigDict, path: epath.Path, stop: Stop) -> int:
         except NotSaved as error:  # the one before this
             _go_on(error, stops_where_unsaved)
         try:
-            checkpoints.save(done, _items(state), meta)
+            checkpoints.save(done, to_items(state), meta)
         except NotSaved as error:
             _go_on(error, stops_where_unsaved or required)
 
@@ -228,6 +231,8 @@ def _train(config: ConfigDict, path: epath.Path, stop: Stop) -> int:
                 finish_steps()
                 with goodput.of("logging"):
                     values = fetch(metrics | {"param_norm": param_norm(state.params)})
+                    recent_bad = values.pop("recent_bad_steps")
+                    _tell_bad_steps(config, recent_bad[recent_bad >= window_start], train_source)
                     seconds = time.perf_counter() - window_began
                     rate = config.train.batch_size * (done - window_start) / seconds
                     values["learning_rate"] = parts.schedule(done - 1 - values["bad_steps"])
@@ -284,7 +289,9 @@ def _train(config: ConfigDict, path: epath.Path, stop: Stop) -> int:
         logging.error(
             f"The loss or its gradient was not finite for {config.train.max_bad_steps} steps in a "
             f"row; the last good state is saved at step {done}. Lower config.optim.lr, clip with "
-            "config.optim.clip_norm, or use float32."
+            "config.optim.clip_norm, or use float32. To repeat the last of these steps: "
+            f"python -m cdt.main {shlex.join(sys.argv[1:])} --mode=replay "
+            f"--config.replay.step={recent_bad[0] + 1}"
         )
     elif exit_code == EXIT_STOPPED:
         print(f"stopped by a signal and saved at step {done}; run the same command to go on")
@@ -306,30 +313,16 @@ def _go_on(error: NotSaved, stops: bool) -> None:
         logging.warning(f"{error.what}; training goes on (config.checkpoint.on_failure).")
 
 
-def _items(state: TrainState) -> dict:
-    """The state as the separate items of a checkpoint."""
-    return {
-        "params": state.params,
-        "ema": state.ema,
-        "opt": state.opt_state,
-        "timesteps": state.timesteps,
-        "clusters": state.clusters,
-        "counters": {"step": state.step, "bad": state.bad},
-    }
-
-
-def _state(items: dict) -> TrainState:
-    # A run that bad numbers stopped gets a fresh chance when it is started again.
-    bad = items["counters"]["bad"]
-    return TrainState(
-        step=items["counters"]["step"],
-        params=items["params"],
-        ema=items["ema"],
-        opt_state=items["opt"],
-        timesteps=items["timesteps"],
-        clusters=items["clusters"],
-        bad=bad.replace(in_a_row=jax.device_put(no_bad_steps().in_a_row, bad.in_a_row.sharding)),
-    )
+def _tell_bad_steps(config: ConfigDict, steps: np.ndarray, source: Source) -> None:
+    """Logs bad steps, given as the steps done before each, with the examples of their batches."""
+    if jax.process_index() > 0:
+        return
+    indices = batch_indices(source.size, config.seed, config.train.batch_size)
+    for step in sorted(steps.tolist()):
+        logging.warning(
+            f"Step {step + 1} has changed nothing, as its loss or gradient was not finite. Its "
+            f"batch holds these examples of {source.name}: {', '.join(map(str, indices(step)))}."
+        )
 
 
 def _average(state: TrainState, name: str):

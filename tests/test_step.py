@@ -144,6 +144,7 @@ def test_bad_numbers_change_nothing_but_step_and_counters(marker):
                 same(getattr(new, name), getattr(state, name))
             assert new.step == state.step + 1
             assert new.bad.in_a_row == i - 3 and new.bad.total == i - 3
+            same(metrics["recent_bad_steps"][: i - 3], np.arange(4, i + 1)[::-1])
         state = new
     assert state.bad.in_a_row == 0 and state.bad.total == 2
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(state.params))

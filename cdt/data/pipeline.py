@@ -28,6 +28,44 @@ _SHUFFLE, _FLIP, _CAPTION = 0, 1, 2
 _SMALL = 2**16
 
 
+def batch_indices(size: int, seed: int, batch_size: int) -> Callable[[int], np.ndarray]:
+    """Returns indices(step): int64[batch_size], which examples the global batch of a step holds.
+
+    Row i of global batch `step` has position p = step * batch_size + i in the stream. Its epoch is
+    p // size, and within an epoch all examples are permuted (a batch may straddle two epochs; no
+    example is dropped).
+
+    Args:
+      size: examples of the data.
+      seed: >= 0; fixes the order.
+      batch_size: of the global batch.
+    """
+    example_index = _example_index(size, seed)
+
+    def indices(step: int) -> np.ndarray:
+        start = step * batch_size
+        return np.array([example_index(start + i) for i in range(batch_size)], np.int64)
+
+    return indices
+
+
+def _example_index(size: int, seed: int) -> Callable[[int], int]:
+    """Returns the function from a position in the stream to the example there."""
+
+    @lru_cache(maxsize=2)  # a batch straddles two epochs at most, unless it outgrows the data
+    def shuffle(epoch: int) -> Callable[[int], int]:
+        epoch_seed = int(np.random.SeedSequence([seed, _SHUFFLE, epoch]).generate_state(1)[0])
+        if size < _SMALL:
+            return np.random.RandomState(epoch_seed).permutation(size).__getitem__
+        return partial(index_shuffle, max_index=size - 1, seed=epoch_seed, rounds=4)
+
+    def example_index(position: int) -> int:
+        epoch, offset = divmod(position, size)
+        return shuffle(epoch)(offset)
+
+    return example_index
+
+
 def make_batch(
     source: Source,
     *,
@@ -39,10 +77,8 @@ def make_batch(
 ) -> Callable[[int], Batch]:
     """Returns `batch(step)`, the global batch of that step or some of its rows.
 
-    Row i of global batch `step` has position p = step * batch_size + i in the stream. Its epoch is
-    p // N, and within an epoch the N examples are permuted (a batch may straddle two epochs; no
-    example is dropped). All that is drawn for a row depends on its position alone, so the rows of
-    any number of processes make up the same global batch.
+    The examples are those of `batch_indices`. All that is drawn for a row depends on its position
+    in the stream alone, so the rows of any number of processes make up the same global batch.
 
     Args:
       source: the data; N = source.size.
@@ -60,21 +96,11 @@ def make_batch(
     """
     rows = np.arange(batch_size) if rows is None else np.asarray(rows)
 
-    @lru_cache(maxsize=2)  # a batch straddles two epochs at most, unless it outgrows the data
-    def shuffle(epoch: int) -> Callable[[int], int]:
-        epoch_seed = int(np.random.SeedSequence([seed, _SHUFFLE, epoch]).generate_state(1)[0])
-        if source.size < _SMALL:
-            return np.random.RandomState(epoch_seed).permutation(source.size).__getitem__
-        return partial(index_shuffle, max_index=source.size - 1, seed=epoch_seed, rounds=4)
-
+    example_index = _example_index(source.size, seed)
     flip_key, caption_key = (
         np.random.SeedSequence([seed, stream]).generate_state(2, np.uint64)
         for stream in (_FLIP, _CAPTION)
     )
-
-    def example_index(position: int) -> int:
-        epoch, offset = divmod(position, source.size)
-        return shuffle(epoch)(offset)
 
     def batch(step: int) -> Batch:
         start = step * batch_size

@@ -18,7 +18,7 @@ from cdt import __version__, build
 from cdt.checkpoint import Checkpointer
 from cdt.config import default_config, flatten
 from cdt.leaves import leaf_checksums
-from cdt.train import _items
+from cdt.state import to_items
 
 VERSIONS = Path(__file__).parent / "versions"
 STEP = 2
@@ -46,7 +46,7 @@ def main() -> None:
         indices = np.arange(4 * step, 4 * step + 4)
         batch = {"image": source.images(indices), "label": source.labels[indices]}
         state, _ = jax.jit(parts.step)(state, batch)
-    items = _items(state)
+    items = to_items(state)
     sums = {
         item: {path: int(total) for path, total in leaf_checksums(tree).items()}
         for item, tree in items.items()

@@ -8,7 +8,7 @@ import pytest
 
 from cdt.checkpoint import Checkpointer
 from cdt.leaves import leaf_checksums
-from cdt.train import _items
+from cdt.state import to_items
 from faults.make_version_fixture import STEP, VERSIONS, fixture_config, parts_of
 
 
@@ -17,7 +17,7 @@ def test_a_checkpoint_of_each_version_is_restored(archive, tmp_path):
     with tarfile.open(archive) as packed:
         packed.extractall(tmp_path, filter="data")
     parts, _ = parts_of(fixture_config())
-    abstract = _items(jax.eval_shape(parts.init, jax.random.key(0)))
+    abstract = to_items(jax.eval_shape(parts.init, jax.random.key(0)))
     checkpoints = Checkpointer(tmp_path / "checkpoints", keep=1)
     step, items, meta = checkpoints.restore_latest(abstract)
     assert step == STEP == int(items["counters"]["step"]) and meta["open_all_at"] == 8

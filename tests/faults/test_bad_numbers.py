@@ -1,0 +1,134 @@
+"""Steps that are not finite: named with their examples, passed over, and the run stops at too many.
+
+That they change no parameter, moment, average or pacing is in tests/test_step.py.
+"""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cdt import build
+from cdt import train as loop
+from cdt.build import optimization
+from cdt.data.pipeline import make_batch
+from cdt.errors import UserError
+from cdt.replay import replay
+from cdt.step import to_float
+from cdt.writers import read_history
+from smoke_runs import arrays, smoke
+
+ROOT = Path(__file__).parents[2]
+LINE = r"Step (\d+) has changed nothing, .* examples of digits/train: ([\d, ]+)\."
+
+
+def poisonous(monkeypatch, image, gradient_only):
+    """Where a batch holds the image, the loss is NaN, or its gradient alone is."""
+    original, target = optimization.training_loss, to_float(jnp.asarray(image))
+
+    def training_loss(config, model):
+        inner = original(config, model)
+
+        def loss(params, x0, *rest):
+            value, error = inner(params, x0, *rest)
+            poisoned = jnp.any(jnp.all(x0 == target, axis=(1, 2, 3)))
+            if gradient_only:
+                first = jnp.ravel(jax.tree.leaves(params)[0])[0]
+                zero = first - jax.lax.stop_gradient(first)
+                return value + jnp.sqrt(jnp.where(poisoned, zero, 1.0)) - 1.0, error
+            return jnp.where(poisoned, jnp.nan, value), error
+
+        return loss
+
+    monkeypatch.setattr(optimization, "training_loss", training_loss)
+
+
+def indices_of(images, source):
+    """Which examples these are, by looking."""
+    every = source.images(np.arange(source.size)).reshape(source.size, -1)
+    return [np.flatnonzero((every == image.ravel()).all(axis=1)).tolist() for image in images]
+
+
+@pytest.mark.parametrize("gradient_only", [False, True], ids=["loss", "gradient"])
+def test_a_bad_step_is_told_with_its_examples(tmp_path, monkeypatch, caplog, gradient_only):
+    config = smoke()
+    source, _ = build.data(config)
+    batch = make_batch(source, seed=config.seed, batch_size=config.train.batch_size, flip=False)
+    images = batch(7)["image"]
+    poisonous(monkeypatch, images[3], gradient_only)
+    assert loop.train(config, str(tmp_path)) == 0
+    lines = [m for r in caplog.records if (m := re.match(LINE, r.getMessage()))]
+    assert [int(line[1]) for line in lines] == [8]
+    named = [int(index) for index in lines[0][2].split(", ")]
+    assert len(named) == config.train.batch_size
+    for index, found in zip(named, indices_of(images, source), strict=True):
+        assert index in found  # there may be twins
+    counts = {r["step"]: r["bad_steps"] for r in read_history(tmp_path) if "bad_steps" in r}
+    assert counts == {6: 0, 12: 1, 18: 1, 24: 1}
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(arrays(tmp_path)["params"]))
+
+
+def test_a_step_is_repeated_and_nothing_is_changed(tmp_path, capsys):
+    config = smoke(**{"train.duration": "12 steps"})
+    assert loop.train(config, str(tmp_path)) == 0
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")}
+    capsys.readouterr()
+    config.replay.step = 5
+    assert replay(config, str(tmp_path)) == 0
+    assert "step 5 with the state of step 12: loss" in capsys.readouterr().out
+    assert before == {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")}
+    config.replay.step = 0
+    with pytest.raises(UserError, match="config.replay.step is 0; give a step, from 1 on"):
+        replay(config, str(tmp_path))
+    config.replay.step = 1
+    with pytest.raises(UserError, match="There is no checkpoint in .*: train first"):
+        replay(config, str(tmp_path / "none"))
+
+
+# A learning rate at which the second step, and all after it, are not finite.
+FATAL = {"optim.lr": 1e38, "optim.clip_norm": 0.0, "optim.warmup": "0 steps",
+         "optim.schedule": "constant", "train.max_bad_steps": 3}  # fmt: skip
+
+
+def test_the_last_good_state_is_saved(tmp_path, caplog):
+    assert loop.train(smoke(**FATAL), str(tmp_path / "stopped")) == 3
+    good = smoke(**FATAL, **{"train.duration": "1 steps"})
+    assert loop.train(good, str(tmp_path / "good")) == 0
+    stopped, good = (arrays(tmp_path / name) for name in ("stopped", "good"))
+    assert stopped["counters"]["step"] == 6 and stopped["counters"]["bad"]["in_a_row"] >= 3
+    for item in ("params", "ema", "opt", "timesteps"):
+        jax.tree.map(np.testing.assert_array_equal, stopped[item], good[item])
+    assert [m[1] for r in caplog.records if (m := re.match(LINE, r.getMessage()))] == list("23456")
+
+
+def test_the_program_tells_how_to_repeat_the_step(tmp_path):
+    def run(command):
+        return subprocess.run(
+            command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300,
+            env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        )  # fmt: skip
+
+    options = [f"--config.{key}={value}" for key, value in FATAL.items()]
+    workdir = f"--workdir={tmp_path / 'a run'}"
+    stopped = run(
+        [sys.executable, "-m", "cdt.main", "--config=configs/digits.py:smoke", workdir, *options]
+    )
+    assert stopped.returncode == 3, stopped.stderr
+    assert "Traceback" not in stopped.stderr
+    assert "for 3 steps in a row; the last good state is saved at step 6" in stopped.stderr
+    told = dict(re.findall(LINE, stopped.stderr))
+    (command,) = re.findall(r"To repeat the last of these steps: python (.*)", stopped.stderr)
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "a run").rglob("*")}
+    for _ in range(2):
+        again = run([sys.executable, *shlex.split(command)])
+        assert again.returncode == 3, again.stderr
+        assert "step 6 with the state of step 6: loss nan" in again.stdout
+        assert f"examples of digits/train: {told['6']}\n" in again.stdout
+    assert before == {p: p.stat().st_mtime_ns for p in (tmp_path / "a run").rglob("*")}
