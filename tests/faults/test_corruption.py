@@ -1,0 +1,223 @@
+"""A damaged checkpoint of a real run gives the exact state, or it is rejected and the one before is
+used: each file in each way, each field of the manifest, and half a step."""
+
+import json
+import logging
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zlib
+from collections import Counter
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from cdt import train as loop
+from cdt.checkpoint import Checkpointer
+from cdt.errors import UserError
+from cdt.manifest import SCHEMA
+from cdt.state import to_items
+from faults.make_version_fixture import parts_of
+from smoke_runs import arrays, assert_same_arrays, smoke
+
+ROOT = Path(__file__).parents[2]
+RUN = {"checkpoint.every": "6 steps", "checkpoint.keep": 4}
+NEWEST, BEFORE = 24, 18
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """The workdir of a run with steps 6, 12, 18 and 24; copy it before changing anything."""
+    workdir = tmp_path_factory.mktemp("undisturbed")
+    assert loop.train(smoke(**RUN), str(workdir)) == 0
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def abstract():
+    parts, _ = parts_of(smoke(**RUN))
+    return to_items(jax.eval_shape(parts.init, jax.random.key(0)))
+
+
+@pytest.fixture(scope="module")
+def states(undisturbed, abstract):
+    """{step: its leaves}"""
+    checkpoints = Checkpointer(undisturbed / "checkpoints", keep=4)
+    return {step: leaves(checkpoints.restore_items(abstract, step)[1]) for step in (BEFORE, NEWEST)}
+
+
+def leaves(items):
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(items)]
+
+
+class Matrix:
+    """Damages one copy after the other and asserts the promise of each.
+
+    Attributes:
+      outcomes: how often the state was "exact" and how often it was "rejected", by kind of damage.
+    """
+
+    def __init__(self, undisturbed, abstract, states, folder, caplog):
+        self._from = undisturbed / "checkpoints"
+        self._to = folder / "checkpoints"
+        self._abstract, self._states, self._caplog = abstract, states, caplog
+        self.outcomes = Counter()
+
+    def files(self):
+        """Every file of the newest step, relative to it."""
+        step = self._from / str(NEWEST)
+        return sorted(path.relative_to(step) for path in step.rglob("*") if path.is_file())
+
+    def manifest(self):
+        return json.loads((self._from / str(NEWEST) / "meta" / "metadata").read_text())
+
+    def check(self, kind, damage):
+        """`damage` is called with the folder of the newest step, where files are links: they are
+        to be replaced, not written to."""
+        shutil.rmtree(self._to, ignore_errors=True)
+        for step in (BEFORE, NEWEST):
+            shutil.copytree(self._from / str(step), self._to / str(step), copy_function=os.link)
+        damage(self._to / str(NEWEST))
+        self._caplog.clear()
+        step, items, _ = Checkpointer(self._to, keep=4).restore_latest(self._abstract)
+        for found, saved in zip(leaves(items), self._states[step], strict=True):
+            assert found.dtype == saved.dtype and found.tobytes() == saved.tobytes(), kind
+        aside = [path.name for path in self._to.glob("corrupt-*")]
+        lines = [r.getMessage() for r in self._caplog.records if r.levelno >= logging.WARNING]
+        if step == NEWEST:
+            assert not aside and not lines
+        else:
+            assert re.fullmatch(rf"corrupt-{NEWEST}-\d{{8}}T\d{{6}}\.\d+", aside[0])
+            assert not (self._to / str(NEWEST)).exists() and len(aside) == 1
+            assert len(lines) == 1 and aside[0] in lines[0]
+            assert f"step {BEFORE} is used" in lines[0]
+        self.outcomes[kind, "exact" if step == NEWEST else "rejected"] += 1
+
+
+@pytest.fixture
+def matrix(undisturbed, abstract, states, tmp_path, caplog):
+    return Matrix(undisturbed, abstract, states, tmp_path, caplog)
+
+
+def replace(path, content):
+    path.unlink()
+    path.write_bytes(content)
+
+
+def flip(relative, position, bit):
+    def damage(step):
+        content = bytearray((step / relative).read_bytes())
+        content[position] ^= 1 << bit
+        replace(step / relative, content)
+
+    return damage
+
+
+@pytest.mark.faults_slow
+def test_each_file_in_each_way(matrix, undisturbed):
+    random = np.random.default_rng(0)
+    files = matrix.files()
+    for relative in files:
+        size = (undisturbed / "checkpoints" / str(NEWEST) / relative).stat().st_size
+        for _ in range(3 if size else 0):
+            position, bit = int(random.integers(size)), int(random.integers(8))
+            matrix.check("flipped", flip(relative, position, bit))
+        length = int(random.integers(size)) if size else 0
+        matrix.check(
+            "truncated", lambda s, r=relative, n=length: replace(s / r, (s / r).read_bytes()[:n])
+        )
+        matrix.check("emptied", lambda s, r=relative: replace(s / r, b""))
+        matrix.check("removed", lambda s, r=relative: (s / r).unlink())
+    outcomes = matrix.outcomes
+    print(f"{len(files)} files: {dict(outcomes)}")
+    # That every case is one of the two, `check` has asserted; that they were damaged shows here.
+    assert outcomes.total() >= 3 * len(files) and len(files) > 20
+    for kind in ("flipped", "truncated", "emptied", "removed"):
+        assert outcomes[kind, "rejected"] > len(files) / 3
+
+
+@pytest.mark.faults_slow
+def test_half_of_the_newest_step_is_deleted(matrix):
+    files = matrix.files()
+    for seed in range(20):
+        chosen = np.random.default_rng(seed).permutation(len(files))[: len(files) // 2]
+        matrix.check("half", lambda s, c=chosen: [(s / files[i]).unlink() for i in c])
+    assert matrix.outcomes == {("half", "rejected"): 20}
+
+
+def write_manifest(manifest, seal=False):
+    """Damage that leaves a manifest that can be read; `seal` mends its own checksum."""
+    if seal:
+        content = {name: value for name, value in manifest.items() if name != "crc32"}
+        text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+        manifest = content | {"crc32": zlib.crc32(text.encode())}
+    return lambda s: replace(s / "meta" / "metadata", json.dumps(manifest).encode())
+
+
+def test_each_field_of_the_manifest(matrix):
+    fields = matrix.manifest().keys()
+    assert fields == {"schema", "versions", "types", "checksums", "meta", "crc32"}
+    for field in fields:
+        missing, changed, emptied = (matrix.manifest() for _ in range(3))
+        del missing[field]
+        emptied[field] = None
+        value = changed[field]
+        changed[field] = value + 1 if isinstance(value, int) else value | {"more": 1}
+        for manifest in (missing, changed, emptied):
+            matrix.check("field", write_manifest(manifest))
+    for text in ("", "{", "[]", "null", "7", json.dumps(matrix.manifest())[:-1]):
+        matrix.check("text", lambda s, t=text: replace(s / "meta" / "metadata", t.encode()))
+    for item, paths in matrix.manifest()["checksums"].items():
+        wrong = matrix.manifest()
+        wrong["checksums"][item][next(iter(paths))] ^= 1
+        matrix.check("checksum", write_manifest(wrong, seal=True))
+    assert matrix.outcomes == {
+        ("field", "rejected"): 18, ("text", "rejected"): 6, ("checksum", "rejected"): 6
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda m: m.update(schema=SCHEMA + 1), f"has schema {SCHEMA + 1} and this program knows"),
+        (lambda m: m["types"]["counters"].update(step="int8[]"), "counters/step is int8"),
+    ],
+)
+def test_what_is_no_damage_is_refused_and_stays(matrix, change, told):
+    manifest = matrix.manifest()
+    change(manifest)
+    with pytest.raises(UserError, match=told):
+        matrix.check("refused", write_manifest(manifest, seal=True))
+    assert sorted(path.name for path in matrix._to.iterdir()) == [str(BEFORE), str(NEWEST)]
+
+
+@pytest.mark.faults_slow
+def test_the_program_goes_on_from_the_newest_good_step(undisturbed, tmp_path):
+    """Two damaged steps: both are set aside, and saving goes on below them."""
+    workdir = tmp_path / "run"
+    shutil.copytree(undisturbed, workdir)
+    checkpoints = workdir / "checkpoints"
+    largest = max(
+        (checkpoints / "24" / "params").rglob("d/*"), key=lambda path: path.stat().st_size
+    )
+    flip(largest.relative_to(checkpoints / "24"), largest.stat().st_size // 2, 3)(
+        checkpoints / "24"
+    )
+    shutil.rmtree(checkpoints / "18" / "opt")
+    done = subprocess.run(
+        [sys.executable, "-m", "cdt.main", "--config=configs/digits.py:smoke",
+         f"--workdir={workdir}", "--config.checkpoint.every=6 steps", "--config.checkpoint.keep=4"],
+        cwd=ROOT, env=os.environ, capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "resuming at step 12 of 24" in done.stdout and "Traceback" not in done.stderr
+    lines = [line for line in done.stderr.splitlines() if "is damaged" in line]
+    assert len(lines) == 2 and all("step 12 is used" in line for line in lines)
+    names = sorted(path.name for path in checkpoints.iterdir())
+    assert names[:4] == ["12", "18", "24", "6"]
+    assert [name[:11] for name in names[4:]] == ["corrupt-18-", "corrupt-24-"]
+    assert_same_arrays(arrays(workdir), arrays(undisturbed))
