@@ -29,12 +29,15 @@ def arrays(workdir, step=None):
     """Every array of a checkpoint as NumPy, by item."""
     folder = Path(workdir) / "checkpoints" / str(step or Checkpointer(
         Path(workdir) / "checkpoints", keep=1).latest_step())  # fmt: skip
-    with ocp.StandardCheckpointer() as reader:
-        return {
-            item.name: jax.tree.map(np.asarray, reader.restore(item))
-            for item in folder.iterdir()
-            if item.is_dir() and item.name != "meta"
-        }
+    # Where the devices that it was saved from are not here, as they belonged to several processes.
+    one_device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    args = ocp.args.StandardRestore(fallback_sharding=one_device)
+    handler = ocp.StandardCheckpointHandler()
+    return {
+        item.name: jax.tree.map(np.asarray, handler.restore(item, args=args))
+        for item in folder.iterdir()
+        if item.is_dir() and item.name != "meta"
+    }
 
 
 def assert_same_arrays(a, b):

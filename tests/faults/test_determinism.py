@@ -11,6 +11,7 @@ from cdt.sample import sample
 from cdt.study import study
 from cdt.train import train
 from cdt.writers import read_history
+from host_processes import Processes, training
 from smoke_runs import arrays, assert_same_arrays, smoke
 
 _TIMES = {"time", "images_per_second", "data_wait_share"}
@@ -94,3 +95,16 @@ def test_studies(mode, folder, tmp_path):
         found.append(_results(tmp_path / name / folder))
     assert found[0]
     np.testing.assert_equal(*found)
+
+
+@pytest.mark.faults_slow
+@pytest.mark.parametrize("count", [1, 2])
+def test_training_in_other_processes(count, tmp_path, monkeypatch):
+    for number, name in enumerate("ab"):
+        monkeypatch.setenv("PYTHONHASHSEED", str(number))
+        command = training(tmp_path / name, tmp_path / "cache")
+        with Processes(command, count, tmp_path / "output", devices=2 // count) as processes:
+            assert processes.wait() == [0] * count, processes.err(0)
+    assert_same_arrays(arrays(tmp_path / "a"), arrays(tmp_path / "b"))
+    pictures = [(tmp_path / name / "samples/step_00000012.png").read_bytes() for name in "ab"]
+    assert pictures[0] == pictures[1]
