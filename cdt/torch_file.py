@@ -88,6 +88,8 @@ def _read_zip(data: bytes) -> tuple[list, Callable[[_Storage], bytes]]:
     pickles = [name for name in names if name.split("/")[1:] == ["data.pkl"]]
     if len(pickles) != 1:
         raise _Foreign("the zip archive has no data.pkl in its only folder")
+    if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+        raise _Foreign("its zip archive is compressed, as PyTorch writes none")  # nor a zip bomb
     folder = pickles[0].removesuffix("data.pkl")
     byteorder = f"{folder}byteorder"  # written since PyTorch 2.1
     if byteorder in names and archive.read(byteorder) != b"little":

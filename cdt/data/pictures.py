@@ -1,9 +1,35 @@
 """Picture files -> uint8 images of one size, cropped as ADM does."""
 
 import io
+import warnings
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+
+# Of a picture's file; a few kilobytes can claim billions. The largest cameras make 150 million.
+MAX_PIXELS = 200_000_000
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS
+warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # `open_picture` refuses it
+
+
+class TooLarge(ValueError):
+    """A picture of more than MAX_PIXELS; the message goes on from the file's name."""
+
+
+def open_picture(data: bytes) -> Image.Image:
+    """The picture in the bytes of a file, not yet decoded.
+
+    Raises:
+      TooLarge: it claims more pixels than MAX_PIXELS.
+    """
+    too_large = TooLarge(f"has more than {MAX_PIXELS} pixels; make it smaller")
+    try:
+        image = Image.open(io.BytesIO(data))
+    except Image.DecompressionBombError:  # above twice as many Pillow itself refuses
+        raise too_large from None
+    if image.width * image.height > MAX_PIXELS:
+        raise too_large
+    return image
 
 
 def decode(data: bytes, image_size: int, channels: int, *, upscale: bool = False) -> np.ndarray:
@@ -16,9 +42,11 @@ def decode(data: bytes, image_size: int, channels: int, *, upscale: bool = False
         it goes on from the file's name.
     """
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with open_picture(data) as image:
             image.load()
             image = ImageOps.exif_transpose(image)
+    except TooLarge:
+        raise
     except UnidentifiedImageError:  # its own message has an address of memory in it
         raise ValueError("is no picture") from None
     except Exception as error:  # a parser given damaged bytes may raise anything

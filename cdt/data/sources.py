@@ -10,6 +10,7 @@ from etils import epath
 
 from cdt.data.text_states import TextStates
 from cdt.errors import UserError
+from cdt.npz_file import open_npz
 
 
 class BadExample(UserError):
@@ -105,13 +106,12 @@ def npz(path: epath.PathLike, split: str, num_classes: int | None = None) -> Sou
     """
     images_name, labels_name = f"{split}_images", f"{split}_labels"
     try:
-        with epath.Path(path).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        with epath.Path(path).open("rb") as file, open_npz(file) as arrays:
             found = {name: arrays[name] for name in (images_name, labels_name) if name in arrays}
             names = ", ".join(arrays)
     except FileNotFoundError:
         raise UserError(f"no data file at {path}: give the path of an .npz file") from None
-    except (OSError, ValueError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
-        # np.load returns a bare array for .npy, which is no context manager.
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(
             f"{path} cannot be read as an .npz file of plain arrays ({error}): write it with "
             "numpy.savez"

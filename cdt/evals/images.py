@@ -8,6 +8,8 @@ from collections.abc import Iterator
 import numpy as np
 from etils import epath
 
+from cdt.npz_file import open_npz
+
 
 def read_images(path: epath.PathLike) -> np.ndarray:
     """uint8[n, H, W, C], C = 1 or 3, from an npz (`arr_0`, as ADM's evaluator expects) or a folder.
@@ -24,7 +26,7 @@ def read_images(path: epath.PathLike) -> np.ndarray:
     if not path.exists():
         raise ValueError(f"{path} does not exist; give an npz of samples or a folder of images")
     try:
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
+        with open_npz(io.BytesIO(path.read_bytes())) as arrays:
             images = arrays["arr_0"]
     except KeyError:
         raise ValueError(
@@ -42,14 +44,18 @@ def read_images(path: epath.PathLike) -> np.ndarray:
 
 
 def _read_folder(path: epath.Path) -> np.ndarray:
-    from PIL import Image, UnidentifiedImageError
+    from PIL import UnidentifiedImageError
+
+    from cdt.data.pictures import TooLarge, open_picture
 
     images, skipped = [], []
     for file in _files(path):
         try:
-            with Image.open(io.BytesIO(file.read_bytes())) as image:
+            with open_picture(file.read_bytes()) as image:
                 grey = image.mode in ("1", "L", "I;16")
                 array = np.asarray(image.convert("L" if grey else "RGB"))
+        except TooLarge as error:
+            raise ValueError(f"{file} {error}") from error
         except (UnidentifiedImageError, OSError, SyntaxError):
             skipped.append(os.fspath(file))
             continue

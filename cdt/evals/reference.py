@@ -15,6 +15,7 @@ from cdt.evals.features import Activations
 from cdt.evals.frechet import Statistics
 from cdt.evals.images import read_images
 from cdt.evals.summary import Summary, in_blocks, summarise
+from cdt.npz_file import open_npz
 
 _BLOCK = 1000  # images at a time
 # Images whose features are kept for KID, precision and recall, and neighbours; ADM's protocol
@@ -117,7 +118,7 @@ def _hash(content: bytes) -> str:
 def _arrays(data: bytes) -> dict[str, np.ndarray] | None:
     """The arrays of an npz, or None if it is damaged or none."""
     try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+        with open_npz(io.BytesIO(data)) as arrays:
             # Reading an array verifies its CRC-32 only if its header is whole.
             if arrays.zip.testzip() is not None:
                 return None
