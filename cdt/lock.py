@@ -178,6 +178,8 @@ class Lock:
         while not self._released.wait(BEAT_SECONDS):
             try:
                 found = _read(self._file)
+                if found is None:
+                    continue  # where the mount was lost, another disk lies in its place
                 if found and not self._is_mine(found):
                     self._leave(found)
                 self._mine["beat"] += 1

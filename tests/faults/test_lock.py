@@ -144,6 +144,25 @@ def test_a_run_whose_lock_was_taken_ends(tmp_path):
     assert content(tmp_path) == taken
 
 
+def test_a_lock_that_vanished_is_not_written_again(tmp_path, soon):
+    with Lock(tmp_path):
+        while not content(tmp_path)["beat"]:
+            time.sleep(0.01)
+        (tmp_path / LOCK_FILE).unlink()
+        time.sleep(0.5)
+        assert not list(tmp_path.iterdir())
+
+
+def test_in_a_bucket_where_files_cannot_be_made_atomically(tmp_path):
+    first, second = Lock(tmp_path), Lock(tmp_path)
+    first._local = second._local = False
+    with first:
+        with pytest.raises(UserError, match="is in use by process"), second:
+            pass
+        assert content(tmp_path)["token"] == first._mine["token"]
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_workdir_made_for_nothing_is_removed_and_a_file_is_told(tmp_path):
     with pytest.raises(ZeroDivisionError), Lock(tmp_path / "new"):
         _ = 1 / 0
@@ -153,21 +172,38 @@ def test_a_workdir_made_for_nothing_is_removed_and_a_file_is_told(tmp_path):
         pass
 
 
-def test_a_second_command_is_refused_and_reading_is_not(tmp_path):
+@pytest.mark.parametrize(
+    ("mode", "words"),
+    [("train", f"in use by process {os.getpid()} on host"), ("difficulty", "in use by process"),
+     ("sample", "train first")],
+)  # fmt: skip
+def test_modes_that_write_ask_for_the_lock(tmp_path, mode, words):
+    command = training(tmp_path / "run", tmp_path / "cache", f"--mode={mode}")
+    with Lock(tmp_path / "run"), Processes(command, 1, tmp_path / "output") as processes:
+        assert processes.wait() == [2], processes.err(0)
+        (sentence,) = processes.sentences(0)
+        assert words in sentence
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.faults_slow
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_second_command_is_refused_and_reading_is_not(tmp_path, count):
     workdir, cache = tmp_path / "run", tmp_path / "cache"
     long = training(workdir, cache, "--config.train.duration=100_000 steps")
-    with Processes(long, 1, tmp_path / "first") as first:
+    with Processes(long, count, tmp_path / "first") as first:
         while not any(path.name.isdecimal() for path in workdir.glob("checkpoints/*")):
             assert first.processes[0].poll() is None, first.err(0)
             time.sleep(0.05)
-        with Processes(long, 1, tmp_path / "second") as second:
-            assert second.wait() == [2]
-            (sentence,) = second.sentences(0)
-            assert f"is in use by process {first.processes[0].pid} on host" in sentence
+        with Processes(long, count, tmp_path / "second") as second:
+            assert second.wait() == [2] * count, second.err(0)
+            for k in range(count):
+                (sentence,) = second.sentences(k)
+                assert f"is in use by process {first.processes[0].pid} on host" in sentence
         with Processes([*long, "--mode=sample"], 1, tmp_path / "reader") as reader:
             assert reader.wait() == [0], reader.err(0)
         assert first.processes[0].poll() is None
-        first.processes[0].kill()
-    with Processes(training(workdir, cache), 1, tmp_path / "third") as third:
-        assert third.wait() == [0], third.err(0)
+    # Both were killed, and the next run waits for nothing.
+    with Processes(training(workdir, cache), count, tmp_path / "third") as third:
+        assert third.wait() == [0] * count, third.err(0)
     assert "finished already" in third.out(0) and not (workdir / LOCK_FILE).exists()
