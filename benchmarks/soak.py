@@ -82,6 +82,9 @@ def main() -> int:
     first = median_between(readings, _WINDOW_SECONDS, 2 * _WINDOW_SECONDS)
     last = median_between(readings, end - _WINDOW_SECONDS, end)
     print(f"exit code {code}; {len(readings)} readings in {end / 60:.1f} minutes")
+    for begin in range(0, int(end) - _WINDOW_SECONDS // 2, _WINDOW_SECONDS):
+        memory = median_between(readings, begin, begin + _WINDOW_SECONDS).memory_mib
+        print(f"minutes {begin // 60:2d} to {begin // 60 + 5:2d}: {memory:.1f} MiB")
     for name in Reading._fields[1:]:
         before, after = getattr(first, name), getattr(last, name)
         most = max(getattr(reading, name) for reading in readings)

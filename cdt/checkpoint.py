@@ -266,8 +266,8 @@ class Checkpointer:
         steps = self._steps()
         if only is not None and only not in steps:
             raise UserError(
-                f"There is no checkpoint of step {only} in {self._directory}, which holds "
-                f"{', '.join(map(str, steps)) or 'none'}."
+                f"There is no checkpoint of step {only} in {self._directory}; give one of those it "
+                f"holds: {', '.join(map(str, steps)) or 'none'}."
             )
         damaged: dict[int, str] = {}
         for step in steps if only is None else [only]:

@@ -98,7 +98,8 @@ def parse_arms(texts) -> dict[str, dict[str, object]]:
             key, equals, value = word.partition("=")
             if not equals:
                 raise UserError(
-                    f"The arm '{name}' has '{word}', which is not of the form key=value."
+                    f"The arm '{name}' has '{word}'; give overrides as key=value, such as "
+                    "timesteps.name=uniform."
                 )
             overrides[key.removeprefix("config.")] = _value(value)
         arms[name] = overrides

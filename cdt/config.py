@@ -310,7 +310,8 @@ def with_fitted_edges(config: ConfigDict) -> None:
         edges, order = tuple(map(float, fitted["edges"])), str(fitted["order"])
     except OSError:
         raise UserError(
-            f"config.timesteps.edges_file is '{path}'; there is no such file."
+            f"config.timesteps.edges_file is '{path}'; there is no such file: give the "
+            "curriculum.json of --mode=difficulty."
         ) from None
     except (ValueError, KeyError, TypeError):
         raise UserError(

@@ -27,7 +27,8 @@ def learning_rate(name: str, peak: float, warmup_steps: int, total_steps: int) -
     """
     if warmup_steps >= total_steps:
         raise ValueError(
-            f"The warm-up of {warmup_steps} steps is not shorter than the run of {total_steps}."
+            f"The warm-up of {warmup_steps} steps is not shorter than the run of {total_steps}; "
+            "give a shorter one (config.optim.warmup)."
         )
     warmup = optax.linear_schedule(0.0, peak, warmup_steps)
     if name == "constant":

@@ -91,7 +91,8 @@ def data(config: ConfigDict) -> tuple[sources.Source, sources.Source]:
         if tuple(opened.shape) != size:
             raise UserError(
                 f"The images of {opened.name} are {'x'.join(map(str, opened.shape))}, but "
-                f"config.data.image_size and channels say {'x'.join(map(str, size))}."
+                f"config.data.image_size and channels say {'x'.join(map(str, size))}; give theirs, "
+                "or prepare the images so."
             )
         known = config.model.num_classes
         if known and opened.num_classes is None:

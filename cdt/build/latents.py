@@ -63,7 +63,8 @@ def to_x0(config: ConfigDict) -> ToX0:
     if len(latents.mean) not in (1, channels):
         raise UserError(
             f"config.latents.scaling '{config.latents.scaling}' is of {len(latents.mean)} "
-            f"channels, but config.data.channels is {channels}."
+            f"channels, but config.data.channels is {channels}; give the scaling and the channels "
+            "of one autoencoder."
         )
     return lambda moments, key: scaled(latents, posterior_sample(moments, key))
 
@@ -117,7 +118,8 @@ def latent_shape(config: ConfigDict, image_shape: tuple[int, int, int]) -> tuple
     if any(size % factor for size in sizes) or image_shape[2] not in (1, network.image_channels):
         raise UserError(
             f"The images are {'x'.join(map(str, image_shape))}; the autoencoder takes sides "
-            f"divisible by {factor} and {network.image_channels} channels, or grey ones."
+            f"divisible by {factor} and {network.image_channels} channels, or grey ones: prepare "
+            "the images so."
         )
     return (sizes[0] // factor, sizes[1] // factor, network.latent_channels)
 
@@ -150,7 +152,8 @@ def _network(path: epath.Path) -> Autoencoder:
         return autoencoder_of(content)
     except (OSError, ValueError) as error:
         raise UserError(
-            f"{file} does not describe an autoencoder of Stable Diffusion's kind: {error}."
+            f"{file} does not describe an autoencoder of Stable Diffusion's kind ({error}); put "
+            "the config.json that belongs to the weights there."
         ) from error
 
 
@@ -162,5 +165,5 @@ def _autoencoder(config: ConfigDict) -> tuple[Autoencoder, PyTree]:
     except ValueError as error:
         raise UserError(
             f"The weights in {path} are of another network than its config.json (or, without one, "
-            f"Stable Diffusion) says: {error}."
+            f"Stable Diffusion) says ({error}); put both files of one autoencoder there."
         ) from error

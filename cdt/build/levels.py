@@ -53,7 +53,7 @@ def cluster_edges(config: ConfigDict, process: Process) -> np.ndarray:
     if process.num_levels and c.num_clusters > process.num_levels and c.clusters != "custom":
         raise UserError(
             f"config.timesteps.num_clusters is {c.num_clusters}; a process of "
-            f"{process.num_levels} timesteps has room for at most that many clusters."
+            f"{process.num_levels} timesteps has room for at most that many: give fewer."
         )
     return clusters.edge_table(
         choose("timesteps.clusters", c.clusters, EDGES)(c, process), process.num_levels

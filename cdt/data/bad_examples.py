@@ -74,7 +74,7 @@ class Examples:
                 f"{len(self._bad)} of the {self._source.size} examples of {self._source.name} are "
                 f"damaged, and config.data.max_bad_share = {self._max_bad_share} allows "
                 f"{self._limit}; the first: {next(iter(self._bad.values()))}. Mend the data, or "
-                "leave them out with python -m cdt.data.prepare --skip_bad, or allow more."
+                "leave them out with python -m cdt.data.prepare --on_bad=skip, or allow more."
             )
         _LOG.warning(
             f"{reason}. The next example takes its place: {len(self._bad)} damaged of at most "

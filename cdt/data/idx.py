@@ -31,7 +31,10 @@ def idx(folder: epath.PathLike, split: str) -> Source:
     images = _read(folder, f"{prefix}-images-idx3-ubyte", 3)
     labels = _read(folder, f"{prefix}-labels-idx1-ubyte", 1)
     if len(images) != len(labels):
-        raise UserError(f"{folder} holds {len(images)} images but {len(labels)} labels of {split}")
+        raise UserError(
+            f"{folder} holds {len(images)} images but {len(labels)} labels of {split}: give both "
+            "files of one data set"
+        )
     return in_memory(
         f"{folder.name}/{split}", images[..., None], labels.astype(np.int32), int(labels.max()) + 1
     )
@@ -52,13 +55,18 @@ def _read(folder: epath.Path, name: str, ndim: int) -> np.ndarray:
         zeros, kind, dimensions = struct.unpack_from(">HBB", data)
         shape = struct.unpack_from(f">{dimensions}I", data, 4)
     except (struct.error, OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{found[0]} cannot be read as an IDX file ({error})") from error
+        raise UserError(
+            f"{found[0]} cannot be read as an IDX file ({error}): copy it again"
+        ) from error
     if (zeros, kind, dimensions) != (0, _UBYTE, ndim) or 0 in shape:
-        raise UserError(f"{found[0]} is no IDX file of unsigned bytes in {ndim} dimensions")
+        raise UserError(
+            f"{found[0]} is no IDX file of unsigned bytes in {ndim} dimensions: give a data set in "
+            "MNIST's form"
+        )
     values = np.frombuffer(data, np.uint8, offset=4 + 4 * dimensions)
     if values.size != np.prod(shape):
         raise UserError(
             f"{found[0]} says it holds {'x'.join(map(str, shape))} bytes but holds {values.size}: "
-            "it is damaged"
+            "it is damaged, copy it again"
         )
     return values.reshape(shape)

@@ -151,7 +151,8 @@ def write(
             if not np.isfinite(moments).all():
                 raise UserError(
                     f"The latents of some image from {start} to {indices[-1]} of {source.name} are "
-                    "not finite numbers of float16: the weights do not fit these images."
+                    "not finite numbers of float16: the weights do not fit these images, so give "
+                    "others as config.latents.weights."
                 )
             _store(folder / "moments.npy", arrays["moments.npy"], start, moments)
             if source.labels is not None:

@@ -124,7 +124,9 @@ def _claimed(work: Path, settings: Mapping[str, Any]) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel frees it, kill or not
         except BlockingIOError:
-            raise UserError(f"{work.parent} is being prepared by another process") from None
+            raise UserError(
+                f"{work.parent} is being prepared by another process: wait for it, or stop it"
+            ) from None
         path = work / "settings.json"
         if path.exists() and len(list(work.glob("*.json"))) > 1:  # a shard is finished
             _check_same(work.parent, json.loads(path.read_text()), settings)
@@ -221,7 +223,10 @@ def _finish(
         counts.append(shard.count)
         skipped += shard.skipped
     if not sum(counts):
-        raise UserError(f"no image is left, {len(skipped)} were bad, the first: {skipped[0]}")
+        raise UserError(
+            f"no image is left, {len(skipped)} were bad, the first: {skipped[0]}; give pictures "
+            "that fit --image_size and --channels"
+        )
     for number in range(shards):
         images = images_path(work, number)
         if form == "array_record" and images.exists():

@@ -69,7 +69,7 @@ def test_each_is_named_once_and_more_than_the_limit_is_refused(caplog):
             examples.read(np.array([10, 20, 30, 40]))
     named = [f"example {index} is damaged" for index in (10, 20, 30, 40)]
     assert [record.getMessage().partition(".")[0] for record in caplog.records] == named
-    with pytest.raises(UserError, match="5 of the 200 examples.*allows 4.*example 10 is.*skip_bad"):
+    with pytest.raises(UserError, match="5 of the 200.*allows 4.*example 10 is.*--on_bad=skip"):
         examples.read(np.array([50]))
 
 
@@ -110,7 +110,7 @@ def test_a_run_goes_on_with_one_in_a_hundred_damaged(pictures, tmp_path, caplog)
 
 def test_a_run_stops_above_the_limit(pictures, tmp_path):
     with pytest.raises(
-        UserError, match="2 of the 200 examples.*allows 1; the first:.*png.*skip_bad"
+        UserError, match="2 of the 200 examples.*allows 1; the first:.*png.*--on_bad=skip"
     ):
         train(config_of(pictures, **{"data.max_bad_share": 0.005}), str(tmp_path / "run"))
 

@@ -174,9 +174,12 @@ def test_a_workdir_made_for_nothing_is_removed_and_a_file_is_told(tmp_path):
 
 @pytest.mark.parametrize(
     ("mode", "words"),
-    [("train", "in use by process {pid} on host"), ("difficulty", "in use by process {pid} on host"),
-     ("sample", "train first")],
-)  # fmt: skip
+    [
+        ("train", "in use by process {pid} on host"),
+        ("difficulty", "in use by process {pid} on host"),
+        ("sample", "train first"),
+    ],
+)
 def test_modes_that_write_ask_for_the_lock(tmp_path, mode, words):
     command = training(tmp_path / "run", tmp_path / "cache", f"--mode={mode}")
     with Lock(tmp_path / "run"), Processes(command, 1, tmp_path / "output") as processes:
