@@ -1,5 +1,7 @@
 """Errors meant for the person who runs the program, and the exit codes of the program."""
 
+import errno
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -8,6 +10,15 @@ EXIT_USER_ERROR = 2
 EXIT_BAD_NUMBERS = 3
 EXIT_STOPPED = 75  # saved after a signal, or a peer lost: run the same command again (EX_TEMPFAIL)
 EXIT_CRASHED = 76  # one of several processes; above 75, as `srun` tells the highest of its tasks
+
+# What a disk or a folder says that cannot be used, and no mistake of the program's.
+_STORAGE = {
+    getattr(errno, name)
+    for name in (
+        "ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EPERM", "EIO", "ESTALE", "ENOTDIR",
+        "EEXIST", "ENOTCONN",
+    )
+}  # fmt: skip
 
 
 class UserError(Exception):
@@ -21,3 +32,18 @@ def user_errors() -> Iterator[None]:
         yield
     except ValueError as error:
         raise UserError(str(error)) from error
+
+
+@contextmanager
+def storage_errors() -> Iterator[None]:
+    """Turns an OSError by which the storage refuses a file or folder into a UserError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _STORAGE:
+            raise
+        place = "A file" if error.filename is None else os.fspath(error.filename)
+        raise UserError(
+            f"{place} cannot be used ({os.strerror(error.errno)}); what was saved before is "
+            "intact: make room or mend that, and run the same command again."
+        ) from error

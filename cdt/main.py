@@ -25,7 +25,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from cdt import config as schema
-from cdt.errors import EXIT_USER_ERROR, UserError
+from cdt.errors import EXIT_USER_ERROR, UserError, storage_errors
 from cdt.malloc import keep_freed_memory
 
 FLAGS = flags.FLAGS
@@ -141,7 +141,7 @@ def run(argv: list[str], command: Callable[[ConfigDict, str], int] | None = None
             writes = command is not None or mode not in READING_MODES
             if command is None:
                 command = getattr(importlib.import_module(f"cdt.{MODES[mode]}"), MODES[mode])
-            with locked(workdir) if writes else nullcontext():
+            with locked(workdir) if writes else nullcontext(), storage_errors():
                 return command(config, workdir)
     except UserError as error:
         print(f"cdt: {error}", file=sys.stderr)

@@ -64,3 +64,34 @@ def test_the_page_needs_nothing_else():
     assert all(source.startswith("data:image/png;base64,") for source in reader.sources)
     assert "worse & proud" in reader.text and "a <title>" in reader.text and "<b>" in reader.text
     assert '<td class="worse">' in text and "http" not in text and "<script" not in text
+
+
+HOSTILE = "\"'><script>alert(1)</script><img src=x onerror=alert(2)>&lt;\x00"
+TAGS = {"html", "head", "meta", "title", "style", "body", "h1", "h2", "ul", "li", "div", "table",
+        "thead", "tbody", "tr", "th", "td", "img", "figure", "figcaption"}  # fmt: skip
+
+
+def test_names_and_captions_are_text_and_nothing_else():
+    """In every place where words of a config or a data set can stand."""
+    picture = figures.validation_plot(ARMS)
+    text = page(
+        HOSTILE, [HOSTILE], {HOSTILE: ([HOSTILE], [[HOSTILE, "better"]])},
+        {HOSTILE: picture}, {HOSTILE: picture}, {HOSTILE: HOSTILE},
+    )  # fmt: skip
+    found, shown = [], []
+
+    class All(HTMLParser):
+        def handle_starttag(self, tag, attributes):
+            found.append((tag, dict(attributes)))
+
+        def handle_data(self, data):
+            shown.append(data)
+
+    All().feed(text)
+    assert {tag for tag, _ in found} == TAGS
+    for tag, attributes in found:
+        assert attributes.keys() <= {"lang", "charset", "name", "content", "class", "alt", "src"}
+        if tag == "img":
+            assert attributes["src"].startswith("data:image/png;base64,")
+            assert attributes["alt"] == HOSTILE
+    assert "".join(shown).count(HOSTILE) == 10

@@ -29,6 +29,7 @@ from cdt.writers import read_history
 from smoke_runs import arrays, assert_same_arrays, smoke
 
 ROOT = Path(__file__).parents[2]
+slow = pytest.mark.faults_slow
 TOLD = r"step {} could not be written to .* those before it are intact"
 
 
@@ -315,6 +316,26 @@ def test_on_failure_is_checked(tmp_path):
         loop.train(smoke(**{"checkpoint.on_failure": "ignore"}), str(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("mode", "folder"), [("sample", "samples"), pytest.param("evaluate", "evaluations", marks=slow)]
+)
+def test_results_that_cannot_be_written_are_told(tmp_path, mode, folder):
+    workdir = tmp_path / "run"
+    assert loop.train(smoke(), str(workdir)) == 0
+    shutil.rmtree(workdir / folder, ignore_errors=True)
+    (workdir / folder).write_text("")
+    flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+    done = subprocess.run(
+        [sys.executable, "-m", "cdt.main", "--config=configs/digits.py:smoke", f"--mode={mode}",
+         f"--workdir={workdir}"],
+        cwd=ROOT, capture_output=True, text=True, check=False, timeout=120,
+        env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags},
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"cdt: {workdir / folder}") and "run the same command again" in line
+
+
 FULL_DISK = """
 mount -t tmpfs -o size=2600k tmpfs "$1" && cd "$2" || exit 9
 run() { "$3" -m cdt.main --config=configs/digits.py:smoke --workdir="$1/run" \
@@ -326,7 +347,7 @@ cp -r "$1/run" "$4"
 """
 
 
-@pytest.mark.faults_slow
+@slow
 @needs_mounts
 def test_the_program_on_a_disk_that_is_full(undisturbed, tmp_path):
     """Twice the same command, the second time with room."""
@@ -381,7 +402,7 @@ with Processes(command, 2, output) as processes:
 """
 
 
-@pytest.mark.faults_slow
+@slow
 @needs_mounts
 def test_two_processes_go_on_together_where_the_disk_is_full(tmp_path):
     (tmp_path / "disk").mkdir()
