@@ -266,7 +266,8 @@ def _open(folder: epath.Path, manifest: Manifest) -> dict[str, np.memmap]:
     for name, (dtype, shape) in _arrays(manifest).items():
         try:
             array = np.load(folder / name, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:  # missing, cut short, or no array
+        # Missing, cut short, or no array; of an absurd shape.
+        except (OSError, ValueError, EOFError, OverflowError) as error:
             raise _damaged(folder / name, error) from error
         if array.dtype != dtype or array.shape != shape:
             found = f"it holds {array.dtype}{list(array.shape)}, not {dtype}{list(shape)}"

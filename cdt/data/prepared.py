@@ -23,6 +23,7 @@ from etils import epath
 from cdt.data.captions import read_captions
 from cdt.data.sources import BadExample, Source, read_records
 from cdt.errors import UserError
+from cdt.numpy_file import read_npy
 
 FORMS = ("memmap", "array_record")
 WORK = ".prepare"  # inside the folder of a split while it is being prepared
@@ -207,9 +208,8 @@ def _array_record(folder: epath.Path, manifest: Manifest):
 def _labels(folder: epath.Path, manifest: Manifest) -> np.ndarray:
     path = folder / "labels.npy"
     try:
-        with path.open("rb") as file:
-            labels = np.load(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        labels = read_npy(path.read_bytes())
+    except (OSError, ValueError) as error:
         raise _damaged(path, f"unreadable ({error})") from error
     if labels.dtype != np.int32 or labels.shape != (manifest.count,):
         raise _damaged(path, f"{labels.dtype}{list(labels.shape)}, not int32[{manifest.count}]")

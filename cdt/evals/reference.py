@@ -15,7 +15,7 @@ from cdt.evals.features import Activations
 from cdt.evals.frechet import Statistics
 from cdt.evals.images import read_images
 from cdt.evals.summary import Summary, in_blocks, summarise
-from cdt.npz_file import open_npz
+from cdt.numpy_file import open_npz
 
 _BLOCK = 1000  # images at a time
 # Images whose features are kept for KID, precision and recall, and neighbours; ADM's protocol

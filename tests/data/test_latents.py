@@ -3,6 +3,7 @@
 The autoencoder is a small one with random weights.
 """
 
+import io
 import json
 import os
 import subprocess
@@ -206,6 +207,13 @@ def test_latents_of_another_autoencoder_or_scale_are_refused(weights, prepared, 
     one_sentence("another mirrored", latents.prepare, config, prepared)
 
 
+def npy_header(shape):
+    stream = io.BytesIO()
+    header = {"descr": "<i4", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(stream, header)
+    return stream.getvalue()
+
+
 def test_damaged_or_missing_latents_are_refused(weights, prepared, tmp_path):
     scaling = build.scaling_record(image_config(weights))
     arguments = tmp_path, "train", sha256(weights), scaling
@@ -218,6 +226,8 @@ def test_damaged_or_missing_latents_are_refused(weights, prepared, tmp_path):
         ("moments.npy", whole["moments.npy"][:-1], "moments.npy is damaged"),
         ("moments.npy", b"", "moments.npy is damaged"),
         ("labels.npy", whole["labels.npy"][:-1], "labels.npy is damaged"),
+        ("labels.npy", npy_header((10**12,)), "labels.npy is damaged"),
+        ("labels.npy", npy_header((2**70,)), "labels.npy is damaged"),
         ("labels.npy", whole["moments.npy"], "labels.npy is damaged.*it holds float16"),
         ("manifest.json", whole["manifest.json"][:100], "manifest.json is damaged"),
         ("manifest.json", b"[]", "manifest.json is damaged"),

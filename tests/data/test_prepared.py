@@ -1,5 +1,6 @@
 """Opening what was prepared: each thing that may be wrong with it has its sentence."""
 
+import io
 import json
 import shutil
 
@@ -86,9 +87,13 @@ def test_wrong_labels(folder):
         np.save(path, labels)
         with pytest.raises(UserError, match=message):
             prepared(folder)
-    path.write_bytes(b"no labels")
-    with pytest.raises(UserError, match="unreadable"):
-        prepared(folder)
+    stream = io.BytesIO()
+    absurd = {"descr": "<i4", "fortran_order": False, "shape": (10**12,)}
+    np.lib.format.write_array_header_1_0(stream, absurd)
+    for content in (b"no labels", b"", path.read_bytes()[:-1], stream.getvalue() + bytes(64)):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match="unreadable"):
+            prepared(folder)
 
 
 def test_wrong_captions(folder):

@@ -1,5 +1,6 @@
-"""Reads npz files, which may come from anywhere, after looking at what they claim to hold."""
+"""Reads npz and npy files, which may come from anywhere, after a look at what they claim."""
 
+import io
 import math
 import zipfile
 from collections.abc import Iterator
@@ -35,19 +36,36 @@ def open_npz(file: BinaryIO) -> Iterator[np.lib.npyio.NpzFile]:
         yield arrays
 
 
+def read_npy(content: bytes) -> np.ndarray:
+    """The array of an npy file's bytes; nothing in it is run.
+
+    Raises:
+      ValueError: no npy, an array of objects, or one whose shape does not fit its bytes.
+    """
+    stream = io.BytesIO(content)
+    _check_array(stream, len(content), "it")
+    stream.seek(0)
+    return np.load(stream, allow_pickle=False)
+
+
 def _check_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
     with archive.open(member) as stream:
         if stream.read(6) != b"\x93NUMPY":
             return  # NumPy gives the bytes of such a member
         stream.seek(0)
-        version = np.lib.format.read_magic(stream)
-        read = {(1, 0): np.lib.format.read_array_header_1_0}.get(
-            version, np.lib.format.read_array_header_2_0
-        )
-        shape, _, dtype = read(stream)
-        claimed = math.prod(shape) * dtype.itemsize
-        held = member.file_size - stream.tell()
+        _check_array(stream, member.file_size, member.filename)
+
+
+def _check_array(stream: BinaryIO, length: int, name: str) -> None:
+    """Raises ValueError unless the npy of `length` bytes holds what its header says."""
+    version = np.lib.format.read_magic(stream)
+    read = {(1, 0): np.lib.format.read_array_header_1_0}.get(
+        version, np.lib.format.read_array_header_2_0
+    )
+    shape, _, dtype = read(stream)
+    claimed = math.prod(shape) * dtype.itemsize
+    held = length - stream.tell()
     if dtype.hasobject:
-        raise ValueError(f"{member.filename} holds objects")
+        raise ValueError(f"{name} holds objects")
     if min(shape, default=0) < 0 or claimed != held:
-        raise ValueError(f"{member.filename} says {dtype}{list(shape)} and holds {held} bytes")
+        raise ValueError(f"{name} says {dtype}{list(shape)} and holds {held} bytes")
