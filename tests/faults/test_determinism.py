@@ -1,6 +1,10 @@
 """The same seed on the same devices gives the same bits, in every mode."""
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -11,7 +15,7 @@ from cdt.sample import sample
 from cdt.study import study
 from cdt.train import train
 from cdt.writers import read_history
-from host_processes import Processes, training
+from host_processes import ROOT, Processes, training
 from smoke_runs import arrays, assert_same_arrays, smoke
 
 _TIMES = {"time", "images_per_second", "data_wait_share"}
@@ -108,3 +112,28 @@ def test_training_in_other_processes(count, tmp_path, monkeypatch):
     assert_same_arrays(arrays(tmp_path / "a"), arrays(tmp_path / "b"))
     pictures = [(tmp_path / name / "samples/step_00000012.png").read_bytes() for name in "ab"]
     assert pictures[0] == pictures[1]
+
+
+def _train_on_a_gpu(tmp_path, name, flags):
+    """A short run in bfloat16 in a process of its own; the compilation cache is shared."""
+    command = training(
+        tmp_path / name, tmp_path / "cache", "--config.model.dtype=bfloat16", "--num_processes=1"
+    )
+    environment = os.environ | {"JAX_PLATFORMS": "cuda", "XLA_FLAGS": flags}
+    environment |= {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    done = subprocess.run(
+        [sys.executable, *command], env=environment, cwd=ROOT, capture_output=True, text=True,
+        check=False, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return arrays(tmp_path / name)
+
+
+@pytest.mark.skipif(shutil.which("nvidia-smi") is None, reason="there is no GPU")
+@pytest.mark.parametrize(
+    "flag", ["xla_gpu_deterministic_ops", "xla_gpu_exclude_nondeterministic_ops"]
+)
+def test_training_on_a_gpu(tmp_path, flag):
+    """As docs/performance.md promises of each of the two flags."""
+    runs = [_train_on_a_gpu(tmp_path, name, f"--{flag}=true") for name in "ab"]
+    assert_same_arrays(*runs)
