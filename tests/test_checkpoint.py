@@ -218,7 +218,7 @@ def test_meta_is_read_alone(two_steps):
     assert checkpoints.read_meta() == META | {"step": 20}
     assert checkpoints.read_meta(10) == META | {"step": 10}
     assert checkpoints.latest_step() == 20
-    with pytest.raises(UserError, match="no checkpoint of step 15 in .*, which holds 20, 10"):
+    with pytest.raises(UserError, match="no checkpoint of step 15 in .*of those it holds: 20, 10"):
         checkpoints.read_meta(15)
     checkpoints.close()
 

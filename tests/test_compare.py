@@ -121,7 +121,7 @@ BAD = {
     "one name": (("a: seed=1", "a: seed=2"), "called 'a'"),
     "one arm": (("a: ",), "at least two"),
     "no name": (("timesteps.name=uniform", "b: "), "not of the form 'name:"),
-    "no value": (("a: ", "b: uniform"), "not of the form key=value"),
+    "no value": (("a: ", "b: uniform"), "give overrides as key=value"),
     "wrong type": (("a: ", "b: train.batch_size=x"), "must be a int"),
     "unequal data": (("a: ", "b: data.flip=True"), "overrides 'data.flip', which all arms share"),
     "cannot be built": (("a: ", "b: timesteps.name=unifrom"), "did you mean 'uniform'"),

@@ -131,6 +131,7 @@ def test_any_value_is_of_the_right_type_or_one_sentence(key, value):
     default = schema.flatten(config)[key]
     with config.ignore_type():
         config.update_from_flattened_dict({key: value})
+    value = schema.flatten(config)[key]  # ml_collections makes a float of a bool, where one was
     accepts = {float: (float, int), tuple: (tuple, list)}.get(type(default), (type(default),))
     fits = isinstance(value, accepts) and isinstance(value, bool) == isinstance(default, bool)
     if fits and isinstance(default, tuple):

@@ -10,7 +10,6 @@ import pytest
 
 from cdt.checkpoint import Checkpointer
 from cdt.signals import StopRequest
-from cdt.state import no_bad_steps
 from cdt.writers import read_history
 from host_processes import Processes, training
 
@@ -38,7 +37,8 @@ def assert_saved(tmp_path, processes, count):
     assert processes.wait(timeout=SECONDS) == [75] * count, processes.err(0)
     (step,) = re.findall(r"stopped by a signal and saved at step (\d+);", processes.out(0))
     assert int(step) == read_history(tmp_path / "run")[-1]["step"]
-    counters = jax.eval_shape(lambda: {"step": jnp.int32(0), "bad": no_bad_steps()})
+    counter = jax.ShapeDtypeStruct((), jnp.int32)
+    counters = {"step": counter, "bad": {"in_a_row": counter, "total": counter}}
     checkpoints = Checkpointer(tmp_path / "run" / "checkpoints", keep=1)
     newest, items, _ = checkpoints.restore_items({"counters": counters})  # by their checksums
     assert newest == int(step) == items["counters"]["step"]
