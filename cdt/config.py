@@ -145,7 +145,8 @@ def default_config() -> ConfigDict:
 
     config.sample = ConfigDict()
     config.sample.every = "500 steps"  # grids while training
-    config.sample.sampler = "heun"  # ancestral | ddim | heun | euler | euler_maruyama
+    # ancestral | ddim | dpm_solver | heun | euler | euler_maruyama
+    config.sample.sampler = "heun"
     config.sample.steps = 50
     config.sample.guidance = 1.0  # 1: none
     config.sample.guidance_interval = (0.0, 1.0)  # in u

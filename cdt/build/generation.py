@@ -23,6 +23,7 @@ from cdt.evals.inception import inception
 from cdt.sampling import levels
 from cdt.sampling.ancestral import ancestral
 from cdt.sampling.ddim import ddim
+from cdt.sampling.dpm_solver import dpm_solver
 from cdt.sampling.euler import euler
 from cdt.sampling.euler_maruyama import euler_maruyama
 from cdt.sampling.heun import heun
@@ -36,6 +37,7 @@ PyTree = Any
 SAMPLERS = {
     "ancestral": (ancestral, ("ddpm", "edm", "flow")),
     "ddim": (ddim, ("ddpm", "edm", "flow")),
+    "dpm_solver": (dpm_solver, ("ddpm", "edm", "flow")),
     "heun": (heun, ("edm", "flow")),
     "euler": (euler, ("edm", "flow")),
     "euler_maruyama": (euler_maruyama, ("flow",)),
