@@ -369,16 +369,20 @@ def identity(config: ConfigDict) -> dict[str, object]:
 
 
 def identity_differences(config: ConfigDict, saved: dict[str, object]) -> list[str]:
-    """One phrase for each identity key whose value differs from a saved run's `identity`."""
+    """One phrase for each identity key whose value differs from a saved run's `identity`.
+
+    A key that the saved run lacks came with a later version, and its default is what was before.
+    """
 
     def plain(value):
         return list(value) if isinstance(value, tuple) else value
 
     mine = identity(config)
+    theirs = {key: flatten(default_config())[key] for key in mine} | saved
     return [
-        f"{key} (there {saved.get(key)!r}, now {mine.get(key)!r})"
-        for key in sorted(mine.keys() | saved.keys())
-        if plain(mine.get(key)) != plain(saved.get(key))
+        f"{key} (there {theirs[key]!r}, now {mine.get(key)!r})"
+        for key in sorted(theirs)
+        if plain(mine.get(key)) != plain(theirs[key])
     ]
 
 

@@ -119,6 +119,15 @@ def test_identity_sees_what_makes_a_run_and_nothing_else():
     assert "optim.lr (there 0.0001, now 0.0003)" in differences
 
 
+def test_a_key_that_came_later_has_its_default():
+    config = default_config()
+    older = {k: v for k, v in schema.identity(config).items() if k != "model.dropout"}
+    assert len(older) == len(schema.identity(config)) - 1
+    assert identity_differences(config, older) == []
+    config.model.dropout = 0.1
+    assert identity_differences(config, older) == ["model.dropout (there 0.0, now 0.1)"]
+
+
 _VALUES = (
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
     | st.lists(st.floats(), max_size=3) | st.tuples(st.integers())
