@@ -67,12 +67,13 @@ class Checkpointer:
     Args:
       directory: where the steps are, local or gs://.
       keep: how many of the newest checkpoints stay, >= 1.
+      keep_every: those at multiples of so many steps stay as well.
     """
 
-    def __init__(self, directory: epath.PathLike, *, keep: int):
+    def __init__(self, directory: epath.PathLike, *, keep: int, keep_every: int | None = None):
         path = epath.Path(directory)
         self._directory = path if path.is_absolute() else path.resolve()
-        self._keep = keep
+        self._keep, self._keep_every = keep, keep_every
         self._manager: ocp.CheckpointManager | None = None
         self._saving: int | None = None  # the last step that was begun
         self._newest: int | None = None  # step that is known to be saved
@@ -152,9 +153,7 @@ class Checkpointer:
         """
         found = self._newest_good(lambda step: self._restore(step, abstract_items), step)
         if found is None:
-            raise UserError(
-                f"There is no checkpoint in {self._directory}: train first, or mend --workdir."
-            )
+            raise self._nothing()
         return (found[0], *found[1])
 
     def read_meta(self, step: int | None = None) -> dict[str, Any] | None:
@@ -169,6 +168,16 @@ class Checkpointer:
         """The newest step saved completely, damaged or not; None where there is none."""
         self.wait()
         return max(ocp.utils.checkpoint_steps(self._directory), default=None)
+
+    def steps(self) -> list[int]:
+        """All steps saved completely, damaged or not, the newest first.
+
+        Raises:
+          UserError: there is none.
+        """
+        if not (steps := self._steps()):
+            raise self._nothing()
+        return steps
 
     def wait(self) -> None:
         """Returns when everything is written; raises NotSaved where something could not be."""
@@ -242,6 +251,7 @@ class Checkpointer:
         if self._manager is None:
             options = ocp.CheckpointManagerOptions(
                 max_to_keep=self._keep,
+                keep_period=self._keep_every,
                 create=False,
                 cleanup_tmp_directories=True,  # of saves that were killed
                 save_root_metadata=False,
@@ -250,6 +260,11 @@ class Checkpointer:
             )
             self._manager = ocp.CheckpointManager(self._directory, options=options)
         return self._manager
+
+    def _nothing(self) -> UserError:
+        return UserError(
+            f"There is no checkpoint in {self._directory}: train first, or mend --workdir."
+        )
 
     def _steps(self) -> list[int]:
         """Steps saved completely, the newest first, as process 0 sees them: on a network's file

@@ -114,6 +114,9 @@ def default_config() -> ConfigDict:
     config.ema = ConfigDict()  # the averages side by side; the first is sampled by default
     config.ema.decays = (0.9999,)
     config.ema.half_lives_kimg = ()  # in thousands of images, ramped up as EDM does
+    # EDM2's power functions by relative width, such as (0.05, 0.1), from which sample.ema =
+    # "posthoc0.15" puts together any other, of all checkpoints that were kept
+    config.ema.power_stds = ()
 
     config.train = ConfigDict()
     config.train.duration = "2000 steps"
@@ -139,7 +142,8 @@ def default_config() -> ConfigDict:
 
     config.checkpoint = ConfigDict()
     config.checkpoint.every = "500 steps"
-    config.checkpoint.keep = 3
+    config.checkpoint.keep = 3  # the newest, and
+    config.checkpoint.keep_every = "0 steps"  # those at multiples of this, for good; 0: none
     # where one cannot be written: continue: say so, train on and try the next | stop: exit code 2
     config.checkpoint.on_failure = "continue"
 
@@ -160,7 +164,7 @@ def default_config() -> ConfigDict:
     config.sample.sigma_min = 0.002  # edm
     config.sample.sigma_max = 80.0
     config.sample.rho = 7.0
-    config.sample.ema = ""  # name of an average, or "raw"; empty: the first of `ema`
+    config.sample.ema = ""  # name of an average, "posthoc0.15", or "raw"; empty: the first of `ema`
     config.sample.num = 100
     config.sample.classes = ()  # sampled in turn; empty: all of them
     config.sample.prompts = ()  # drawn in turn by a model that reads text; empty: held-out captions
@@ -251,6 +255,7 @@ _ELEMENTS = {
     "compare.arms": str,
     "ema.decays": float,
     "ema.half_lives_kimg": float,
+    "ema.power_stds": float,
     "evaluate.emas": str,
     "model.attention_resolutions": int,
     "model.channel_mult": int,

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
+from cdt.posthoc_ema import gamma
+
 PyTree = Any
 Schedule = Callable[[Array], Array]
 
@@ -108,6 +110,17 @@ def half_life(images: float, batch_size: int, ramp: float = 0.05) -> Schedule:
         return 0.5 ** (batch_size / jnp.minimum(images, ramp * seen))
 
     return beta
+
+
+def power_function(std: float) -> Schedule:
+    """beta = (1 - 1/n)^(gamma + 1) at the n-th step (EDM2, Karras et al. 2024, section 3.1).
+
+    Args:
+      std: relative width, see `cdt.posthoc_ema`.
+    """
+    exponent = gamma(std) + 1.0
+    # By log1p, as float32 knows 1 - 1/n to a few per cent of 1/n only, after a million steps.
+    return lambda step: jnp.exp(exponent * jnp.log1p(-1.0 / (step + 1)))
 
 
 def ema(decays: Mapping[str, Schedule]) -> Ema:

@@ -1,16 +1,18 @@
 """--mode=sample: PNG grids and an npz of images from the newest checkpoint of a run."""
 
 import io
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from cdt import atomic, build, plots, sharding
+from cdt import atomic, build, plots, posthoc_ema, sharding
 from cdt.agreement import errors_of_all
 from cdt.checkpoint import Checkpointer
 from cdt.errors import EXIT_FINISHED, user_errors
@@ -68,7 +70,8 @@ def load_params(
       UserError: there is no checkpoint, or it belongs to another config.
     """
     check_identity(workdir, config)
-    name = build.ema_name(config)
+    std = build.posthoc_std(config)
+    name = build.ema_name(config) if std is None else ""
     shapes = jax.eval_shape(model.init, jax.random.key(0))
     if name == "raw":
         item, tree = "params", shapes
@@ -77,9 +80,27 @@ def load_params(
     shardings = sharding.state_sharding(mesh, tree, config.mesh.min_shard_size)
     placed = sharding.abstract(tree, shardings)
     checkpoints = Checkpointer(workdir / "checkpoints", keep=config.checkpoint.keep)
+    if std is not None:
+        return _put_together(checkpoints, placed, config.ema.power_stds, std)
     step, items, _ = checkpoints.restore_items({item: placed})
-    checkpoints.close()
     return step, items[item] if name == "raw" else items[item][name]
+
+
+def _put_together(
+    checkpoints: Checkpointer, averages: PyTree, stds: Sequence[float], std: float
+) -> tuple[int, PyTree]:
+    """(the newest step, the power-function average of that width), from all checkpoints."""
+    steps = checkpoints.steps()
+    stored = list(itertools.product(steps, stds))
+    shares = dict(zip(stored, posthoc_ema.weights(stored, std).tolist(), strict=True))
+    total = None
+    for step in steps:
+        _, items, _ = checkpoints.restore_items({"ema": averages}, step)
+        for width in stds:
+            share = shares[step, width]
+            part = jax.tree.map(lambda x, c=share: c * x, items["ema"][build.power_name(width)])
+            total = part if total is None else jax.tree.map(jnp.add, total, part)
+    return steps[0], total
 
 
 def describe(config: ConfigDict, step: int, n: int) -> dict[str, object]:
@@ -90,7 +111,7 @@ def describe(config: ConfigDict, step: int, n: int) -> dict[str, object]:
         "sampler_steps": config.sample.steps,
         "evaluations": evaluations(config),
         "guidance": config.sample.guidance,
-        "ema": build.ema_name(config),
+        "ema": config.sample.ema or build.ema_name(config),
         "n": n,
         "seed": config.sample.seed,
     }

@@ -74,7 +74,11 @@ def _train(config: ConfigDict, path: epath.Path, stop: Stop) -> int:
         check_identity(path, config)
     # The processes read checkpoints together, so what can be wrong with one of them alone is known.
     with errors_of_all(), user_errors():
-        checkpoints = Checkpointer(path / "checkpoints", keep=config.checkpoint.keep)
+        checkpoints = Checkpointer(
+            path / "checkpoints",
+            keep=config.checkpoint.keep,
+            keep_every=build.keep_every(config, num_examples),
+        )
         saved = checkpoints.read_meta()
         open_all_at = saved["open_all_at"] if saved else build.open_all_at(config, num_examples)
         parts = build.training(config, model, mesh.size, num_examples, open_all_at)

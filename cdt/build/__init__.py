@@ -1,7 +1,7 @@
 """Config -> objects. The only place that knows a config, and the only tables from names to
 constructors; everything below takes functions and arrays."""
 
-from cdt.build.choices import steps, steps_per_dispatch, stops_where_unsaved
+from cdt.build.choices import keep_every, steps, steps_per_dispatch, stops_where_unsaved
 from cdt.build.conditions import sample_captions, sample_condition
 from cdt.build.datasets import data, examples, source, validation_batch
 from cdt.build.difficulty import Difficulty, difficulty
@@ -15,13 +15,16 @@ from cdt.build.optimization import (
     ema_name,
     evaluated_emas,
     mesh,
+    posthoc_std,
+    power_name,
     training,
 )
 
 __all__ = [
     "Difficulty", "Model", "Training", "autoencoder_sha256", "data", "difficulty", "ema_decays",
     "ema_name", "encoder", "evaluated_emas", "example_loss", "examples", "feature_space",
-    "latent_shape", "mesh", "model", "open_all_at", "sample_captions", "sample_condition",
-    "sampler", "scaling_record", "source", "steps", "steps_per_dispatch", "stops_where_unsaved",
-    "timestep_sampler", "training", "training_loss", "validation_batch",
+    "keep_every", "latent_shape", "mesh", "model", "open_all_at", "posthoc_std", "power_name",
+    "sample_captions", "sample_condition", "sampler", "scaling_record", "source", "steps",
+    "steps_per_dispatch", "stops_where_unsaved", "timestep_sampler", "training", "training_loss",
+    "validation_batch",
 ]  # fmt: skip

@@ -31,6 +31,18 @@ def steps(config: ConfigDict, key: str, num_examples: int, least: int = 1) -> in
     return result
 
 
+def keep_every(config: ConfigDict, num_examples: int) -> int | None:
+    """Checkpoints at multiples of so many steps are kept for good; None where none are."""
+    kept = steps(config, "checkpoint.keep_every", num_examples, least=0)
+    saved = steps(config, "checkpoint.every", num_examples)
+    if kept % saved:
+        raise UserError(
+            f"config.checkpoint.keep_every is {kept} steps, but a checkpoint is saved each {saved} "
+            "(config.checkpoint.every); make it a multiple of that."
+        )
+    return kept or None
+
+
 def stops_where_unsaved(config: ConfigDict) -> bool:
     """Whether a run ends at a checkpoint that could not be written; the last one always must be."""
     at_least(config, "checkpoint.keep", 1)

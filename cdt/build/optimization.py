@@ -13,7 +13,10 @@ from cdt.build.choices import at_least, choose, steps
 from cdt.build.levels import timestep_sampler, validation_edges
 from cdt.build.models import Model, training_loss
 from cdt.errors import UserError
+from cdt.posthoc_ema import gamma
 from cdt.step import make_init, make_train_step
+
+_POSTHOC = "posthoc"  # begins the name of an average that is put together after training
 
 
 class Training(NamedTuple):
@@ -95,7 +98,7 @@ def condition_dropout(config: ConfigDict, model: Model) -> float:
 
 
 def ema_decays(config: ConfigDict) -> dict[str, optim.Schedule]:
-    """Name -> decay of every average: "0.9999", and "500kimg" for half-lives."""
+    """Name -> decay of every average: "0.9999", "500kimg" for half-lives, "power0.05"."""
     decays = {}
     for decay in config.ema.decays:
         if not 0.0 <= decay < 1.0:
@@ -105,7 +108,39 @@ def ema_decays(config: ConfigDict) -> dict[str, optim.Schedule]:
         if not kimg > 0:
             raise UserError(f"config.ema.half_lives_kimg has {kimg}; it must be positive.")
         decays[f"{kimg:g}kimg"] = optim.half_life(1000 * kimg, config.train.batch_size)
+    for std in config.ema.power_stds:
+        decays[power_name(std)] = optim.power_function(std)
     return decays
+
+
+def power_name(std: float) -> str:
+    """Of the average with that relative width."""
+    return f"power{std:g}"
+
+
+def posthoc_std(config: ConfigDict) -> float | None:
+    """The relative width of the average that is put together after training, if one is asked for.
+
+    Raises:
+      UserError: it is none, or the run tracks no power function.
+    """
+    name = config.sample.ema
+    if not name.startswith(_POSTHOC):
+        return None
+    try:
+        std = float(name.removeprefix(_POSTHOC))
+        gamma(std)
+    except ValueError:
+        raise UserError(
+            f"config.sample.ema is '{name}'; give '{_POSTHOC}' and a relative width between 0 and "
+            f"0.288, such as '{_POSTHOC}0.1'."
+        ) from None
+    if not config.ema.power_stds:
+        raise UserError(
+            f"config.sample.ema is '{name}', but the run tracks no power function; train with "
+            "config.ema.power_stds, such as (0.05, 0.1)."
+        )
+    return std
 
 
 def evaluated_emas(config: ConfigDict) -> tuple[str, ...]:
@@ -117,5 +152,10 @@ def evaluated_emas(config: ConfigDict) -> tuple[str, ...]:
 
 def ema_name(config: ConfigDict) -> str:
     """The average to sample from, or "raw" for the parameters themselves."""
+    if config.sample.ema.startswith(_POSTHOC):
+        raise UserError(
+            f"config.sample.ema is '{config.sample.ema}', which is put together from checkpoints; "
+            "give it with --mode=sample or --mode=evaluate alone."
+        )
     names = [*ema_decays(config), "raw"]
     return choose("sample.ema", config.sample.ema or names[0], tuple(names))
