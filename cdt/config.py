@@ -29,6 +29,7 @@ def default_config() -> ConfigDict:
     config.data.test_split = "test"  # held out: validation loss and evaluation
     config.data.image_size = 8  # H = W, checked against the data; of latents: theirs
     config.data.channels = 1
+    config.data.augment = 0.0  # EDM's augmentation, of which the network is told; its probability
     config.data.flip = False  # random horizontal flips
     # of the examples that may be damaged: the next good one takes the place of each
     config.data.max_bad_share = 0.02

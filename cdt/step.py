@@ -23,6 +23,9 @@ Condition = dict[str, Array]  # what the network is told of each example, such a
 # (batch["image"], PRNG key) -> x0 f32[B, H, W, C]. The key is for images that are distributions.
 ToX0 = Callable[[Array, Array], Array]
 
+# (x0 f32[B, H, W, C], PRNG key) -> (x0, labels f32[B, L]), which the network is told as "augment".
+Augment = Callable[[Array, Array], tuple[Array, Array]]
+
 # (params, x0, eps, u, condition, dropout key or None) -> (loss[B], eps_error[B])
 ExampleLoss = Callable[[PyTree, Array, Array, Array, Condition, Array | None], tuple[Array, Array]]
 
@@ -34,7 +37,8 @@ ExampleLoss = Callable[[PyTree, Array, Array, Array, Condition, Array | None], t
     STREAM_CONDITION_DROPOUT,
     STREAM_NETWORK,
     STREAM_POSTERIOR,
-) = range(5)
+    STREAM_AUGMENT,
+) = range(6)
 
 
 def to_float(image: Array) -> Array:
@@ -97,6 +101,7 @@ def make_train_step(
     log_every: int = 1,
     max_bad_steps: int = 1,
     to_x0: ToX0 = pixels_to_x0,
+    augment: Augment | None = None,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
     """Returns step(state, batch) -> (state, metrics), to be jitted with the state donated.
 
@@ -121,6 +126,7 @@ def make_train_step(
       log_every: window of the per-cluster sums, in steps.
       max_bad_steps: see above.
       to_x0: what the network is trained on, of the images of the batch.
+      augment: what becomes of that before noise is added.
 
     Metrics: loss (optimised: mean of weight times loss), grad_norm (before clipping), cluster_loss
     f32[N] (mean over the window so far), bad_steps, bad_steps_in_a_row, recent_bad_steps
@@ -163,6 +169,9 @@ def make_train_step(
         x0 = to_x0(batch["image"], jax.random.fold_in(key, STREAM_POSTERIOR))
         condition = condition_of(batch)
         n = len(x0)
+
+        if augment is not None:
+            x0, condition["augment"] = augment(x0, jax.random.fold_in(key, STREAM_AUGMENT))
 
         draw = timesteps.sample(state.timesteps, jax.random.fold_in(key, STREAM_TIMESTEPS), n)
         eps = jax.random.normal(jax.random.fold_in(key, STREAM_NOISE), x0.shape)

@@ -38,6 +38,7 @@ ALLOWED = {
     "errors": set(),
     "state": {"curriculum"},
     "optim": {"posthoc_ema"},
+    "augment": set(),
     "posthoc_ema": set(),
     "sharding": set(),
     "step": {"curriculum", "timesteps", "optim", "state"},

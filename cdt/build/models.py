@@ -9,6 +9,7 @@ from jax import Array
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from cdt.augment import NUM_LABELS
 from cdt.build.choices import at_least, choose
 from cdt.build.datasets import text_states
 from cdt.build.latents import to_x0
@@ -110,15 +111,26 @@ def model(config: ConfigDict, mesh: Mesh | None = None) -> Model:
         mesh=mesh,
     )
 
+    share = config.data.augment
+    if not 0.0 <= share <= 1.0 or (share and config.data.name == "latents"):
+        raise UserError(
+            f"config.data.augment is {share}; it must lie in [0, 1], and be 0 where "
+            "config.data.name is 'latents', which cannot be turned."
+        )
+
     def init(key):
         x = jnp.zeros((1, *image_shape))
         one = {name: jnp.asarray(value)[None] for name, value in null.items()}
+        if share:
+            one["augment"] = jnp.zeros((1, NUM_LABELS))
         params = network.init(key, x, jnp.zeros(1), **one)["params"]
         return params | ({"loss_uncertainty": init_uncertainty()} if uncertain else {})
 
     def apply(params, x, time, condition, key):
         rngs = None if key is None else {"dropout": key}
-        used = {name: condition[name] for name in null}
+        # Where images are as they were, as in validation and samples, nothing is told of them.
+        told = [*null, "augment"] if "augment" in condition else null
+        used = {name: condition[name] for name in told}
         return network.apply({"params": params}, x, time, **used, rngs=rngs)
 
     def log_variance(params, level):

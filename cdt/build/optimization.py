@@ -9,6 +9,7 @@ import optax
 from ml_collections import ConfigDict
 
 from cdt import optim, sharding
+from cdt.augment import make_augment
 from cdt.build.choices import at_least, choose, steps
 from cdt.build.levels import timestep_sampler, validation_edges
 from cdt.build.models import Model, training_loss
@@ -60,6 +61,7 @@ def training(
         log_every=steps(config, "log.every", num_examples),
         max_bad_steps=config.train.max_bad_steps,
         to_x0=model.to_x0,
+        augment=make_augment(config.data.augment) if config.data.augment else None,
     )  # fmt: skip
     validated = validation_edges(config, model.process)
     init = make_init(model.init, tx, averages, timesteps, len(edges) - 1, len(validated) - 1)

@@ -38,6 +38,17 @@ def timestep_embedding(
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
 
 
+def augment_embed(
+    labels: jax.Array, features: int, kernel_init: nn.initializers.Initializer, dtype: jnp.dtype
+) -> jax.Array:
+    """What was done to images, float [B, L] -> [B, features], in the module that is being called.
+
+    Without a bias: zeros, of images as they were, add nothing (Karras et al. 2022, appendix F.2).
+    """
+    layer = nn.Dense(features, use_bias=False, kernel_init=kernel_init, name="augment_embed")
+    return layer(labels.astype(jnp.float32)).astype(dtype)
+
+
 class TimestepEmbedder(nn.Module):
     """Sinusoidal features through a two-layer SiLU MLP: time [B] -> [B, hidden_size]."""
 

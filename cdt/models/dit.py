@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from cdt.models.conditioning import LabelEmbedder, TimestepEmbedder
+from cdt.models.conditioning import LabelEmbedder, TimestepEmbedder, augment_embed
 from cdt.models.dense import Dense
 from cdt.models.layers import (
     CrossAttention,
@@ -125,6 +125,7 @@ class DiT(nn.Module):
         label: jax.Array | None = None,
         text: jax.Array | None = None,
         text_length: jax.Array | None = None,
+        augment: jax.Array | None = None,
     ) -> jax.Array:
         """The raw network output.
 
@@ -135,6 +136,7 @@ class DiT(nn.Module):
                 the network has no classes.
             text: float [B, L, W], states of a text encoder; None if and only if it reads no text.
             text_length: int32 [B] in 1..L, how many of an example's states count.
+            augment: float [B, 9], what was done to the images, see `cdt.augment`; None: nothing.
 
         Returns:
             float32 [B, H, W, out_channels].
@@ -161,6 +163,10 @@ class DiT(nn.Module):
             condition = condition + LabelEmbedder(
                 self.num_classes, self.hidden_size, self.dtype, name="label_embed"
             )(label)
+        if augment is not None:
+            condition = condition + augment_embed(
+                augment, self.hidden_size, nn.initializers.zeros, self.dtype
+            )
         condition = self.constrain(nn.silu(condition))
         read = ()
         if text is not None:

@@ -180,7 +180,13 @@ class UNet(nn.Module):
     constrain: Callable[[jax.Array], jax.Array] = unconstrained
 
     @nn.compact
-    def __call__(self, x: jax.Array, time: jax.Array, label: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self,
+        x: jax.Array,
+        time: jax.Array,
+        label: jax.Array | None = None,
+        augment: jax.Array | None = None,
+    ) -> jax.Array:
         """The raw network output.
 
         Args:
@@ -189,6 +195,7 @@ class UNet(nn.Module):
             label: int32 [B] in 0..num_classes; None if and only if the network is unconditional.
                 num_classes is the null class. It has no row of its own: it embeds to zero, as a
                 dropped label does in EDM, so that the parameters are those of the published nets.
+            augment: float [B, 9], what was done to the images, see `cdt.augment`; None: nothing.
 
         Returns:
             float32 [B, H, W, out_channels].
@@ -204,7 +211,7 @@ class UNet(nn.Module):
         self._check_size(*x.shape[1:3])
         style, dtype, levels = self.style, self.dtype, len(self.channel_mult)
         condition = style.condition(self.channels, self.num_classes, dtype, name="condition")(
-            time, label
+            time, label, augment
         )
         condition = self.constrain(condition)
         block_of = rematerialised(Block, self.remat)

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from cdt.models.conditioning import MAX_PERIOD, timestep_embedding
+from cdt.models.conditioning import MAX_PERIOD, augment_embed, timestep_embedding
 from cdt.models.dense import Dense
 
 EMBEDDING_RATIO = 4  # width of the condition over that of the stem
@@ -88,7 +88,8 @@ def _one_hot(label: jax.Array, num_classes: int) -> jax.Array:
 
 
 class AdmCondition(nn.Module):
-    """silu(MLP(time) + class): time [B], label int32 [B] or None -> [B, 4 channels].
+    """silu(MLP(time + augment) + class) -> [B, 4 channels], of time [B], label int32 [B] or None
+    and augment float [B, 9] or None.
 
     The features of the time are `timestep_embedding`'s, with as many as the U-Net has channels.
     Classes start as N(0, 1), the initialisation of PyTorch's embedding.
@@ -99,9 +100,13 @@ class AdmCondition(nn.Module):
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, time: jax.Array, label: jax.Array | None) -> jax.Array:
+    def __call__(
+        self, time: jax.Array, label: jax.Array | None, augment: jax.Array | None
+    ) -> jax.Array:
         width = EMBEDDING_RATIO * self.channels
         x = timestep_embedding(time, self.channels)
+        if augment is not None:
+            x = x + augment_embed(augment, self.channels, PYTORCH.kernel, self.dtype)
         x = nn.silu(dense(x, width, PYTORCH, self.dtype, "time_in"))
         x = dense(x, width, PYTORCH, self.dtype, "time_out")
         if label is not None:
@@ -114,7 +119,7 @@ class AdmCondition(nn.Module):
 
 
 class DdpmppCondition(nn.Module):
-    """silu(MLP(time + class)): time [B], label int32 [B] or None -> [B, 4 channels].
+    """silu(MLP(time + class + augment)) -> [B, 4 channels], of the same as `AdmCondition`.
 
     The features of the time are [sin, cos] with frequencies that reach 1 / `MAX_PERIOD`, as those
     of Ho et al. 2020 do. The class is a row of a Xavier-uniform matrix, times sqrt(num_classes) so
@@ -126,7 +131,9 @@ class DdpmppCondition(nn.Module):
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, time: jax.Array, label: jax.Array | None) -> jax.Array:
+    def __call__(
+        self, time: jax.Array, label: jax.Array | None, augment: jax.Array | None
+    ) -> jax.Array:
         width = EMBEDDING_RATIO * self.channels
         init = xavier_uniform(1.0)
         half = self.channels // 2
@@ -137,5 +144,7 @@ class DdpmppCondition(nn.Module):
                 self.channels, kernel_init=init.kernel,
                 precision=jax.lax.Precision.HIGHEST, name="label",
             )(math.sqrt(self.num_classes) * _one_hot(label, self.num_classes))  # fmt: skip
+        if augment is not None:
+            x = x + augment_embed(augment, self.channels, init.kernel, self.dtype)
         x = nn.silu(dense(x, width, init, self.dtype, "time_in"))
         return nn.silu(dense(x, width, init, self.dtype, "time_out"))

@@ -137,7 +137,7 @@ def test_each_file_in_each_way(matrix, undisturbed):
     # That every case is one of the two, `check` has asserted; that they were damaged shows here.
     assert outcomes.total() >= 3 * len(files) and len(files) > 20
     for kind in ("flipped", "truncated", "emptied", "removed"):
-        assert outcomes[kind, "rejected"] > len(files) / 3
+        assert outcomes[kind, "rejected"] > len(files) / 5  # many files are never needed
 
 
 @pytest.mark.faults_slow

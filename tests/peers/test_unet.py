@@ -96,6 +96,7 @@ def peer_state(style, params):
             copy(value["time_in"], "map_layer0", rank=2)
             copy(value["time_out"], "map_layer1", rank=2)
             copy(value["label"], "map_label", rank=2)
+            copy(value["augment_embed"], "map_augment", rank=2)
         elif name == "stem":
             copy(value, f"enc.{SIDE}x{SIDE}_conv")
         elif name.startswith("final"):
@@ -119,16 +120,18 @@ def test_forward_and_input_gradient(style):
     x = rng.standard_normal((5, SIDE, SIDE, CHANNELS), dtype=np.float32)
     time = np.array([-1.7, 0.0, 0.3, 20.0, 999.0], np.float32)
     label = np.array([0, 1, 5, 9, CLASSES], np.int32)
+    augment = rng.standard_normal((5, 9), dtype=np.float32)
 
     model = ours(
         **size, num_blocks=1, dropout=0.0, out_channels=OUT_CHANNELS, num_classes=CLASSES
     )  # fmt: skip
-    params = random_params(model, x, time, label)
+    given = time, label, augment
+    params = random_params(model, x, *given)
     cotangent = rng.standard_normal((*x.shape[:3], OUT_CHANNELS), dtype=np.float32)
 
     @jax.jit
     def output_and_gradient(x):
-        output, pullback = jax.vjp(lambda x: model.apply({"params": params}, x, time, label), x)
+        output, pullback = jax.vjp(lambda x: model.apply({"params": params}, x, *given), x)
         return output, *pullback(jnp.asarray(cotangent))
 
     output, gradient = output_and_gradient(x)
@@ -137,14 +140,16 @@ def test_forward_and_input_gradient(style):
         img_resolution=SIDE, in_channels=CHANNELS, out_channels=OUT_CHANNELS,
         label_dim=CLASSES, model_channels=size["channels"],
         channel_mult=[*size["channel_mult"]], num_blocks=1,
-        attn_resolutions=[*size["attention_resolutions"]], dropout=0.0,
+        attn_resolutions=[*size["attention_resolutions"]], dropout=0.0, augment_dim=9,
     )  # fmt: skip
     state = peer_state(style, params)
     assert state.keys() == dict(peer.named_parameters()).keys()
     peer.load_state_dict(state, strict=False)  # it has buffers too, which are constants
     one_hot = np.eye(CLASSES + 1, CLASSES, dtype=np.float32)[label]  # zeros where there is no label
     peer_x = to_nchw(x).requires_grad_()
-    peer_output = peer(peer_x, torch.from_numpy(time), torch.from_numpy(one_hot))
+    peer_output = peer(
+        peer_x, torch.from_numpy(time), torch.from_numpy(one_hot), torch.from_numpy(augment)
+    )
     peer_output.backward(to_nchw(cotangent))
 
     for a, b in [(output, peer_output), (gradient, peer_x.grad)]:
