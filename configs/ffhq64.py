@@ -7,8 +7,7 @@
 FFHQ holds the images of github.com/NVlabs/ffhq-dataset (thumbnails128x128 or larger).
 
 The training settings are those of EDM (Karras et al. 2022, table 7): 200 million images, about 4
-days on 8 V100. Expected: FID 2.39, reported with their augmentations, which are not here, and on
-images resized their way.
+days on 8 V100. Expected: FID 2.39, reported on images resized their way.
 
 `:smoke` trains for seconds on mock data of the same form, `:runlocal` tries the real ones on one
 device.
@@ -26,7 +25,8 @@ def get_config(variant: str = ""):
     config.data.path = "data/ffhq64"
     config.data.image_size = 64
     config.data.channels = 3
-    config.data.flip = True
+    config.data.flip = False  # the augmentation mirrors, and tells the network
+    config.data.augment = 0.15
 
     config.model.name = "ddpmpp"
     config.model.size = "ffhq64"
