@@ -1,3 +1,38 @@
-"""cdt: diffusion models trained with a denoising-task-difficulty curriculum, in JAX."""
+"""cdt: diffusion models trained with a denoising-task-difficulty curriculum, in JAX.
+
+From Python, beside the program `python -m cdt.main`:
+
+    load_run         a run's config, network and parameters, to sample and to look at
+    default_config   the config with every key, to start from
+    read_history     what a run has logged
+    UserError        what all of these raise, a sentence for a person
+
+Importing the package imports none of JAX, TensorFlow and PyTorch; using a name does.
+"""
+
+import importlib
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from cdt.config import default_config
+    from cdt.errors import UserError
+    from cdt.run import Run, load_run
+    from cdt.writers import read_history
+
+_HOMES = {
+    "Run": "cdt.run",
+    "UserError": "cdt.errors",
+    "default_config": "cdt.config",
+    "load_run": "cdt.run",
+    "read_history": "cdt.writers",
+}
+
+__all__ = ["Run", "UserError", "default_config", "load_run", "read_history"]
+
+
+def __getattr__(name: str):
+    if name not in _HOMES:
+        raise AttributeError(f"module 'cdt' has no attribute '{name}'")
+    return getattr(importlib.import_module(_HOMES[name]), name)

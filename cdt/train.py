@@ -25,6 +25,7 @@ from cdt.distributed import Stop
 from cdt.errors import EXIT_BAD_NUMBERS, EXIT_FINISHED, EXIT_STOPPED, UserError, user_errors
 from cdt.evaluate import make_evaluation, scalars
 from cdt.goodput import Goodput
+from cdt.history import convergence
 from cdt.memory import describe, device_memory, planned_memory
 from cdt.plain_json import to_json
 from cdt.progress import Progress
@@ -301,7 +302,7 @@ def _train(config: ConfigDict, path: epath.Path, stop: Stop) -> int:
         print(f"stopped by a signal and saved at step {done}; run the same command to go on")
     elif jax.process_index() == 0:
         try:
-            _report(path, fetch(metrics), parts.num_stages)
+            _report(path)
         except OSError as error:
             logging.warning(
                 f"The run has finished and is saved, but its report cannot be written to {path} "
@@ -364,28 +365,18 @@ def _write_grid(path: epath.Path, writer: Writer, step: int, images, num_classes
     writer.images(step, {"samples": grid})
 
 
-def _report(path: epath.Path, metrics: dict, num_stages: int) -> None:
+def _report(path: epath.Path) -> None:
     """convergence.png and convergence.json from the whole history, resumed parts included."""
-    steps, losses = [], []
-    for record in read_history(path):
-        loss = [v for k, v in record.items() if k.startswith("validation_loss/")]
-        if loss:
-            steps.append(record["step"])
-            losses.append(loss)
-    losses = np.array(losses, np.float64)
-    starts = []
-    if num_stages > 1:
-        lengths = metrics["stage_lengths"]
-        starts = np.cumsum(lengths)[:-1][lengths[1:] > 0]
-        passed = int(metrics["stage"])
-        print(f"stage {passed} of {num_stages} reached; steps in each: {lengths.tolist()}")
-    plots.convergence_plot(path / "convergence.png", np.array(steps), losses, starts)
-    curves = plots.normalised_convergence(losses)
+    found = convergence(read_history(path))
+    if found.stage > 0:
+        lengths = found.stage_lengths.tolist()
+        print(f"stage {found.stage} of {len(lengths)} reached; steps in each: {lengths}")
+    plots.convergence_plot(path / "convergence.png", found.steps, found.losses, found.stage_starts)
     results = {
-        "steps": steps,
-        "validation_loss": losses,
-        "normalised": curves,
-        "stage_starts": starts,
+        "steps": found.steps,
+        "validation_loss": found.losses,
+        "normalised": found.normalised,
+        "stage_starts": found.stage_starts,
     }
     atomic.write(path / "convergence.json", to_json(results))
     print(f"finished; samples, convergence.png and metrics are in {path}")

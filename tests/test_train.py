@@ -207,8 +207,8 @@ def test_the_step_is_compiled_once_and_fetched_from_only_when_due(tmp_path, monk
         jax.config.update("jax_log_compiles", False)
     compiled = [r.getMessage() for r in caplog.records if "Finished XLA compilation" in r.message]
     assert len([m for m in compiled if "jit(steps)" in m]) == 1, compiled
-    # 3 logs, 3 validations (0, 12 and the last), the report at the end.
-    assert len(fetches) == 3 + 3 + 1
+    # 3 logs, 3 validations (0, 12 and the last).
+    assert len(fetches) == 3 + 3
 
 
 def test_read_only_workdir(tmp_path, monkeypatch):

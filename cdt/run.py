@@ -1,0 +1,114 @@
+"""A run, opened to be looked at: what notebooks use (`cdt.load_run`)."""
+
+import json
+from typing import Any
+
+import numpy as np
+from etils import epath
+from ml_collections import ConfigDict
+
+from cdt import build
+from cdt.config import default_config, flatten, unknown_key
+from cdt.errors import UserError, user_errors
+from cdt.history import Convergence, convergence
+from cdt.sample import generate, load_params
+from cdt.workdir import CONFIG_FILE
+from cdt.writers import read_history
+
+PyTree = Any
+
+
+class Run:
+    """A workdir's config, network and parameters; made by `load_run`.
+
+    Attributes:
+      path: the workdir.
+      config: the run's ConfigDict, on the devices that are here.
+      model: the process, its prediction and the network: `model.apply(params, x, time, condition,
+        None)`.
+      step: steps done by the checkpoint that was loaded, the newest that is whole.
+      params: f32 tree, of the average that was asked for.
+    """
+
+    def __init__(self, path: epath.PathLike, ema: str = ""):
+        self.path = epath.Path(path).expanduser()
+        self.config = _read_config(self.path)
+        self.config.sample.ema = ema or self.config.sample.ema
+        with user_errors():
+            self._mesh = build.mesh(self.config)
+            self.model = build.model(self.config, self._mesh)
+            self.step, self.params = load_params(self.config, self.path, self._mesh, self.model)
+
+    def sample(self, n: int = 16, **settings) -> np.ndarray:
+        """Draws images.
+
+        Args:
+          n: how many.
+          **settings: keys of `config.sample`, such as guidance=2.0, classes=(3,), steps=25, seed=1,
+            prompts=("red heart",); as in the run's config where they are not given. The same seed
+            draws the same noise, whatever else is set.
+
+        Returns:
+          uint8[n, H, W, C]; by classes or prompts in turn.
+
+        Raises:
+          UserError: a setting that there is none, or that does not fit the run.
+        """
+        config = self.config.copy_and_resolve_references()
+        config.sample.num = n
+        for key, value in settings.items():
+            if key not in config.sample:
+                raise unknown_key(f"sample.{key}")
+            config.sample[key] = value
+        with user_errors():
+            sampler = build.sampler(config, self.model)
+            condition = build.sample_condition(config, self.model)
+            return generate(
+                sampler, self._mesh, self.params, condition, n, config.sample.batch_size
+            )
+
+    def history(self) -> list[dict[str, float]]:
+        """What was logged: [{"step": ..., name: number, ...}, ...], see `read_history`."""
+        return read_history(self.path)
+
+    def convergence(self) -> Convergence:
+        """The validation loss of each noise cluster over training, and the curriculum's stages.
+
+        Raises:
+          UserError: nothing was validated yet.
+        """
+        with user_errors():
+            return convergence(self.history())
+
+
+def load_run(path: epath.PathLike, ema: str = "") -> Run:
+    """Opens the newest checkpoint of a run on whatever devices are here; changes no file.
+
+    Only the averages are read, not the optimizer.
+
+    Args:
+      path: the run's workdir, local or gs://.
+      ema: which parameters: the name of an average such as "0.9999" or "posthoc0.1", or "raw";
+        `sample.ema` of the run's config by default.
+
+    Raises:
+      UserError: there is no run or no whole checkpoint, or no such average.
+    """
+    return Run(path, ema)
+
+
+def _read_config(path: epath.Path) -> ConfigDict:
+    file = path / CONFIG_FILE
+    try:
+        saved = json.loads(file.read_text())
+    except FileNotFoundError:
+        raise UserError(f"There is no run in {path}; give the workdir of one.") from None
+    except ValueError:
+        raise UserError(f"{file} is damaged; bring it back from a copy.") from None
+    config = default_config()
+    known = {key: value for key, value in saved.items() if key in flatten(config)}
+    config.update_from_flattened_dict(
+        {key: tuple(value) if isinstance(value, list) else value for key, value in known.items()}
+    )
+    config.mesh.data, config.mesh.fsdp = -1, 1
+    return config
