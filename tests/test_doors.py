@@ -15,6 +15,7 @@ ALLOWED = {
     "timesteps": set(),
     "curriculum": {"timesteps"},
     "models": set(),
+    "interop": {"models"},
     "sampling": {"diffusion"},
     "data": {"atomic", "errors", "numpy_file", "progress", "signals"},
     "evals": {"atomic", "data", "numpy_file", "torch_file"},
@@ -59,7 +60,12 @@ ALLOWED = {
     "plots": {"atomic"},
 }
 # Programs of their own, like cdt.main.
-PROGRAMS = {"data/latents.py"}
+PROGRAMS = {
+    "data/latents.py",
+    "interop/export_diffusers.py",
+    "interop/export_safetensors.py",
+    "interop/import_dit.py",
+}
 # outside package -> the only modules that may import it.
 OWNED = {
     "orbax": {"checkpoint"},
