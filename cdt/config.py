@@ -19,6 +19,9 @@ def default_config() -> ConfigDict:
     """All keys with their defaults: a small unconditional DiT with flow matching."""
     config = ConfigDict()
     config.seed = 0
+    # Workdir of another run, or of imported weights: parameters and averages start as the weights
+    # that it samples with, everything else anew. Empty: all starts from the seed.
+    config.init_from = ""
 
     config.data = ConfigDict()
     config.data.name = "digits"  # digits | mock | idx | npz | tfds | folder | prepared | latents
@@ -368,12 +371,14 @@ def identity(config: ConfigDict) -> dict[str, object]:
 
 
 def identity_differences(config: ConfigDict, saved: dict[str, object]) -> list[str]:
-    """One phrase for each identity key whose value differs from a saved run's `identity`."""
+    """One phrase for each identity key whose value differs from a saved run's `identity`; a key
+    that is younger than the run had its default."""
 
     def plain(value):
         return list(value) if isinstance(value, tuple) else value
 
     mine = identity(config)
+    saved = identity(default_config()) | saved
     return [
         f"{key} (there {saved.get(key)!r}, now {mine.get(key)!r})"
         for key in sorted(mine.keys() | saved.keys())

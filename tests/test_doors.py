@@ -21,7 +21,7 @@ ALLOWED = {
     "evals": {"atomic", "data", "numpy_file", "torch_file"},
     "torch_file": set(),
     "numpy_file": set(),
-    "safetensors_file": set(),
+    "safetensors_file": {"atomic"},
     "comparison": set(),
     "report": {"atomic", "comparison", "plain_json"},
     "plain_json": set(),

@@ -73,7 +73,8 @@ def to_params(
     """Our parameters from another program's.
 
     Args:
-      state: {name: array of any float type}.
+      state: {name: array of any float type}; its table of classes may have unused ones, see
+        `with_unused_classes`.
       names: `OFFICIAL` or `DIFFUSERS`.
       shapes: the tree that `DiT.init` has under "params", of anything with a shape.
       patch_size: p of the network.
@@ -89,6 +90,11 @@ def to_params(
     """
     left = dict(state)
     depth = shapes["blocks"]["adaln"]["bias"].shape[0]
+    for block in range(depth):
+        name = _name(names.layers["label_embed"][0], "table", block)
+        if name in left:
+            num_classes = shapes["label_embed"]["table"].shape[0] - 1
+            left[name] = _without_unused_classes(name, left[name], num_classes)
 
     def take(name: str, shape: tuple[int, ...]) -> np.ndarray:
         if name not in left:
@@ -154,25 +160,24 @@ def from_params(params: PyTree, names: Names, patch_size: int, side: int) -> dic
     return state
 
 
-def without_unused_classes(table: np.ndarray, num_classes: int) -> np.ndarray:
-    """The rows of the classes and of the null class, of a table [rows, D] that has the null class
-    in every row from `num_classes` on, see `with_unused_classes`.
+def with_unused_classes(table: np.ndarray, num_classes: int) -> np.ndarray:
+    """A table [n + 1, D] with copies of its last row, the null class, up to `num_classes` + 1.
 
-    Raises:
-      ValueError: the table has another form; the message ends a sentence that names the file.
+    The network is the same, and any class that it does not know is none. `to_params` leaves the
+    copies out again.
     """
-    unused = table[num_classes:]
-    if table.ndim != 2 or not len(unused) or (unused != unused[0]).any():
+    return np.concatenate([table, table[-1:].repeat(num_classes + 1 - len(table), 0)])
+
+
+def _without_unused_classes(name: str, table: np.ndarray, num_classes: int) -> np.ndarray:
+    """The rows of the classes and of the null class, which every other row equals."""
+    unused = table[num_classes:] if table.ndim == 2 else ()
+    if not len(unused) or (unused != unused[0]).any():
         raise ValueError(
-            f"its table of classes is {list(table.shape)}, which is not that of {num_classes} "
-            "classes and one for none"
+            f"its {name} is {list(table.shape)}, which is not that of {num_classes} classes and "
+            "one for none"
         )
     return table[: num_classes + 1]
-
-
-def with_unused_classes(table: np.ndarray, num_classes: int) -> np.ndarray:
-    """A table [n + 1, D] with copies of its last row, the null class, up to `num_classes` + 1."""
-    return np.concatenate([table, table[-1:].repeat(num_classes + 1 - len(table), 0)])
 
 
 def _split(path) -> tuple[str, str]:

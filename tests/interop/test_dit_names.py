@@ -11,7 +11,6 @@ from cdt.interop.dit_names import (
     from_params,
     to_params,
     with_unused_classes,
-    without_unused_classes,
 )
 from cdt.models.dit import DiT
 from cdt.models.layers import position_embedding
@@ -156,11 +155,18 @@ def test_other_float_types_become_float32():
 
 
 def test_unused_classes_come_and_go():
-    table = np.arange(12, dtype=np.float32).reshape(4, 3)
-    more = with_unused_classes(table, 7)
-    assert more.shape == (8, 3) and (more[3:] == table[3]).all()
-    np.testing.assert_array_equal(without_unused_classes(more, 3), table)
-    np.testing.assert_array_equal(without_unused_classes(table, 3), table)
-    for wrong, n in [(more, 2), (table, 4), (table[0], 3)]:
-        with pytest.raises(ValueError, match=f"which is not that of {n} classes"):
-            without_unused_classes(wrong, n)
+    table = random_params()["label_embed"]["table"]
+    more = with_unused_classes(table, 9)
+    assert more.shape == (10, WIDTH) and (more[CLASSES:] == table[CLASSES]).all()
+    np.testing.assert_array_equal(more[:CLASSES], table[:CLASSES])
+    for names, name in [
+        (OFFICIAL, "y_embedder.embedding_table.weight"),
+        (DIFFUSERS, "transformer_blocks.{}.norm1.emb.class_embedder.embedding_table.weight"),
+    ]:
+        state = state_of(names)
+        state |= {name.format(block): more for block in range(DEPTH)}
+        found = to_params(state, names, shapes(), PATCH, SIDE)["label_embed"]["table"]
+        np.testing.assert_array_equal(found, table)
+        for wrong in (table[:-1], table[0], np.concatenate([table, table])):
+            with pytest.raises(ValueError, match="not that of 5 classes and one for none"):
+                to_params(state | {name.format(1): wrong}, names, shapes(), PATCH, SIDE)
