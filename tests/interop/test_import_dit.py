@@ -19,37 +19,18 @@ from cdt.safetensors_file import read_tensors, write_tensors
 from cdt.sample import initial_params, load_params, sample
 from cdt.train import train
 from cdt.workdir import record_config
+from dit_runs import SIDE, ddpm, official_file, random_params
 from smoke_runs import arrays, smoke
 
-SIDE = 4  # tokens
 
-
-def ddpm(**overrides):
-    own = {"process.name": "ddpm", "process.learn_variance": True}
-    sampling = {"sample.sampler": "ddim", "sample.steps": 10, "sample.num": 4}
-    return smoke(**own | sampling | overrides)
-
-
-def random_params(config, variance=False):
-    model = build.model(config)
-    shapes = jax.eval_shape(model.init, jax.random.key(0))
-    rng = np.random.default_rng(0)
-    params = jax.tree.map(lambda leaf: 0.1 * rng.standard_normal(leaf.shape, np.float32), shapes)
-    if variance:  # channels of which a flow model knows nothing
-        final = {
-            name: np.concatenate([a, rng.standard_normal(a.shape, np.float32)], axis=-1)
-            for name, a in params["final"].items()
-        }  # one channel in each of the 4 places of a patch: [a b c d] and then the variances
-        final = {name: a.reshape(*a.shape[:-1], 2, 4).swapaxes(-1, -2).reshape(a.shape)
-                 for name, a in final.items()}  # fmt: skip
-        return params, params | {"final": final}
-    return params
-
-
-def official_file(path, params):
-    state = dit_names.from_params(params, dit_names.OFFICIAL, 2, SIDE)
-    write_tensors(path, state, {})
-    return path
+def with_variance(params):
+    """A last layer with channels that nothing reads: of each of a patch's 4 pixels the second."""
+    rng = np.random.default_rng(1)
+    final = {
+        name: np.stack([a, rng.standard_normal(a.shape, np.float32)], -1).reshape(*a.shape[:-1], -1)
+        for name, a in params["final"].items()
+    }
+    return params | {"final": final}
 
 
 @pytest.fixture(scope="module")
