@@ -23,12 +23,10 @@ def latent_run(tmp_path_factory):
 
 
 def test_diffusers_folder_out_and_in(latent_run, tmp_path):
-    config, out = latent_ddpm(**{"latents.scale": 0.5}), tmp_path / "exported"
+    config, out = latent_ddpm(), tmp_path / "exported"
     vae = write_autoencoder(tmp_path / "vae").parent
     labels = tmp_path / "labels.json"
     labels.write_text(json.dumps([f"digit {i}" for i in range(10)]))
-    # The scale of latents is no part of what the network is.
-    config.latents.scale = 0.18215
     with_evaluation(latent_run, frechet_train=12.5, sampler="ddim", n=2000)
     assert export_diffusers(config, latent_run, out, vae, labels, "cc-by-4.0") == 0
     assert sorted(str(p.relative_to(out)) for p in out.rglob("*") if p.is_file()) == [
@@ -43,8 +41,13 @@ def test_diffusers_folder_out_and_in(latent_run, tmp_path):
     assert card.startswith(
         '---\nlicense: "cc-by-4.0"\nlibrary_name: "diffusers"\n---\n\n# exported'
     )
-    for words in ("frechet train  12.5", "sampler        ddim", "downscale_freq_shift = 0",
-                  'DiTPipeline.from_pretrained("exported")', "Its classes are 0 to 9;"):  # fmt: skip
+    for words in [
+        "frechet train  12.5",
+        "sampler        ddim",
+        "downscale_freq_shift = 0",
+        'DiTPipeline.from_pretrained("exported")',
+        "Its classes are 0 to 9;",
+    ]:
         assert words in card
 
     assert import_dit(config, tmp_path / "again", out) == 0

@@ -124,11 +124,9 @@ def test_what_a_run_cannot_start_from(imported, tmp_path, overrides, words):
 
 def test_sit_runs_the_other_way(tmp_path):
     config = smoke()
-    params, with_variance = random_params(config, variance=True)
-    workdir = tmp_path / "imported"
-    assert (
-        import_dit(config, workdir, official_file(tmp_path / "s.safetensors", with_variance)) == 0
-    )
+    params, workdir = random_params(config), tmp_path / "imported"
+    file = official_file(tmp_path / "sit.safetensors", with_variance(params))
+    assert import_dit(config, workdir, file) == 0
     assert_equal(arrays(workdir)["params"], reversed_time(params))
 
 
