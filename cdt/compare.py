@@ -16,7 +16,7 @@ from cdt.train import train
 from cdt.writers import read_history
 
 # Overridden in one arm alone, these would make it another comparison than that of training.
-_SHARED = ("seed", "data.", "validation.", "evaluate.", "difficulty.", "compare.")
+_SHARED = ("seed", "init_from", "data.", "validation.", "evaluate.", "difficulty.", "compare.")
 
 
 def compare(config: ConfigDict, workdir: str) -> int:

@@ -19,6 +19,9 @@ def default_config() -> ConfigDict:
     """All keys with their defaults: a small unconditional DiT with flow matching."""
     config = ConfigDict()
     config.seed = 0
+    # Workdir of another run, or of imported weights: parameters and averages start as the weights
+    # that it samples with, everything else anew. Empty: all starts from the seed.
+    config.init_from = ""
 
     config.data = ConfigDict()
     config.data.name = "digits"  # digits | mock | idx | npz | tfds | folder | prepared | latents

@@ -103,12 +103,17 @@ def parse(argv: list[str]):
     return config, os.path.expanduser(FLAGS.workdir), FLAGS.mode
 
 
-def run(argv: list[str], command: Callable[[ConfigDict, str], int] | None = None) -> int:
+def run(
+    argv: list[str],
+    command: Callable[[ConfigDict, str], int] | None = None,
+    command_writes: bool = True,
+) -> int:
     """Runs a command line; returns the exit code.
 
     Args:
       argv: see above.
       command: (config, workdir) -> exit code, what to run in place of --mode.
+      command_writes: in the workdir, so that no run may be training there.
     """
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     try:
@@ -138,8 +143,9 @@ def run(argv: list[str], command: Callable[[ConfigDict, str], int] | None = None
                         "This program runs in one process, on all devices of one host; start one "
                         "(SLURM: --ntasks=1), without --coordinator or with --num_processes=1."
                     )
-            writes = command is not None or mode not in READING_MODES
+            writes = command_writes
             if command is None:
+                writes = mode not in READING_MODES
                 command = getattr(importlib.import_module(f"cdt.{MODES[mode]}"), MODES[mode])
             with locked(workdir) if writes else nullcontext(), storage_errors():
                 return command(config, workdir)

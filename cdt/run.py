@@ -1,18 +1,16 @@
 """A run, opened to be looked at: what notebooks use (`cdt.load_run`)."""
 
-import json
 from typing import Any
 
 import numpy as np
 from etils import epath
-from ml_collections import ConfigDict
 
 from cdt import build
-from cdt.config import default_config, flatten, unknown_key
-from cdt.errors import UserError, user_errors
+from cdt.config import unknown_key
+from cdt.errors import user_errors
 from cdt.history import Convergence, convergence
 from cdt.sample import generate, load_params
-from cdt.workdir import CONFIG_FILE
+from cdt.workdir import recorded_config
 from cdt.writers import read_history
 
 PyTree = Any
@@ -32,7 +30,8 @@ class Run:
 
     def __init__(self, path: epath.PathLike, ema: str = ""):
         self.path = epath.Path(path).expanduser()
-        self.config = _read_config(self.path)
+        self.config = recorded_config(self.path)
+        self.config.mesh.data, self.config.mesh.fsdp = -1, 1
         self.config.sample.ema = ema or self.config.sample.ema
         with user_errors():
             self._mesh = build.mesh(self.config)
@@ -95,20 +94,3 @@ def load_run(path: epath.PathLike, ema: str = "") -> Run:
       UserError: there is no run or no whole checkpoint, or no such average.
     """
     return Run(path, ema)
-
-
-def _read_config(path: epath.Path) -> ConfigDict:
-    file = path / CONFIG_FILE
-    try:
-        saved = json.loads(file.read_text())
-    except FileNotFoundError:
-        raise UserError(f"There is no run in {path}; give the workdir of one.") from None
-    except ValueError:
-        raise UserError(f"{file} is damaged; bring it back from a copy.") from None
-    config = default_config()
-    known = {key: value for key, value in saved.items() if key in flatten(config)}
-    config.update_from_flattened_dict(
-        {key: tuple(value) if isinstance(value, list) else value for key, value in known.items()}
-    )
-    config.mesh.data, config.mesh.fsdp = -1, 1
-    return config

@@ -1,11 +1,15 @@
-"""Reads files of the safetensors format."""
+"""Reads and writes files of the safetensors format."""
 
 import hashlib
+from collections.abc import Mapping
 
 import ml_dtypes
 import numpy as np
 from etils import epath
 from safetensors import SafetensorError, deserialize
+from safetensors.numpy import save
+
+from cdt import atomic
 
 # Little-endian, as the format prescribes. The package's own reader for NumPy lacks bfloat16.
 _DTYPES = {
@@ -46,6 +50,22 @@ def read_tensors(path: epath.PathLike) -> dict[str, np.ndarray]:
         values = np.frombuffer(tensor["data"], _DTYPES[tensor["dtype"]])
         arrays[name] = values.reshape(tensor["shape"])
     return arrays
+
+
+def write_tensors(
+    path: epath.PathLike, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]
+) -> None:
+    """Writes a file, local or `gs://`, that is seen whole or not at all; it is made in memory.
+
+    Args:
+      tensors: {name: array of a type that NumPy has}.
+      metadata: texts for its header; diffusers asks for {"format": "pt"}.
+
+    Raises:
+      OSError: the folder does not exist or cannot be written to.
+    """
+    contiguous = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+    atomic.write(path, save(contiguous, dict(metadata)))
 
 
 def sha256(path: epath.PathLike) -> str:

@@ -15,8 +15,8 @@ from ml_collections import ConfigDict
 from cdt import atomic, build, plots, posthoc_ema, sharding
 from cdt.agreement import errors_of_all
 from cdt.checkpoint import Checkpointer
-from cdt.errors import EXIT_FINISHED, user_errors
-from cdt.workdir import check_identity
+from cdt.errors import EXIT_FINISHED, UserError, user_errors
+from cdt.workdir import check_identity, recorded_config
 
 PyTree = Any
 
@@ -101,6 +101,28 @@ def _put_together(
             part = jax.tree.map(lambda x, c=share: c * x, items["ema"][build.power_name(width)])
             total = part if total is None else jax.tree.map(jnp.add, total, part)
     return steps[0], total
+
+
+def initial_params(config: ConfigDict, mesh: jax.sharding.Mesh, model: build.Model) -> PyTree:
+    """What the run in `init_from` samples with, for a run that starts there.
+
+    Raises:
+      UserError: there is no such run, or its network is another.
+    """
+    workdir = epath.Path(config.init_from).expanduser()
+    try:
+        theirs = recorded_config(workdir)
+        theirs.mesh = config.mesh
+        heads = [build.attention_heads(c) for c in (theirs, config)]
+        if heads[0] != heads[1]:
+            raise UserError(
+                f"its network has {heads[0]} attention heads and this run's {heads[1]}; give the "
+                "same config.model."
+            )
+        _, params = load_params(theirs, workdir, mesh, model)
+    except UserError as error:
+        raise UserError(f"config.init_from is '{config.init_from}': {error}") from error
+    return params
 
 
 def describe(config: ConfigDict, step: int, n: int) -> dict[str, object]:

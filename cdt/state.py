@@ -46,6 +46,13 @@ def no_bad_steps() -> BadSteps:
     )
 
 
+def starting_from(state: TrainState, params: PyTree) -> TrainState:
+    """A state before the first step, with other weights, of which each average is a copy."""
+    # Copies: the train step donates params and averages, which must not share buffers.
+    ema = {name: jax.tree.map(jnp.copy, params) for name in state.ema}
+    return state.replace(params=params, ema=ema)
+
+
 def to_items(state: TrainState) -> dict[str, PyTree]:
     """The state as the separate items of a checkpoint; of arrays or jax.ShapeDtypeStruct."""
     return {

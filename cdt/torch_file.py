@@ -55,11 +55,13 @@ class _Tensor(NamedTuple):
     stride: tuple[int, ...]
 
 
-def read_state_dict(path: epath.PathLike) -> dict[str, np.ndarray]:
+def read_state_dict(path: epath.PathLike, inside: str | None = None) -> dict[str, np.ndarray]:
     """The tensors of a file that `torch.save(module.state_dict(), path)` wrote.
 
     Args:
       path: the file; it is read into memory whole.
+      inside: in a file that holds several state dicts, as those of training programs do, the name
+        of the one to read. A file that holds none of that name is a state dict itself.
 
     Returns:
       {name: array} in the file's order, with the dtype (bfloat16 as of ml_dtypes), shape and
@@ -74,6 +76,9 @@ def read_state_dict(path: epath.PathLike) -> dict[str, np.ndarray]:
     data = epath.Path(path).read_bytes()
     try:
         state, storage_bytes = _read_zip(data) if data[:2] == b"PK" else _read_legacy(data)
+        inner = None if inside is None else dict(state).get(inside)
+        if isinstance(inner, dict):
+            state = dict.items(inner)
         return {_checked_name(name, item): _array(item, storage_bytes) for name, item in state}
     except _Foreign as error:
         raise ValueError(f"{path} is not a PyTorch state dict: {error}.") from error
@@ -167,8 +172,16 @@ def _rebuild_parameter(tensor, requires_grad, hooks):
     return tensor
 
 
+class _Ignored:
+    """Stands for the command line that training programs save beside their weights."""
+
+    def __setstate__(self, state):
+        pass
+
+
 # Types of storages are bare strings: a pickle can neither call nor alter a string.
 _ALLOWED = {
+    ("argparse", "Namespace"): _Ignored,
     ("collections", "OrderedDict"): OrderedDict,
     ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor_v2,
     ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,

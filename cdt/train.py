@@ -29,8 +29,8 @@ from cdt.history import convergence
 from cdt.memory import describe, device_memory, planned_memory
 from cdt.plain_json import to_json
 from cdt.progress import Progress
-from cdt.sample import generate
-from cdt.state import TrainState, from_items, to_items
+from cdt.sample import generate, initial_params
+from cdt.state import TrainState, from_items, starting_from, to_items
 from cdt.step import several_steps
 from cdt.validation import make_validation
 from cdt.workdir import check_identity, record_config
@@ -81,6 +81,11 @@ def _train(config: ConfigDict, path: epath.Path, stop: Stop) -> int:
             keep_every=build.keep_every(config, num_examples),
         )
         saved = checkpoints.read_meta()
+        if saved and "open_all_at" not in saved:
+            raise UserError(
+                f"The workdir {path} holds imported weights and no run; give another --workdir, "
+                f"and --config.init_from={path} to start from them."
+            )
         open_all_at = saved["open_all_at"] if saved else build.open_all_at(config, num_examples)
         parts = build.training(config, model, mesh.size, num_examples, open_all_at)
         sample = build.sampler(config, model)
@@ -108,6 +113,9 @@ def _train(config: ConfigDict, path: epath.Path, stop: Stop) -> int:
         key = jax.random.key(config.seed)
         shapes = jax.eval_shape(parts.init, key)
         shardings = sharding.state_sharding(mesh, shapes, config.mesh.min_shard_size)
+        weights = None
+        if config.init_from and not saved:
+            weights = initial_params(config, mesh, model)
         if jax.process_index() == 0:
             record_config(path, config)
         evaluation = None
@@ -154,6 +162,9 @@ def _train(config: ConfigDict, path: epath.Path, stop: Stop) -> int:
 
     if restored is None:
         state = init[0](key)
+        if weights is not None:
+            state, weights = starting_from(state, weights), None
+            print(f"starting from the weights of {config.init_from}")
         print(parameter_overview.get_parameter_overview(shapes.params, include_stats=False))
     else:
         state = from_items(items)

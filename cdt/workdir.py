@@ -6,7 +6,13 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from cdt import atomic
-from cdt.config import flatten, identity, identity_differences
+from cdt.config import (
+    check_keys,
+    default_config,
+    flatten,
+    identity,
+    identity_differences,
+)
 from cdt.errors import UserError
 
 CONFIG_FILE = "config.json"
@@ -15,16 +21,9 @@ CONFIG_FILE = "config.json"
 def check_identity(workdir: epath.Path, config: ConfigDict) -> None:
     """Raises UserError if the folder holds a run whose identity (see `cdt.config.identity`) is not
     this config's."""
-    recorded = workdir / CONFIG_FILE
-    if not recorded.exists():
+    if not (workdir / CONFIG_FILE).exists():
         return
-    try:
-        saved = json.loads(recorded.read_text())
-    except ValueError:
-        raise UserError(
-            f"{recorded} is damaged, so it cannot be told whose run this folder holds; mend or "
-            "remove that file."
-        ) from None
+    saved = _recorded(workdir)
     known = identity(config)
     differences = identity_differences(config, {k: v for k, v in saved.items() if k in known})
     if differences:
@@ -32,6 +31,25 @@ def check_identity(workdir: epath.Path, config: ConfigDict) -> None:
             f"The workdir {workdir} holds a run with another {', '.join(differences)}; use another "
             "--workdir, or the config of that run."
         )
+
+
+def recorded_config(workdir: epath.Path) -> ConfigDict:
+    """The config of the run in a folder; keys that are younger than the run have their defaults.
+
+    Raises:
+      UserError: the folder holds no run, or what it says of it is damaged.
+    """
+    if not (workdir / CONFIG_FILE).exists():
+        raise UserError(f"{workdir} holds no run: there is no {CONFIG_FILE}; give a run's workdir.")
+    config = default_config()
+    known = flatten(config)
+    saved = {key: value for key, value in _recorded(workdir).items() if key in known}
+    try:
+        config.update_from_flattened_dict(saved)
+        check_keys(config)
+    except (TypeError, UserError) as error:
+        raise _damaged(workdir) from error
+    return config
 
 
 def record_config(workdir: epath.Path, config: ConfigDict) -> None:
@@ -48,3 +66,20 @@ def record_config(workdir: epath.Path, config: ConfigDict) -> None:
             f"The workdir {workdir} cannot be written to ({error.strerror or error}); choose "
             "another --workdir or mend its permissions."
         ) from None
+
+
+def _recorded(workdir: epath.Path) -> dict[str, object]:
+    try:
+        saved = json.loads((workdir / CONFIG_FILE).read_text())
+    except ValueError:
+        raise _damaged(workdir) from None
+    if not isinstance(saved, dict):
+        raise _damaged(workdir)
+    return saved
+
+
+def _damaged(workdir: epath.Path) -> UserError:
+    return UserError(
+        f"{workdir / CONFIG_FILE} is damaged, so it cannot be told whose run this folder holds; "
+        "mend or remove that file."
+    )

@@ -232,7 +232,7 @@ def test_queries_keys_and_values_are_separate_where_kernels_are_whole(
     config = default_config()
     mesh = sharding.make_mesh(8 // fsdp, fsdp, jax.devices())
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
-    network = models._network(config, 1, None, mesh)
+    network = models._network(config, None, mesh)
     assert network.separate_qkv == separate
 
 

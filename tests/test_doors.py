@@ -15,12 +15,13 @@ ALLOWED = {
     "timesteps": set(),
     "curriculum": {"timesteps"},
     "models": set(),
+    "interop": {"models"},
     "sampling": {"diffusion"},
     "data": {"atomic", "errors", "numpy_file", "progress", "signals"},
     "evals": {"atomic", "data", "numpy_file", "torch_file"},
     "torch_file": set(),
     "numpy_file": set(),
-    "safetensors_file": set(),
+    "safetensors_file": {"atomic"},
     "comparison": set(),
     "report": {"atomic", "comparison", "plain_json"},
     "plain_json": set(),
@@ -62,14 +63,19 @@ ALLOWED = {
     "plots": {"atomic"},
 }
 # Programs of their own, like cdt.main.
-PROGRAMS = {"data/latents.py"}
+PROGRAMS = {
+    "data/latents.py",
+    "interop/export_diffusers.py",
+    "interop/export_safetensors.py",
+    "interop/import_dit.py",
+}
 # outside package -> the only modules that may import it.
 OWNED = {
     "orbax": {"checkpoint"},
     "clu.metric_writers": {"writers"},
     "tensorflow": {"writers"},
     "safetensors": {"safetensors_file"},
-    "ml_collections": {"config", "build", "variants", "workdir", "main", "run"} | MODES,
+    "ml_collections": {"config", "build", "variants", "workdir", "main"} | MODES,
     "flax.linen": {"models"},
     "flax": {"models", "state", "leaves"},
 }

@@ -67,12 +67,12 @@ def test_convergence_is_what_was_logged(workdir):
 
 
 def test_what_cannot_be_opened(workdir, tmp_path):
-    with pytest.raises(cdt.UserError, match="There is no run in .*; give the workdir of one"):
+    with pytest.raises(cdt.UserError, match="holds no run: .* give a run's workdir"):
         cdt.load_run(tmp_path)
     with pytest.raises(cdt.UserError, match="config.sample.ema is '0.5'"):
         cdt.load_run(workdir, ema="0.5")
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(cdt.UserError, match="is damaged; bring it back"):
+    with pytest.raises(cdt.UserError, match="config.json is damaged"):
         cdt.load_run(tmp_path)
     (tmp_path / "config.json").write_bytes((workdir / "config.json").read_bytes())
     with pytest.raises(cdt.UserError, match="There is no checkpoint in"):

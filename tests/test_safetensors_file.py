@@ -8,7 +8,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from cdt.safetensors_file import read_tensors, sha256
+from cdt.safetensors_file import read_tensors, sha256, write_tensors
 
 
 def encoded(**tensors):
@@ -43,6 +43,23 @@ def test_reads_every_float_type(tmp_path):
         assert found[name].dtype == array.dtype
         np.testing.assert_array_equal(found[name], array)
     assert sha256(path) == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_writes_what_the_format_says(tmp_path):
+    path = tmp_path / "a.safetensors"
+    tensors = {"a": TENSORS["a.weight"].T, "b": TENSORS["b"]}
+    write_tensors(path, tensors, {"format": "pt"})
+    content = path.read_bytes()
+    (length,) = struct.unpack("<Q", content[:8])
+    header, data = json.loads(content[8 : 8 + length]), content[8 + length :]
+    assert header.pop("__metadata__") == {"format": "pt"}
+    assert header.keys() == tensors.keys()
+    for name, array in tensors.items():
+        assert header[name]["shape"] == list(array.shape)
+        start, end = header[name]["data_offsets"]
+        assert data[start:end] == array.tobytes()
+    assert sum(array.nbytes for array in tensors.values()) == len(data)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.safetensors"]
 
 
 def test_damaged_and_other_files(tmp_path):

@@ -133,6 +133,23 @@ def test_views_of_one_storage(read):
     assert not found["column"].flags.writeable
 
 
+def test_a_state_dict_among_others(tmp_path):
+    """As a training program saves it: beside the optimizer's and its own command line."""
+    namespace = named("argparse", "Namespace") + b")\x81" + plain({"lr": 1e-4}) + b"b"
+    pickled = program(
+        opt=plain({"state": {}, "step": 7}), args=namespace, ema=ONE.removeprefix(b"\x80\x02")[:-1]
+    )
+    path = tmp_path / "checkpoint.pt"
+    path.write_bytes(zip_file(pickled, {"0": MATRIX.tobytes()}))
+    found = read_state_dict(path, inside="ema")
+    assert list(found) == ["w"] and np.array_equal(found["w"], MATRIX)
+    for inside in (None, "model"):  # then the file itself is asked for tensors
+        with pytest.raises(ValueError, match="entry 'opt' is a dict"):
+            read_state_dict(path, inside)
+    path.write_bytes(zip_file(ONE, {"0": MATRIX.tobytes()}))
+    assert list(read_state_dict(path, inside="ema")) == ["w"]
+
+
 @pytest.mark.parametrize("wrap", [zip_file, legacy_file])
 @pytest.mark.parametrize(
     "function, argument",

@@ -8,7 +8,14 @@ from cdt.build.difficulty import Difficulty, difficulty
 from cdt.build.generation import feature_space, sampler
 from cdt.build.latents import autoencoder_sha256, encoder, latent_shape, scaling_record
 from cdt.build.levels import open_all_at, timestep_sampler
-from cdt.build.models import Model, example_loss, model, training_loss
+from cdt.build.models import (
+    Model,
+    attention_heads,
+    dit,
+    example_loss,
+    model,
+    training_loss,
+)
 from cdt.build.optimization import (
     Training,
     ema_decays,
@@ -21,9 +28,10 @@ from cdt.build.optimization import (
 )
 
 __all__ = [
-    "Difficulty", "Model", "Training", "autoencoder_sha256", "data", "difficulty", "ema_decays",
-    "ema_name", "encoder", "evaluated_emas", "example_loss", "examples", "feature_space",
-    "keep_every", "latent_shape", "mesh", "model", "open_all_at", "posthoc_std", "power_name",
+    "Difficulty", "Model", "Training", "attention_heads", "autoencoder_sha256", "data",
+    "difficulty", "dit", "ema_decays", "ema_name", "encoder", "evaluated_emas", "example_loss",
+    "examples", "feature_space", "keep_every", "latent_shape", "mesh", "model", "open_all_at",
+    "posthoc_std", "power_name",
     "sample_captions", "sample_condition", "sampler", "scaling_record", "source", "steps",
     "steps_per_dispatch", "stops_where_unsaved", "timestep_sampler", "training", "training_loss",
     "validation_batch",

@@ -106,7 +106,6 @@ def model(config: ConfigDict, mesh: Mesh | None = None) -> Model:
         null |= text.null
     network = _network(
         config,
-        out_channels=config.data.channels * (2 if c.learn_variance else 1),
         text_width=text.manifest.width if text else None,
         mesh=mesh,
     )
@@ -142,9 +141,30 @@ def model(config: ConfigDict, mesh: Mesh | None = None) -> Model:
     )  # fmt: skip
 
 
+def dit(config: ConfigDict) -> DiT:
+    """The DiT of a class-conditional run, for who needs its sizes.
+
+    Raises:
+      UserError: the run's network is another.
+    """
+    if config.model.name != "dit" or not config.model.num_classes or config.data.text_encoder:
+        kind = "reads text" if config.data.text_encoder else (
+            f"has config.model.name '{config.model.name}' and {config.model.num_classes} classes"
+        )  # fmt: skip
+        raise UserError(
+            f"The run {kind}; other programs know a DiT that is told a class and nothing else: "
+            "give the config of such a run (export_safetensors takes any)."
+        )
+    return _network(config, text_width=None, mesh=None)
+
+
+def attention_heads(config: ConfigDict) -> int | None:
+    """Of a DiT, whose parameters do not show it; None of another network."""
+    return _dit(config, {"out_channels": 1}).num_heads if config.model.name == "dit" else None
+
+
 def _network(
     config: ConfigDict,
-    out_channels: int,
     text_width: int | None,
     mesh: Mesh | None,
 ) -> DiT | UNet:
@@ -153,7 +173,7 @@ def _network(
     at_least(config, "model.num_classes", 0)
     options = dict(
         num_classes=c.num_classes or None,
-        out_channels=out_channels,
+        out_channels=config.data.channels * (2 if config.process.learn_variance else 1),
         dtype=choose("model.dtype", c.dtype, DTYPES),
         remat=choose("model.remat", c.remat, REMATS),
         constrain=unconstrained if mesh is None else split_batch(mesh),

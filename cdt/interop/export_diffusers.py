@@ -1,0 +1,202 @@
+"""Writes a class-conditional DiT as a folder that diffusers' DiTPipeline loads.
+
+    python -m cdt.interop.export_diffusers --config=CONFIG --workdir=RUN --out=FOLDER
+        [--vae=FOLDER] [--labels=FILE] [--license=NAME]
+
+RUN is of DDPM: the pipeline steps through nothing else. The weights are those of
+`export_safetensors`. --vae is the folder of the AutoencoderKL whose latents the run was trained on
+(config.json and diffusion_pytorch_model.safetensors), which is copied; without it the pipeline
+is given one where it is loaded, as the model card shows. --labels is a JSON list of the names of
+the classes, from class 0 on. Neither PyTorch nor diffusers is needed here.
+
+Nothing in RUN changes, and it may be training. Exit codes are those of `cdt.main`.
+"""
+
+import json
+import sys
+from typing import Any
+
+from absl import flags
+from etils import epath
+from ml_collections import ConfigDict
+
+from cdt import atomic, build, safetensors_file
+from cdt.errors import EXIT_FINISHED, UserError, user_errors
+from cdt.interop.card import model_card
+from cdt.interop.diffusers_files import (
+    PIPELINE_CLASSES,
+    model_index,
+    scheduler_config,
+    transformer_config,
+)
+from cdt.interop.dit_names import DIFFUSERS, from_params, with_unused_classes
+from cdt.interop.export_safetensors import define_flags, new_folder, read_weights
+from cdt.models.autoencoder_weights import autoencoder_of
+
+_WEIGHTS = "diffusion_pytorch_model.safetensors"
+_FREQUENCIES = """
+# The weights were trained with DiT's frequencies of the timestep, 10000^(-i / 128); diffusers takes
+# 10000^(-i / 127) unless it is told.
+for block in {transformer}.transformer_blocks:
+    block.norm1.emb.time_proj.downscale_freq_shift = 0
+""".strip()
+_PIPELINE = """
+```python
+from diffusers import AutoencoderKL, DiTPipeline
+
+pipe = DiTPipeline.from_pretrained({load})
+{frequencies}
+images = pipe(class_labels=[0], guidance_scale={guidance}, num_inference_steps={steps}).images
+```
+
+The pipeline samples with DDIM.{classes}
+"""
+_TRANSFORMER = """
+The network works on pixels in [-1, 1], for which the pipeline has no place. Its parts are
+
+```python
+from diffusers import DDIMScheduler, DiTTransformer2DModel
+
+transformer = DiTTransformer2DModel.from_pretrained("{name}", subfolder="transformer")
+{frequencies}
+scheduler = DDIMScheduler.from_pretrained("{name}", subfolder="scheduler")
+```
+{classes}
+"""
+
+
+def export_diffusers(
+    config: ConfigDict,
+    workdir: str,
+    out: str,
+    vae: str = "",
+    labels: str = "",
+    license_name: str = "",
+) -> int:
+    """Writes the folder; returns the exit code. For arguments and errors see above."""
+    with user_errors():
+        folder = new_folder(out)
+        network = build.dit(config)
+        _check(config)
+        names = _labels(labels, network.num_classes)
+        vae_config = _vae_config(config, epath.Path(vae).expanduser()) if vae else None
+        weights = read_weights(config, epath.Path(workdir), license_name)
+    side, channels = config.data.image_size, config.data.channels
+    label_embed = weights.params["label_embed"]
+    table = with_unused_classes(label_embed["table"], PIPELINE_CLASSES)
+    params = weights.params | {"label_embed": {"table": table}}
+    params.pop("loss_uncertainty", None)  # of the loss and not of the network
+    state = from_params(params, DIFFUSERS, network.patch_size, side // network.patch_size)
+
+    transformer = folder / "transformer"
+    _write_json(transformer / "config.json", transformer_config(network, channels, side))
+    safetensors_file.write_tensors(transformer / _WEIGHTS, state, {"format": "pt"})
+    c = config.process
+    scheduler = scheduler_config(c.schedule, c.num_timesteps, c.prediction, config.sample.clip)
+    _write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
+    if vae_config is not None:
+        _write_json(folder / "vae" / "config.json", vae_config)
+        (epath.Path(vae).expanduser() / _WEIGHTS).copy(folder / "vae" / _WEIGHTS)
+    usage = _usage(config, folder.name, network.num_classes, vae_config is not None)
+    card = model_card(folder.name, usage, **weights.card, library="diffusers")
+    atomic.write(folder / "README.md", card)
+    _write_json(folder / "model_index.json", model_index(names, vae_config is not None))
+    print(f"{folder}: the weights of step {weights.step}, for diffusers")
+    return EXIT_FINISHED
+
+
+def _check(config: ConfigDict) -> None:
+    """Raises UserError unless DiTPipeline can express the run."""
+    if config.process.name != "ddpm":
+        raise UserError(
+            f"config.process.name is '{config.process.name}', but DiTPipeline knows DDPM alone; "
+            "use export_safetensors."
+        )
+    if config.model.num_classes > PIPELINE_CLASSES:
+        raise UserError(
+            f"config.model.num_classes is {config.model.num_classes}, but DiTPipeline takes class "
+            f"{PIPELINE_CLASSES} for none; use export_safetensors."
+        )
+    if config.data.name == "latents" and config.latents.scaling != "constant":
+        raise UserError(
+            f"config.latents.scaling is '{config.latents.scaling}', but DiTPipeline scales latents "
+            "by one number; use export_safetensors."
+        )
+
+
+def _labels(file: str, num_classes: int) -> list[str]:
+    """Names of the classes; their numbers where there is no file."""
+    if not file:
+        return [str(i) for i in range(num_classes)]
+    try:
+        names = json.loads(epath.Path(file).expanduser().read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"--labels is '{file}', which cannot be read as JSON ({error}).") from error
+    sound = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    if not sound or len(names) != num_classes:
+        raise UserError(
+            f"--labels is '{file}', which is not a list of {num_classes} names; give one a class."
+        )
+    return names
+
+
+def _vae_config(config: ConfigDict, folder: epath.Path) -> dict[str, Any]:
+    """The config.json of the autoencoder, with the scale of the run's latents."""
+    if config.data.name != "latents":
+        raise UserError("--vae is given, but the run is not of latents; leave it out.")
+    try:
+        content = json.loads((folder / "config.json").read_text())
+        if not isinstance(content, dict):
+            raise ValueError("config.json is no JSON object")
+        if not (folder / _WEIGHTS).exists():
+            raise ValueError(f"there is no {_WEIGHTS}")
+        channels = autoencoder_of(content).latent_channels
+        if channels != config.data.channels:
+            raise ValueError(f"its latents have {channels} channels and not {config.data.channels}")
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"--vae is '{folder}', which is not the autoencoder of the run: {error}; give the "
+            "folder of an AutoencoderKL of diffusers."
+        ) from error
+    return content | {"scaling_factor": config.latents.scale}
+
+
+def _usage(config: ConfigDict, name: str, num_classes: int, has_vae: bool) -> str:
+    classes = ""
+    if num_classes < PIPELINE_CLASSES:
+        classes = (
+            f" Its classes are 0 to {num_classes - 1}; the others up to {PIPELINE_CLASSES}, which "
+            "the pipeline takes for none, all stand for no class."
+        )
+    if config.data.name != "latents":
+        frequencies = _FREQUENCIES.format(transformer="transformer")
+        return _TRANSFORMER.format(name=name, frequencies=frequencies, classes=classes.strip())
+    load = f'"{name}"'
+    if not has_vae:
+        load += ', vae=AutoencoderKL.from_pretrained("THE AUTOENCODER OF ITS LATENTS")'
+    return _PIPELINE.format(
+        load=load,
+        frequencies=_FREQUENCIES.format(transformer="pipe.transformer"),
+        guidance=config.sample.guidance,
+        steps=config.sample.steps,
+        classes=classes,
+    )
+
+
+def _write_json(path: epath.Path, content: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    atomic.write(path, json.dumps(content, indent=2, sort_keys=True))
+
+
+if __name__ == "__main__":
+    from cdt.main import run
+
+    define_flags()
+    flags.DEFINE_string("vae", "", "Folder of diffusers' AutoencoderKL, to be copied.")
+    flags.DEFINE_string("labels", "", "JSON list of the classes' names.")
+    given = flags.FLAGS
+
+    def command(config: ConfigDict, workdir: str) -> int:
+        return export_diffusers(config, workdir, given.out, given.vae, given.labels, given.license)
+
+    sys.exit(run(sys.argv, command, command_writes=False))

@@ -1,0 +1,138 @@
+"""Writes the weights of any run as one plain file.
+
+    python -m cdt.interop.export_safetensors --config=CONFIG --workdir=RUN --out=FOLDER
+        [--license=NAME]
+
+The weights are those that `--mode=sample` uses: of the newest checkpoint the average that
+`config.sample.ema` names, or the first. FOLDER, which must be new or empty, gets
+
+    model.safetensors  float32, under the paths of the parameters, such as "blocks/mlp/in/kernel"
+    config.json        every key of the config
+    README.md          the model card, with the evaluations that the workdir holds of these weights
+
+Nothing in RUN changes, and it may be training. Exit codes are those of `cdt.main`.
+"""
+
+import json
+import sys
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from absl import flags
+from etils import epath
+from ml_collections import ConfigDict
+
+from cdt import __version__, atomic, build, safetensors_file
+from cdt.config import flatten, identity
+from cdt.errors import EXIT_FINISHED, UserError, user_errors
+from cdt.evaluate import table
+from cdt.interop.card import model_card
+from cdt.leaves import named_leaves
+from cdt.sample import load_params
+
+_USAGE = """
+```python
+from flax.traverse_util import unflatten_dict
+from safetensors.numpy import load_file
+
+params = unflatten_dict(load_file("model.safetensors"), sep="/")
+```
+
+are the parameters of the network that `cdt.build.model` makes of the config.
+"""
+
+
+class Weights(NamedTuple):
+    """What an export is made of."""
+
+    params: Any  # tree of f32 NumPy arrays
+    step: int
+    card: dict[str, Any]  # arguments of `model_card` that do not depend on the form
+
+
+def read_weights(config: ConfigDict, workdir: epath.Path, license_name: str) -> Weights:
+    """The weights that the run samples with.
+
+    Raises:
+      UserError: there is no checkpoint, or it belongs to another config.
+    """
+    mesh = build.mesh(config)
+    model = build.model(config, mesh)
+    step, params = load_params(config, workdir, mesh, model)
+    params = jax.tree.map(np.asarray, params)
+    average = build.ema_name(config)
+    found = [json.loads(file.read_text()) for file in _evaluations(workdir, step)]
+    family = config.process.name
+    facts = {
+        "Network": f"{config.model.name} {config.model.size}".strip(),
+        "Parameters": f"{sum(leaf.size for leaf in jax.tree.leaves(params)):,}",
+        "Family": f"{family}, predicts {config.process.prediction}" if family == "ddpm" else family,
+        "Data": f"{config.data.name} {epath.Path(config.data.path).name}".strip(),
+        "Input": "x".join(map(str, model.image_shape)) + (
+            " (latents)" if config.data.name == "latents" else " (pixels in [-1, 1])"
+        ),
+        "Classes": str(model.num_classes or "none"),
+        "Steps": f"{step:,} of {config.train.batch_size} examples",
+        "Average": "none (raw parameters)" if average == "raw" else average,
+        "Written by": f"cdt {__version__}",
+    }  # fmt: skip
+    card = {
+        "facts": facts,
+        "config": identity(config),
+        "evaluations": [table(results) for results in found if results.get("ema") == average],
+        "license_name": license_name,
+    }
+    return Weights(params, step, card)
+
+
+def new_folder(out: str) -> epath.Path:
+    """The folder `out`, made if needed.
+
+    Raises:
+      UserError: none is given, or there is something in it.
+    """
+    if not out:
+        raise UserError("--out is missing; give a new folder for the exported weights.")
+    folder = epath.Path(out).expanduser()
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"--out is '{folder}', which is there already; give a new folder.")
+    return folder
+
+
+def export_safetensors(config: ConfigDict, workdir: str, out: str, license_name: str = "") -> int:
+    """Writes the folder; returns the exit code. For arguments and errors see above."""
+    with user_errors():
+        folder = new_folder(out)
+        weights = read_weights(config, epath.Path(workdir), license_name)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "model.safetensors"
+    safetensors_file.write_tensors(path, named_leaves(weights.params), {"step": str(weights.step)})
+    atomic.write(folder / "config.json", json.dumps(flatten(config), indent=1, sort_keys=True))
+    atomic.write(folder / "README.md", model_card(folder.name, _USAGE, **weights.card))
+    print(f"{path}: the weights of step {weights.step}")
+    return EXIT_FINISHED
+
+
+def _evaluations(workdir: epath.Path, step: int) -> list[epath.Path]:
+    return sorted((workdir / "evaluations").glob(f"step_{step}_*.json"))
+
+
+def define_flags() -> None:
+    """Those that both forms of export share."""
+    flags.DEFINE_string("out", "", "New folder for the weights.")
+    flags.DEFINE_string("license", "", "Of the weights, for the model card: apache-2.0 and so on.")
+
+
+if __name__ == "__main__":
+    from cdt.main import run
+
+    define_flags()
+    given = flags.FLAGS
+    sys.exit(
+        run(
+            sys.argv,
+            lambda config, path: export_safetensors(config, path, given.out, given.license),
+            command_writes=False,
+        )
+    )

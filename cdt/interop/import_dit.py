@@ -1,0 +1,150 @@
+"""Takes over the weights of a class-conditional DiT or SiT.
+
+    python -m cdt.interop.import_dit --weights=WEIGHTS --config=CONFIG --workdir=DIR
+
+WEIGHTS is a file with the names of facebookresearch/DiT or willisma/SiT (`.pt`, also one that a
+training program of theirs saved: then its averages are taken; or `.safetensors`), or a folder of
+diffusers' DiTPipeline or DiTTransformer2DModel. PyTorch is not needed. CONFIG describes the same
+network, such as configs/imagenet256_latent.py, or its variant `:sit`: of a config of flow matching
+the weights are taken to be SiT's, whose time runs the other way.
+
+DIR gets a checkpoint of step 0, in which the parameters and every average are those weights. The
+same config samples from it with `--mode=sample`, and a run in another workdir starts from it with
+`--config.init_from=DIR`. Exit codes are those of `cdt.main`.
+"""
+
+import json
+import sys
+
+import jax
+import numpy as np
+from absl import flags
+from etils import epath
+from ml_collections import ConfigDict
+
+from cdt import build, safetensors_file, torch_file
+from cdt.checkpoint import Checkpointer
+from cdt.config import flatten
+from cdt.errors import EXIT_FINISHED, UserError, user_errors
+from cdt.interop.diffusers_files import check_transformer_config
+from cdt.interop.dit_names import DIFFUSERS, OFFICIAL, to_params
+from cdt.interop.sit import mean_channels, reversed_time
+from cdt.models.dit import DiT
+from cdt.workdir import check_identity, record_config
+
+# In a folder, in the order in which they are looked for.
+_FILES = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
+
+
+def import_dit(config: ConfigDict, workdir: epath.PathLike, weights: epath.PathLike) -> int:
+    """Writes the checkpoint; returns the exit code.
+
+    Args:
+      config, workdir, weights: see above.
+
+    Raises:
+      UserError: the weights cannot be read or are of another network than the config's, or the
+        workdir holds a run already.
+    """
+    path, file = epath.Path(workdir), epath.Path(weights).expanduser()
+    with user_errors():
+        if not weights:
+            raise UserError("--weights is missing; give a file of weights or a diffusers folder.")
+        network = build.dit(config)
+        if config.process.name == "edm":
+            raise UserError(
+                "config.process.name is 'edm', for which there are no such weights; give a config "
+                "of 'ddpm' (DiT) or 'flow' (SiT)."
+            )
+        mesh = build.mesh(config)
+        model = build.model(config, mesh)
+        check_identity(path, config)
+        checkpoints = Checkpointer(path / "checkpoints", keep=config.checkpoint.keep)
+        if checkpoints.latest_step() is not None:
+            raise UserError(f"The workdir {path} holds checkpoints already; give another one.")
+        if file.is_dir():
+            file = _file_in(file, network, config)
+        state = _read(file)
+        try:
+            params = _params(state, network, config)
+        except ValueError as error:
+            raise UserError(
+                f"The weights in {file} are not those of the config's network: {error}; give the "
+                "config that they were trained with."
+            ) from error
+
+    # What a loss learns beside the network starts as in a new run.
+    rest = jax.jit(lambda key: {k: v for k, v in model.init(key).items() if k not in params})
+    params = jax.device_put(params) | rest(jax.random.key(config.seed))
+    record_config(path, config)
+    items = {"params": params, "ema": {name: params for name in build.ema_decays(config)}}
+    origin = {"file": file.name, "sha256": safetensors_file.sha256(file)}
+    checkpoints.save(0, items, {"config": flatten(config), "imported": origin})
+    checkpoints.wait()
+    checkpoints.close()
+    count = sum(leaf.size for leaf in jax.tree.leaves(params))
+    print(f"{path}: a checkpoint of the {count:,} parameters in {file}")
+    return EXIT_FINISHED
+
+
+def _file_in(folder: epath.Path, network: DiT, config: ConfigDict) -> epath.Path:
+    """The weights in a folder of a pipeline or of its transformer, whose config is compared."""
+    if (folder / "transformer").is_dir():
+        folder = folder / "transformer"
+    found = [folder / name for name in _FILES if (folder / name).exists()]
+    if not found or not (folder / "config.json").exists():
+        raise UserError(
+            f"{folder} holds no DiTTransformer2DModel; it needs config.json and {_FILES[0]} (or "
+            ".bin): give the folder of a DiTPipeline, or a file of weights."
+        )
+    try:
+        content = json.loads((folder / "config.json").read_text())
+        if not isinstance(content, dict):
+            raise ValueError("it is no JSON object")
+        check_transformer_config(content, network, config.data.channels, config.data.image_size)
+    except ValueError as error:
+        raise UserError(
+            f"{folder / 'config.json'} does not describe the config's network: {error}; give the "
+            "config of that network."
+        ) from error
+    return found[0]
+
+
+def _read(file: epath.Path) -> dict[str, np.ndarray]:
+    if file.suffix == ".safetensors":
+        return safetensors_file.read_tensors(file)
+    try:
+        return torch_file.read_state_dict(file, inside="ema")
+    except OSError as error:
+        raise UserError(
+            f"--weights is '{file}', which cannot be read ({error.strerror or error}); give a file "
+            "of weights or a folder of diffusers."
+        ) from error
+
+
+def _params(state: dict[str, np.ndarray], network: DiT, config: ConfigDict):
+    """The parameters of `network`; a ValueError's message ends a sentence that names the file."""
+    side, channels = config.data.image_size, config.data.channels
+    x, one = np.zeros((1, side, side, channels), np.float32), np.zeros(1, np.float32)
+    label = np.zeros(1, np.int32)
+    shapes = jax.eval_shape(network.init, jax.random.key(0), x, one, label)["params"]
+    flow = config.process.name == "flow"
+    names = OFFICIAL if OFFICIAL.positions in state else DIFFUSERS
+    if names is DIFFUSERS and flow:
+        raise ValueError("its names are not those of SiT, the only one of flow matching")
+    last = f"{OFFICIAL.layers['final'][0]}.bias"
+    if flow and last in state and state[last].size == 2 * shapes["final"]["bias"].size:
+        state = state | {
+            name: mean_channels(state[name], channels)
+            for name in (last, last.replace("bias", "weight"))
+            if name in state
+        }
+    params = to_params(state, names, shapes, network.patch_size, side // network.patch_size)
+    return reversed_time(params) if flow else params
+
+
+if __name__ == "__main__":
+    from cdt.main import run
+
+    flags.DEFINE_string("weights", "", "File of weights, or folder of diffusers.")
+    sys.exit(run(sys.argv, lambda config, path: import_dit(config, path, flags.FLAGS.weights)))
