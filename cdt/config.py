@@ -78,7 +78,7 @@ def default_config() -> ConfigDict:
 
     config.timesteps = ConfigDict()
     # curriculum | uniform: ordinary training | logit_normal | second_moment | info_noise |
-    # two_phase: logit_normal, then uniform
+    # two_phase: logit_normal, then uniform | speed: ddpm alone, with a loss weight of its own
     config.timesteps.name = "curriculum"
     config.timesteps.density = "uniform"  # curriculum: any of the four densities, stage by stage
     config.timesteps.num_clusters = 20  # N; also for the statistics of a uniform run
@@ -97,6 +97,9 @@ def default_config() -> ConfigDict:
     config.timesteps.logit_std = 1.0
     config.timesteps.num_bins = 100  # second_moment, info_noise: bins of u that remember losses
     config.timesteps.switch_share = 0.4  # two_phase: share of the run before the switch
+    config.timesteps.speed_tau = 700  # speed: timesteps below it are drawn k times as often
+    config.timesteps.speed_k = 2.0
+    config.timesteps.speed_lambda = 0.6  # the loss weight below tau lies in 1 - lambda..lambda
 
     config.loss = ConfigDict()
     config.loss.weight = "none"  # none | min_snr | p2 | uncertainty: learned (EDM2)

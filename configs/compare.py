@@ -4,8 +4,8 @@
 
 `:DATA,FAMILY` with digits or fashion_mnist (see configs/fashion_mnist.py), flow or ddpm: the arms
 that docs/results.md reports, with seeds that chose nothing. `:DATA,FAMILY,sift` looks over many
-arms with one other seed. The arms `measured` need the curriculum of a difficulty study, in
-runs/study_DATA_FAMILY.
+arms with one other seed, `:DATA,FAMILY,peers` has published methods that came later. The arms
+`measured` need the curriculum of a difficulty study, in runs/study_DATA_FAMILY.
 
 A small DiT at a constant learning rate, stopped while the distance still falls: where every arm
 has converged there is no "sooner" to measure. On one CPU core a run takes two to three minutes.
@@ -42,6 +42,8 @@ SIFT = (
     "curriculum+info_noise: timesteps.density=info_noise",
     "tau_5_snr: timesteps.clusters=snr",
 )
+# Beside uniform sampling and the curriculum.
+PEERS = {"flow": (), "ddpm": ("speed: timesteps.name=speed",)}
 # Clusters fitted to the difficulty that a study measured.
 EDGES = "timesteps.edges_file=runs/study_{data}_{family}/difficulty/curriculum.json"
 MEASURED = (f"measured: {EDGES}", f"measured+min_snr: {EDGES} loss.weight=min_snr")
@@ -49,8 +51,8 @@ MEASURED = (f"measured: {EDGES}", f"measured+min_snr: {EDGES} loss.weight=min_sn
 
 def get_config(variant: str = "digits,flow"):
     known = [f"{d},{f}" for d in ("digits", "fashion_mnist") for f in ("flow", "ddpm")]
-    check_variant(variant, *known, *(f"{name},sift" for name in known))
-    data, family, *sift = variant.split(",")
+    check_variant(variant, *(name + arms for name in known for arms in ("", ",sift", ",peers")))
+    data, family, arms = (variant + ",").split(",")[:3]
     config = default_config()
     if data == "digits":
         config.data.name, config.data.image_size = "digits", 8
@@ -69,9 +71,7 @@ def get_config(variant: str = "digits,flow"):
     config.timesteps.patience = 5
     config.timesteps.max_share = 0.125
 
-    config.optim.lr = 1e-3
-    config.optim.warmup = "100 steps"
-    config.optim.clip_norm = 1.0
+    config.optim.lr, config.optim.warmup, config.optim.clip_norm = 1e-3, "100 steps", 1.0
     config.ema.decays = (0.995,)
 
     config.train.duration, config.train.batch_size = "2000 steps", 64
@@ -82,9 +82,9 @@ def get_config(variant: str = "digits,flow"):
 
     config.sample.sampler, config.sample.steps = ("heun", 10) if family == "flow" else ("ddim", 20)
     config.evaluate.num = 1000
-    config.compare.evaluations = 5 if sift else 8
-    config.compare.seeds, config.seed = (1, 0) if sift else (4, 100)
-    arms = SIFT if sift else ARMS
-    measured = (arm.format(data=data, family=family) for arm in MEASURED)
-    config.compare.arms = (*arms, *measured)
+    config.compare.evaluations = 5 if arms == "sift" else 8
+    config.compare.seeds, config.seed = (1, 0) if arms == "sift" else (4, 100)
+    measured = tuple(arm.format(data=data, family=family) for arm in MEASURED)
+    peers = ARMS[:2] + PEERS[family]
+    config.compare.arms = {"": ARMS + measured, "sift": SIFT + measured, "peers": peers}[arms]
     return config

@@ -11,6 +11,8 @@ from cdt.build import conditions, models
 from cdt.config import default_config
 from cdt.data import prepare, sources
 from cdt.data.text_encoder import TextEncoder
+from cdt.diffusion import weights
+from cdt.diffusion.process import noise_variances
 from cdt.errors import UserError, user_errors
 from cdt.sample import evaluations
 
@@ -74,6 +76,17 @@ BAD = {
     "bins": ({"timesteps.density": "second_moment", "timesteps.num_bins": 0}, "at least one"),
     "one bin": ({"timesteps.name": "info_noise", "timesteps.num_bins": 1}, "at least two"),
     "switch": ({"timesteps.name": "two_phase", "timesteps.switch_share": 0.0}, "switch_share"),
+    "speed and family": ({"timesteps.name": "speed"}, "needs the family 'ddpm', not 'flow'"),
+    "speed in the curriculum": ({"timesteps.density": "speed"}, "duals leave what"),
+    "speed undone": (
+        {"process.name": "ddpm", "sample.sampler": "ddim", "timesteps.name": "speed",
+         "loss.weight": "uncertainty"}, "would undo"),
+    "tau": (
+        {"process.name": "ddpm", "sample.sampler": "ddim", "timesteps.name": "speed",
+         "process.num_timesteps": 500}, "between 1 and 499"),
+    "speed's lambda": (
+        {"process.name": "ddpm", "sample.sampler": "ddim", "timesteps.name": "speed",
+         "timesteps.speed_lambda": 1.5}, r"lie in \[0, 1\]"),
     "gamma": ({"loss.weight": "min_snr", "loss.min_snr_gamma": 0.0}, "positive"),
     "learned twice": (
         {"timesteps.name": "info_noise", "loss.weight": "uncertainty"}, "choose another"),
@@ -306,12 +319,26 @@ def test_max_share_is_an_absolute_step():
     assert build.open_all_at(config, 1500) == 250
 
 
+def test_speed_brings_its_weight_and_multiplies_the_chosen_one():
+    config = small(**{"process.name": "ddpm", "loss.weight": "min_snr"})
+    model, level = build.model(config), jnp.arange(1000.0)
+    chosen = models.loss_weight(config, model.process, model.prediction)(level)
+    config.timesteps.name = "speed"
+    both = models.loss_weight(config, model.process, model.prediction)(level)
+    own = weights.speed(noise_variances(model.process), 700, 0.6)(level)
+    np.testing.assert_allclose(both, own * chosen, rtol=1e-6)
+    assert 0.4 <= own[:700].min() < own[:700].max() <= 0.6
+
+
 @pytest.mark.parametrize("weight", ["none", "min_snr", "p2", "uncertainty"])
 @pytest.mark.parametrize("timesteps", ["uniform", "logit_normal", "second_moment", "info_noise",
-                                       "two_phase", "curriculum"])  # fmt: skip
+                                       "two_phase", "speed", "curriculum"])  # fmt: skip
 @pytest.mark.parametrize("family", ["flow", "ddpm", "edm"])
 def test_every_peer_steps_in_every_family(family, timesteps, weight):
-    if (timesteps, weight) == ("info_noise", "uncertainty"):
+    learned = weight == "uncertainty"
+    if (timesteps == "info_noise" and learned) or (
+        timesteps == "speed" and (learned or family != "ddpm")
+    ):
         return  # refused, see BAD
     config = small(**{"process.name": family, "loss.weight": weight, "train.batch_size": 16})
     config.timesteps.name = timesteps

@@ -5,7 +5,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cdt.build.choices import at_least, choose, steps
-from cdt.build.models import Model, loss_weight
+from cdt.build.models import Model, loss_weight, speed_noise_variances
 from cdt.curriculum import clusters, pacing
 from cdt.curriculum.sampler import curriculum
 from cdt.diffusion.prediction import Prediction
@@ -17,6 +17,7 @@ from cdt.timesteps.independent import independent
 from cdt.timesteps.info_noise import info_noise, log_s_bins
 from cdt.timesteps.logit_normal import logit_normal
 from cdt.timesteps.second_moment import second_moment
+from cdt.timesteps.speed import speed
 from cdt.timesteps.two_phase import two_phase
 from cdt.timesteps.uniform import uniform
 
@@ -33,7 +34,7 @@ DENSITIES = {
     "second_moment": lambda config, process, prediction: second_moment(config.timesteps.num_bins),
     "info_noise": lambda config, process, prediction: _info_noise(config, process, prediction),
 }
-TIMESTEPS = ("curriculum", "two_phase", *DENSITIES)
+TIMESTEPS = ("curriculum", "two_phase", "speed", *DENSITIES)
 PACINGS = ("patience", "fixed")
 
 
@@ -80,9 +81,16 @@ def timestep_sampler(
         return two_phase(
             independent(_logit_normal(config)), independent(uniform()), open_all_at
         ), edges
+    if c.name == "speed":
+        return speed(speed_noise_variances(config, process), c.speed_tau, c.speed_k), edges
     if c.name in DENSITIES:
         return independent(DENSITIES[c.name](config, process, model.prediction)), edges
 
+    if c.density == "speed":
+        raise UserError(
+            "config.timesteps.density is 'speed', whose duals leave what the curriculum has "
+            "opened; give it as config.timesteps.name, or choose another density."
+        )
     density = choose("timesteps.density", c.density, DENSITIES)(config, process, model.prediction)
     num_stages = len(edges) - 1
     if choose("timesteps.pacing", c.pacing, PACINGS) == "patience":

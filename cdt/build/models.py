@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -244,5 +245,28 @@ def training_loss(config: ConfigDict, model: Model) -> ExampleLoss:
 
 
 def loss_weight(config: ConfigDict, process: Process, prediction: Prediction) -> weights.Weight:
-    """The weight of the squared error at each level; 1 where it is learned."""
-    return choose("loss.weight", config.loss.weight, WEIGHTS)(config.loss, process, prediction)
+    """The weight of the squared error at each level; 1 where it is learned.
+
+    SpeeD is a way to draw timesteps and a weight at once: its own multiplies the chosen one.
+    """
+    chosen = choose("loss.weight", config.loss.weight, WEIGHTS)(config.loss, process, prediction)
+    c = config.timesteps
+    if c.name != "speed":
+        return chosen
+    own = weights.speed(speed_noise_variances(config, process), c.speed_tau, c.speed_lambda)
+    return lambda level: own(level) * chosen(level)
+
+
+def speed_noise_variances(config: ConfigDict, process: Process) -> np.ndarray:
+    """What both halves of SpeeD are made from; refuses what it cannot be combined with."""
+    if process.name != "ddpm":
+        raise UserError(
+            f"config.timesteps.name 'speed' needs the family 'ddpm', not '{process.name}'; change "
+            "config.process.name, or draw timesteps otherwise."
+        )
+    if config.loss.weight == "uncertainty":
+        raise UserError(
+            "config.timesteps.name 'speed' weighs the loss, which config.loss.weight = "
+            "'uncertainty' would undo; choose another of the two."
+        )
+    return processes.noise_variances(process)

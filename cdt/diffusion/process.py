@@ -132,6 +132,12 @@ def flow(path: Path) -> Process:
     )
 
 
+def noise_variances(process: Process) -> np.ndarray:
+    """sigma^2 = 1 - abar of the timesteps t = 0..T-1 of `ddpm`: f64[T], on the host."""
+    middles = (np.arange(process.num_levels) + 0.5) / process.num_levels
+    return 1 / (1 + np.exp(process.log_snr(middles)))
+
+
 def per_example(values: jax.Array, x: jax.Array) -> jax.Array:
     """Reshapes values [B] to [B, 1, ..., 1] so that they scale the examples of x [B, ...]."""
     return jnp.reshape(values, jnp.shape(values) + (1,) * (x.ndim - jnp.ndim(values)))
