@@ -8,8 +8,9 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from cdt import atomic, build
-from cdt.config import check_keys, flatten, identity, unknown_key, with_fitted_edges
+from cdt.config import check_keys, flatten, unknown_key, with_fitted_edges
 from cdt.errors import EXIT_FINISHED, UserError, user_errors
+from cdt.identity import identity
 from cdt.report import write_report
 from cdt.sample import describe
 from cdt.train import train

@@ -364,40 +364,6 @@ def duration(text: str, key: str, batch_size: int, num_examples: int) -> int:
     return int(-(-amount // 1))
 
 
-# What may change when a run resumes: how it is watched, how long it is, how it is executed.
-_FREE = ("latents.weights", "latents.batch_size", "mesh.", "difficulty.", "compare.",
-         "validation.every", "validation.images", "log.", "checkpoint.", "sample.", "evaluate.",
-         "replay.",
-         "model.unroll", "model.remat", "train.duration", "train.accumulate",
-         "train.steps_per_dispatch", "train.max_bad_steps", "data.max_bad_share",
-         "compilation_cache")  # fmt: skip
-
-
-def identity(config: ConfigDict) -> dict[str, object]:
-    """The flat keys that make a run the run it is: model, family, data, optimizer, batch,
-    timesteps, seed."""
-    free = _FREE if config.data.name == "latents" else (*_FREE, "latents.")
-    return {k: v for k, v in flatten(config).items() if not k.startswith(free)}
-
-
-def identity_differences(config: ConfigDict, saved: dict[str, object]) -> list[str]:
-    """One phrase for each identity key whose value differs from a saved run's `identity`.
-
-    A key that the saved run lacks came with a later version, and its default is what was before.
-    """
-
-    def plain(value):
-        return list(value) if isinstance(value, tuple) else value
-
-    mine = identity(config)
-    theirs = {key: flatten(default_config())[key] for key in mine} | saved
-    return [
-        f"{key} (there {theirs[key]!r}, now {mine.get(key)!r})"
-        for key in sorted(theirs)
-        if plain(mine.get(key)) != plain(theirs[key])
-    ]
-
-
 def check_variant(variant: str, *known: str) -> None:
     """Raises UserError unless a config file's variant is empty or one of `known`."""
     if variant and variant not in known:

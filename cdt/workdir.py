@@ -6,21 +6,16 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from cdt import atomic
-from cdt.config import (
-    check_keys,
-    default_config,
-    flatten,
-    identity,
-    identity_differences,
-)
+from cdt.config import check_keys, default_config, flatten
 from cdt.errors import UserError
+from cdt.identity import identity, identity_differences
 
 CONFIG_FILE = "config.json"
 
 
 def check_identity(workdir: epath.Path, config: ConfigDict) -> None:
-    """Raises UserError if the folder holds a run whose identity (see `cdt.config.identity`) is not
-    this config's."""
+    """Raises UserError if the folder holds a run whose identity (see `cdt.identity`) is not this
+    config's."""
     if not (workdir / CONFIG_FILE).exists():
         return
     saved = _recorded(workdir)

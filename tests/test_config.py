@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cdt import config as schema
-from cdt.config import default_config, duration, identity_differences
+from cdt.config import default_config, duration
 from cdt.errors import UserError
 
 
@@ -95,37 +95,6 @@ def test_any_duration_is_steps_or_one_sentence(text):
         assert duration(text, "train.duration", 128, 1500) >= 0
     except UserError as error:
         assert str(error).startswith("config.train.duration is ") and "\n" not in str(error)
-
-
-def test_identity_sees_what_makes_a_run_and_nothing_else():
-    import json
-
-    saved = json.loads(json.dumps(schema.flatten(default_config())))
-    config = default_config()
-    assert identity_differences(config, schema.identity(config)) == []
-    config.log.every = "1 steps"
-    config.train.duration = "9999 steps"
-    config.sample.num = 3
-    config.mesh.data = 1
-    config.model.unroll = True
-    known = schema.identity(config)
-    saved = {k: v for k, v in saved.items() if k in known}
-    assert identity_differences(config, saved) == []
-    config.optim.lr = 3e-4
-    config.timesteps.patience = 7
-    config.model.depth = 9
-    differences = identity_differences(config, saved)
-    assert len(differences) == 3
-    assert "optim.lr (there 0.0001, now 0.0003)" in differences
-
-
-def test_a_key_that_came_later_has_its_default():
-    config = default_config()
-    older = {k: v for k, v in schema.identity(config).items() if k != "model.dropout"}
-    assert len(older) == len(schema.identity(config)) - 1
-    assert identity_differences(config, older) == []
-    config.model.dropout = 0.1
-    assert identity_differences(config, older) == ["model.dropout (there 0.0, now 0.1)"]
 
 
 _VALUES = (

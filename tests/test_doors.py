@@ -45,6 +45,7 @@ ALLOWED = {
     "step": {"curriculum", "timesteps", "optim", "state"},
     "validation": {"step"},
     "config": {"errors"},
+    "identity": {"config"},
     "checkpoint": {"agreement", "errors", "leaves", "manifest", "orbax_noise"},
     "orbax_noise": set(),
     "agreement": {"errors"},
@@ -55,7 +56,7 @@ ALLOWED = {
     "malloc": set(),
     "signals": {"errors"},
     "lock": {"agreement", "atomic", "errors"},
-    "workdir": {"atomic", "config", "errors"},
+    "workdir": {"atomic", "config", "errors", "identity"},
     "leaves": set(),
     "writers": {"errors"},
     "progress": set(),
@@ -67,6 +68,7 @@ PROGRAMS = {
     "data/latents.py",
     "interop/export_diffusers.py",
     "interop/export_safetensors.py",
+    "interop/export_stablehlo.py",
     "interop/import_dit.py",
 }
 # outside package -> the only modules that may import it.
@@ -75,7 +77,7 @@ OWNED = {
     "clu.metric_writers": {"writers"},
     "tensorflow": {"writers"},
     "safetensors": {"safetensors_file"},
-    "ml_collections": {"config", "build", "variants", "workdir", "main"} | MODES,
+    "ml_collections": {"config", "identity", "build", "variants", "workdir", "main"} | MODES,
     "flax.linen": {"models"},
     "flax": {"models", "state", "leaves"},
 }

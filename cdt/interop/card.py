@@ -13,6 +13,7 @@ def model_card(
     config: Mapping[str, Any],
     evaluations: Sequence[str],
     license_name: str,
+    samples: str = "",
     library: str = "",
 ) -> str:
     """Markdown, with the metadata of model hubs in front.
@@ -21,10 +22,10 @@ def model_card(
       title: name of the model.
       usage: Markdown.
       facts: {what: words}, as a table.
-      config: what made the run the run it is, see `cdt.config.identity`; of paths the last part is
-        shown.
+      config: what made the run the run it is, see `cdt.identity`; of paths the last part is shown.
       evaluations: tables of metrics with their conditions, as aligned text.
       license_name: as hubs abbreviate it, such as "apache-2.0"; empty where it is not known.
+      samples: name of a picture beside the card; empty: there is none.
       library: that loads the folder, as hubs call it.
     """
     metadata = {"license": license_name, "library_name": library}
@@ -42,6 +43,7 @@ def model_card(
         ),
         "## Use",
         usage.strip(),
+        *(["## Samples", f"![Samples]({samples})"] if samples else []),
         "## Metrics",
         measured or "None were measured for these weights.",
         "## Licence",

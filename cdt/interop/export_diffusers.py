@@ -22,7 +22,6 @@ from ml_collections import ConfigDict
 
 from cdt import atomic, build, safetensors_file
 from cdt.errors import EXIT_FINISHED, UserError, user_errors
-from cdt.interop.card import model_card
 from cdt.interop.diffusers_files import (
     PIPELINE_CLASSES,
     model_index,
@@ -30,7 +29,12 @@ from cdt.interop.diffusers_files import (
     transformer_config,
 )
 from cdt.interop.dit_names import DIFFUSERS, from_params, with_unused_classes
-from cdt.interop.export_safetensors import define_flags, new_folder, read_weights
+from cdt.interop.export_safetensors import (
+    define_flags,
+    new_folder,
+    read_weights,
+    write_card,
+)
 from cdt.models.autoencoder_weights import autoencoder_of
 
 _WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -98,8 +102,7 @@ def export_diffusers(
         _write_json(folder / "vae" / "config.json", vae_config)
         (epath.Path(vae).expanduser() / _WEIGHTS).copy(folder / "vae" / _WEIGHTS)
     usage = _usage(config, folder.name, network.num_classes, vae_config is not None)
-    card = model_card(folder.name, usage, **weights.card, library="diffusers")
-    atomic.write(folder / "README.md", card)
+    write_card(folder, usage, weights, library="diffusers")
     _write_json(folder / "model_index.json", model_index(names, vae_config is not None))
     print(f"{folder}: the weights of step {weights.step}, for diffusers")
     return EXIT_FINISHED

@@ -9,6 +9,7 @@ The weights are those that `--mode=sample` uses: of the newest checkpoint the av
     model.safetensors  float32, under the paths of the parameters, such as "blocks/mlp/in/kernel"
     config.json        every key of the config
     README.md          the model card, with the evaluations that the workdir holds of these weights
+    samples.png        what the run has drawn with them, of --mode=sample or else while training
 
 Nothing in RUN changes, and it may be training. Exit codes are those of `cdt.main`.
 """
@@ -24,9 +25,10 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from cdt import __version__, atomic, build, safetensors_file
-from cdt.config import flatten, identity
+from cdt.config import flatten
 from cdt.errors import EXIT_FINISHED, UserError, user_errors
 from cdt.evaluate import table
+from cdt.identity import identity
 from cdt.interop.card import model_card
 from cdt.leaves import named_leaves
 from cdt.sample import load_params
@@ -49,6 +51,7 @@ class Weights(NamedTuple):
     params: Any  # tree of f32 NumPy arrays
     step: int
     card: dict[str, Any]  # arguments of `model_card` that do not depend on the form
+    samples: bytes | None  # PNG
 
 
 def read_weights(config: ConfigDict, workdir: epath.Path, license_name: str) -> Weights:
@@ -61,7 +64,7 @@ def read_weights(config: ConfigDict, workdir: epath.Path, license_name: str) -> 
     model = build.model(config, mesh)
     step, params = load_params(config, workdir, mesh, model)
     params = jax.tree.map(np.asarray, params)
-    average = build.ema_name(config)
+    average = config.sample.ema or build.ema_name(config)
     found = [json.loads(file.read_text()) for file in _evaluations(workdir, step)]
     family = config.process.name
     facts = {
@@ -83,7 +86,16 @@ def read_weights(config: ConfigDict, workdir: epath.Path, license_name: str) -> 
         "evaluations": [table(results) for results in found if results.get("ema") == average],
         "license_name": license_name,
     }
-    return Weights(params, step, card)
+    return Weights(params, step, card, _samples(workdir, step))
+
+
+def write_card(folder: epath.Path, usage: str, weights: Weights, library: str = "") -> None:
+    """README.md, and samples.png where the run has drawn samples with these weights."""
+    name = "samples.png" if weights.samples else ""
+    if weights.samples:
+        atomic.write(folder / name, weights.samples)
+    card = model_card(folder.name, usage, **weights.card, samples=name, library=library)
+    atomic.write(folder / "README.md", card)
 
 
 def new_folder(out: str) -> epath.Path:
@@ -105,17 +117,29 @@ def export_safetensors(config: ConfigDict, workdir: str, out: str, license_name:
     with user_errors():
         folder = new_folder(out)
         weights = read_weights(config, epath.Path(workdir), license_name)
+    write_weights(folder, config, weights)
+    write_card(folder, _USAGE, weights)
+    print(f"{folder}: the weights of step {weights.step}")
+    return EXIT_FINISHED
+
+
+def write_weights(folder: epath.Path, config: ConfigDict, weights: Weights) -> None:
+    """model.safetensors and config.json; makes the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "model.safetensors"
     safetensors_file.write_tensors(path, named_leaves(weights.params), {"step": str(weights.step)})
     atomic.write(folder / "config.json", json.dumps(flatten(config), indent=1, sort_keys=True))
-    atomic.write(folder / "README.md", model_card(folder.name, _USAGE, **weights.card))
-    print(f"{path}: the weights of step {weights.step}")
-    return EXIT_FINISHED
 
 
 def _evaluations(workdir: epath.Path, step: int) -> list[epath.Path]:
     return sorted((workdir / "evaluations").glob(f"step_{step}_*.json"))
+
+
+def _samples(workdir: epath.Path, step: int) -> bytes | None:
+    for name in (f"step_{step}/grid.png", f"step_{step:08d}.png"):
+        if (workdir / "samples" / name).exists():
+            return (workdir / "samples" / name).read_bytes()
+    return None
 
 
 def define_flags() -> None:

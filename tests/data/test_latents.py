@@ -17,13 +17,13 @@ from PIL import Image
 
 from autoencoder_files import FACTOR, TINY, write_autoencoder
 from cdt import build
-from cdt.config import identity
 from cdt.data import latents, moments, pipeline, prepare, text
 from cdt.data.prepared import prepared as prepared_images
 from cdt.data.text_encoder import TextEncoder
 from cdt.diffusion.latents import constant_scale, edm2_whitening, to_input
 from cdt.errors import UserError
 from cdt.evaluate import evaluate
+from cdt.identity import identity
 from cdt.main import run
 from cdt.models.autoencoder_weights import autoencoder_of, autoencoder_params
 from cdt.safetensors_file import read_tensors, sha256

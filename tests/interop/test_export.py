@@ -1,6 +1,9 @@
 """What exports write: the same weights, and a card that says what they are."""
 
 import json
+import os
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -9,12 +12,17 @@ from flax.traverse_util import unflatten_dict
 from safetensors.numpy import load_file
 
 from autoencoder_files import write_autoencoder
+from cdt import build
+from cdt.diffusion.denoiser import make_denoiser
+from cdt.diffusion.process import per_example
 from cdt.errors import UserError
+from cdt.interop import export_safetensors as export_safetensors_module
+from cdt.interop import export_stablehlo
 from cdt.interop.export_diffusers import export_diffusers
-from cdt.interop.export_safetensors import export_safetensors
+from cdt.interop.export_safetensors import Weights, export_safetensors
 from cdt.interop.import_dit import import_dit
 from dit_runs import ddpm, latent_ddpm, random_params, random_run, with_evaluation
-from smoke_runs import arrays
+from smoke_runs import arrays, smoke
 
 
 @pytest.fixture(scope="module")
@@ -69,9 +77,14 @@ def test_pixels_and_runs_without_metrics(tmp_path):
         assert words in card
 
 
-def test_plain_safetensors(latent_run, tmp_path):
+def test_plain_safetensors(tmp_path):
     config = latent_ddpm()
-    assert export_safetensors(config, latent_run, tmp_path / "out") == 0
+    run = random_run(tmp_path, config)
+    (run / "samples" / "step_0").mkdir(parents=True)
+    (run / "samples" / "step_0" / "grid.png").write_bytes(b"a picture")
+    assert export_safetensors(config, run, tmp_path / "out") == 0
+    assert (tmp_path / "out" / "samples.png").read_bytes() == b"a picture"
+    assert "![Samples](samples.png)" in (tmp_path / "out" / "README.md").read_text()
     found = unflatten_dict(load_file(tmp_path / "out" / "model.safetensors"), sep="/")
     wanted = random_params(config)
     assert jax.tree.structure(found) == jax.tree.structure(wanted)
@@ -79,6 +92,82 @@ def test_plain_safetensors(latent_run, tmp_path):
     saved = json.loads((tmp_path / "out" / "config.json").read_text())
     assert saved["model.depth"] == config.model.depth
     assert "load_file" in (tmp_path / "out" / "README.md").read_text()
+
+
+WITHOUT_CDT = """
+import sys
+import jax
+import numpy as np
+from flax.traverse_util import unflatten_dict
+from safetensors.numpy import load_file
+
+folder, inputs, outputs = sys.argv[1:]
+params = unflatten_dict(load_file(folder + "/model.safetensors"), sep="/")
+denoiser = jax.export.deserialize(open(folder + "/denoiser.stablehlo", "rb").read())
+given = dict(np.load(inputs))
+x, level = given.pop("x"), given.pop("level")
+found = denoiser.call(params, x, level, given)
+two = denoiser.call(params, x[:2], level[:2], {name: value[:2] for name, value in given.items()})
+np.testing.assert_allclose(two["x0"], found["x0"][:2], rtol=1e-4, atol=1e-4)
+assert "cdt" not in sys.modules
+np.savez(outputs, **found)
+"""
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"process.name": "edm"},
+        {"process.name": "ddpm", "process.learn_variance": True, "model.num_classes": 0},
+        {"model.name": "ddpmpp", "model.dropout": 0.1},
+    ],
+    ids=["edm", "ddpm", "unet"],
+)
+def test_the_denoiser_runs_without_cdt(tmp_path, overrides):
+    config = smoke(**overrides)
+    model = build.model(config)
+    params = random_params(config)
+    program = export_stablehlo.denoiser(model, params)
+    assert program.platforms == ("cpu", "cuda", "tpu")
+    out = tmp_path / "out"
+    weights = Weights(params, 7, {}, None)
+    export_safetensors_module.write_weights(out, config, weights)
+    (out / "denoiser.stablehlo").write_bytes(program.serialize())
+
+    rng = np.random.default_rng(1)
+    x = rng.standard_normal((5, *model.image_shape), np.float32)
+    level = np.asarray(model.process.level(np.linspace(0.1, 0.9, 5, dtype=np.float32)))
+    condition = {"label": np.array([0, 3, 9, 10, 1], np.int32)} if model.null else {}
+    np.savez(tmp_path / "in.npz", x=x, level=level, **condition)
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_CDT, out, tmp_path / "in.npz", tmp_path / "out.npz"],
+        cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300,
+        env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+    def network(x, level):
+        scaled = per_example(model.prediction.c_in(level), x) * x
+        time = model.process.time_input(level)
+        return model.apply(params, scaled, time, condition, None)
+
+    wanted = make_denoiser(network, model.process, model.prediction, model.learn_variance, False)
+    wanted = jax.jit(wanted)(x, level)
+    with np.load(tmp_path / "out.npz") as found:
+        for name in ("x0", "eps"):
+            theirs, ours = found[name], np.asarray(getattr(wanted, name))
+            np.testing.assert_allclose(theirs, ours, rtol=1e-3, atol=1e-4 * abs(ours).max())
+
+
+def test_the_folder_of_a_denoiser(latent_run, tmp_path):
+    out = tmp_path / "out"
+    assert export_stablehlo.export_stablehlo(latent_ddpm(), latent_run, out) == 0
+    assert {path.name for path in out.iterdir()} == {
+        "README.md", "config.json", "denoiser.stablehlo", "model.safetensors"
+    }  # fmt: skip
+    card = (out / "README.md").read_text()
+    for words in ("x, level, condition)", "float32 [batch, 8, 8, 4]", '"label": int32 [batch], 10'):
+        assert words in card
 
 
 def test_what_cannot_be_exported(latent_run, tmp_path):

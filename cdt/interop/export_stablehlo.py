@@ -1,0 +1,125 @@
+"""Writes the denoiser of any run as a program that runs without cdt.
+
+    python -m cdt.interop.export_stablehlo --config=CONFIG --workdir=RUN --out=FOLDER
+        [--license=NAME]
+
+FOLDER, which must be new or empty, gets what `export_safetensors` writes, and
+
+    denoiser.stablehlo  StableHLO as `jax.export` serialises it, for CPUs, NVIDIA's GPUs and TPUs
+                        and batches of any size: (params, x, level, condition) -> {"x0", "eps"}
+
+The model card shows how to run it. Exit codes are those of `cdt.main`.
+"""
+
+import functools
+import sys
+
+import jax
+import jax.numpy as jnp
+from absl import flags
+from etils import epath
+from jax import export
+from ml_collections import ConfigDict
+
+from cdt import atomic, build
+from cdt.diffusion.denoiser import make_denoiser
+from cdt.diffusion.process import per_example
+from cdt.errors import EXIT_FINISHED, user_errors
+from cdt.interop.export_safetensors import (
+    define_flags,
+    new_folder,
+    read_weights,
+    write_card,
+    write_weights,
+)
+
+_PLATFORMS = ("cpu", "cuda", "tpu")
+_USAGE = """
+The parameters, and the denoiser as a program that needs JAX alone:
+
+```python
+import jax
+import jax.numpy as jnp
+from flax.traverse_util import unflatten_dict
+from safetensors.numpy import load_file
+
+params = unflatten_dict(load_file("model.safetensors"), sep="/")
+denoiser = jax.export.deserialize(open("denoiser.stablehlo", "rb").read())
+out = denoiser.call(params, x, level, condition)  # out["x0"], out["eps"]
+```
+
+with x = alpha x0 + sigma eps, {x}; level, float32 [batch], {level}; condition, {condition}. The
+batch may have any size. For guidance call it with the null condition too, and combine the two.
+"""
+_LEVELS = {
+    "ddpm": "the timestep 0 to T - 1",
+    "edm": "sigma",
+    "flow": "the time, 0 clean to 1 noise",
+}
+
+
+def export_stablehlo(config: ConfigDict, workdir: str, out: str, license_name: str = "") -> int:
+    """Writes the folder; returns the exit code. For arguments and errors see above."""
+    with user_errors():
+        folder = new_folder(out)
+        weights = read_weights(config, epath.Path(workdir), license_name)
+        model = build.model(config)
+    program = denoiser(model, weights.params)
+    write_weights(folder, config, weights)
+    atomic.write(folder / "denoiser.stablehlo", bytes(program.serialize()))
+    write_card(folder, _usage(model), weights)
+    print(f"{folder}: the denoiser and the weights of step {weights.step}")
+    return EXIT_FINISHED
+
+
+def denoiser(model: build.Model, params) -> export.Exported:
+    """(params, x f32[b, H, W, C], level f32[b], condition {name: [b, ...]}) -> {"x0", "eps"}."""
+
+    def denoise(params, x, level, condition):
+        def network(x, level):
+            scaled = per_example(model.prediction.c_in(level), x) * x
+            return model.apply(params, scaled, model.process.time_input(level), condition, None)
+
+        found = make_denoiser(
+            network, model.process, model.prediction, model.learn_variance, clip=False
+        )(x, level)
+        return {"x0": found.x0, "eps": found.eps}
+
+    (b,) = export.symbolic_shape("b")
+    shaped = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.float32)
+    condition = {
+        name: jax.ShapeDtypeStruct((b, *jnp.shape(value)), jnp.asarray(value).dtype)
+        for name, value in model.null.items()
+    }
+    abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)
+    return export.export(jax.jit(denoise), platforms=_PLATFORMS)(
+        abstract, shaped((b, *model.image_shape)), shaped((b,)), condition
+    )
+
+
+def _usage(model: build.Model) -> str:
+    shape = ", ".join(map(str, model.image_shape))
+    parts = []
+    for name, value in model.null.items():
+        sizes = ", ".join(map(str, ("batch", *jnp.shape(value))))
+        null = f", {model.num_classes} for none" if name == "label" else ""
+        parts.append(f'"{name}": {jnp.asarray(value).dtype} [{sizes}]{null}')
+    return _USAGE.format(
+        x=f"float32 [batch, {shape}]",
+        level=_LEVELS[model.process.name],
+        condition=f"{{{'; '.join(parts)}}}",
+    )
+
+
+if __name__ == "__main__":
+    from cdt.main import run
+
+    define_flags()
+    given = flags.FLAGS
+    sys.exit(
+        run(
+            sys.argv,
+            lambda config, path: export_stablehlo(config, path, given.out, given.license),
+            command_writes=False,
+        )
+    )
