@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := runs/digits
 
-.PHONY: train test test-faults test-peers lint format
+.PHONY: train test test-faults test-notebooks test-peers lint format
 
 $(VENV)/installed: requirements.txt
 	$(PYTHON) -m venv $(VENV)
@@ -34,6 +34,9 @@ test: lint
 # Kills, signals, damage, full disks: those of tests/faults that take too long for `make test`.
 test-faults: $(VENV)/installed-test
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile -m faults_slow tests/faults
+
+test-notebooks: $(VENV)/installed-test
+	$(VENV)/bin/python -m pytest -n 2 tests/notebooks
 
 test-peers: .venv-peers/installed
 	.venv-peers/bin/python -m pytest tests/peers
