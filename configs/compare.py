@@ -43,7 +43,8 @@ SIFT = (
     "tau_5_snr: timesteps.clusters=snr",
 )
 # Beside uniform sampling and the curriculum.
-PEERS = {"flow": (), "ddpm": ("speed: timesteps.name=speed",)}
+ROUTING = "routing: timesteps.name=uniform model.routing=True"
+PEERS = {"flow": (ROUTING,), "ddpm": (ROUTING, "speed: timesteps.name=speed")}
 # Clusters fitted to the difficulty that a study measured.
 EDGES = "timesteps.edges_file=runs/study_{data}_{family}/difficulty/curriculum.json"
 MEASURED = (f"measured: {EDGES}", f"measured+min_snr: {EDGES} loss.weight=min_snr")
@@ -62,8 +63,7 @@ def get_config(variant: str = "digits,flow"):
         config.data.path = "/usr/share/datasets/fashion-mnist"
         config.model.patch_size = 7
     config.model.hidden_size, config.model.depth, config.model.num_heads = 64, 4, 4
-    config.model.num_classes = 10
-    config.model.unroll = True
+    config.model.num_classes, config.model.unroll = 10, True
 
     config.process.name = family
     config.timesteps.name = "curriculum"

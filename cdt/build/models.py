@@ -24,6 +24,7 @@ from cdt.errors import UserError
 from cdt.models.dit import DiT, named_dit
 from cdt.models.layers import unconstrained
 from cdt.models.remat import REMATS
+from cdt.models.routing import task_routing
 from cdt.models.unet import ADM_SIZES, DDPMPP_SIZES, UNet, adm, ddpmpp
 from cdt.sharding import split_batch
 from cdt.step import Condition, ExampleLoss, ToX0
@@ -106,6 +107,7 @@ def model(config: ConfigDict, mesh: Mesh | None = None) -> Model:
         null |= text.null
     network = _network(
         config,
+        process,
         out_channels=config.data.channels * (2 if c.learn_variance else 1),
         text_width=text.manifest.width if text else None,
         mesh=mesh,
@@ -133,6 +135,7 @@ def model(config: ConfigDict, mesh: Mesh | None = None) -> Model:
 
 def _network(
     config: ConfigDict,
+    process: Process,
     out_channels: int,
     text_width: int | None,
     mesh: Mesh | None,
@@ -150,6 +153,13 @@ def _network(
     if c.name == "dit":
         whole = mesh is None or mesh.shape["fsdp"] == 1
         options["separate_qkv"] = whole and jax.default_backend() == "gpu"
+    if c.routing:
+        if c.name != "dit":
+            raise UserError(
+                f"config.model.routing is True with config.model.name '{c.name}', which has no "
+                "task routing; set it to False, or use 'dit'."
+            )
+        options["routing"] = task_routing(process.position, c.routing_alpha, c.routing_beta)
     if text_width is None:
         return constructor(config, options)
     if c.name != "dit":
