@@ -61,6 +61,9 @@ def default_config() -> ConfigDict:
     config.model.num_classes = 0  # 0: unconditional
     config.model.dtype = "float32"  # compute: float32 | bfloat16; parameters are always float32
     config.model.unroll = False  # dit: unrolled blocks (faster steps) or scanned (fast compilation)
+    config.model.routing = False  # dit: each noise level has channels of its own (DTR)
+    config.model.routing_alpha = 4.0  # of t/(T - 1) or u: how their place moves with the level
+    config.model.routing_beta = 0.8  # their share of the width
     # computed again in the backward pass: none | elementwise: all but dense products and
     # convolutions | block: everything but a block's input. Less memory, slower.
     config.model.remat = "none"

@@ -8,7 +8,7 @@ arms with one other seed, `:DATA,FAMILY,peers` has published methods that came l
 `measured` need the curriculum of a difficulty study, in runs/study_DATA_FAMILY.
 
 A small DiT at a constant learning rate, stopped while the distance still falls: where every arm
-has converged there is no "sooner" to measure. On one CPU core a run takes two to three minutes.
+has converged there is no "sooner" to measure. A run takes two to three minutes on one CPU core.
 """
 
 from cdt.config import check_variant, default_config
@@ -43,7 +43,9 @@ SIFT = (
     "tau_5_snr: timesteps.clusters=snr",
 )
 # Beside uniform sampling and the curriculum.
-PEERS = {"flow": (), "ddpm": ("speed: timesteps.name=speed",)}
+ROUTE = "model.routing=True"
+ROUTING = (f"routing: timesteps.name=uniform {ROUTE}", f"curriculum+routing: {ROUTE}")
+PEERS = {"flow": ROUTING, "ddpm": (*ROUTING, "speed: timesteps.name=speed")}
 # Clusters fitted to the difficulty that a study measured.
 EDGES = "timesteps.edges_file=runs/study_{data}_{family}/difficulty/curriculum.json"
 MEASURED = (f"measured: {EDGES}", f"measured+min_snr: {EDGES} loss.weight=min_snr")
@@ -62,8 +64,7 @@ def get_config(variant: str = "digits,flow"):
         config.data.path = "/usr/share/datasets/fashion-mnist"
         config.model.patch_size = 7
     config.model.hidden_size, config.model.depth, config.model.num_heads = 64, 4, 4
-    config.model.num_classes = 10
-    config.model.unroll = True
+    config.model.num_classes, config.model.unroll = 10, True
 
     config.process.name = family
     config.timesteps.name = "curriculum"
@@ -77,8 +78,7 @@ def get_config(variant: str = "digits,flow"):
     config.train.duration, config.train.batch_size = "2000 steps", 64
     config.validation.every = "100 steps"
     config.checkpoint.every, config.checkpoint.keep = "1000 steps", 1
-    config.sample.every = "2000 steps"
-    config.log.tensorboard = False
+    config.sample.every, config.log.tensorboard = "2000 steps", False
 
     config.sample.sampler, config.sample.steps = ("heun", 10) if family == "flow" else ("ddim", 20)
     config.evaluate.num = 1000

@@ -118,6 +118,11 @@ BAD = {
     "text without captions": ({"data.text_encoder": "clip"}, "prepared with captions"),
     "classes beside text": (
         {"data.name": "mock", "data.text_encoder": "mock", "sample.classes": (1,)}, "prompts"),
+    "routing a U-Net": (
+        {"model.name": "adm", "model.channels": 32, "model.routing": True}, "has no task routing"),
+    "routing's alpha": (
+        {"model.routing": True, "model.routing_alpha": 0.0}, "alpha is 0; it must be positive"),
+    "routing's beta": ({"model.routing": True, "model.routing_beta": 0.01}, "none of 32 channels"),
     "no sampler steps": ({"sample.steps": 0}, "at least 1"),
     "ddim steps": (
         {"process.name": "ddpm", "sample.sampler": "ddim", "sample.steps": 30}, "divisor"),
@@ -199,6 +204,9 @@ def test_batch_must_divide_over_the_devices():
          "sample.sampler": "ddim", "sample.steps": 50, "sample.clip": True},
         {"process.name": "ddpm", "process.prediction": "x0", "sample.sampler": "ancestral"},
         {"timesteps.name": "uniform", "optim.clip_norm": 1.0, "ema.half_lives_kimg": (10.0,)},
+        {"model.routing": True, "process.name": "edm"},
+        {"model.routing": True, "process.name": "ddpm", "sample.sampler": "ancestral",
+         "timesteps.name": "speed", "process.learn_variance": True, "sample.guidance": 2.0},
         {"timesteps.pacing": "fixed", "timesteps.clusters": "snr", "timesteps.order": "random"},
         {"model.dtype": "bfloat16", "model.remat": "block", "sample.guidance": 2.0},
         {"data.name": "mock", "data.text_encoder": "mock", "sample.guidance": 2.0},
@@ -245,7 +253,7 @@ def test_queries_keys_and_values_are_separate_where_kernels_are_whole(
     config = default_config()
     mesh = sharding.make_mesh(8 // fsdp, fsdp, jax.devices())
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
-    network = models._network(config, None, mesh)
+    network = models._network(config, None, None, mesh)
     assert network.separate_qkv == separate
 
 

@@ -65,6 +65,27 @@ def test_any_mesh_gives_the_same_training():
     assert len(set(losses[1, 1])) == STEPS
 
 
+def test_task_routing_and_speed_on_a_mesh_of_two_axes():
+    """The same losses as on one device, and no activation moves for a mask or a dual."""
+    config = small("dit")
+    config.update_from_flattened_dict(
+        {"model.routing": True, "process.name": "ddpm", "timesteps.name": "speed"}
+    )
+    losses = {}
+    for shape in [(1, 1), (4, 2)]:
+        mesh = mesh_of(*shape)
+        state, step, source = compiled_step(config, mesh)
+        size = sum(p.nbytes for p in jax.tree.leaves(state.params))
+        losses[shape] = []
+        for i in range(3):
+            state, metrics = step(state, sharding.global_batch(mesh, batch_of(source, i), BATCH))
+            losses[shape].append(float(metrics["loss"]))
+    np.testing.assert_allclose(losses[4, 2], losses[1, 1], rtol=1e-6)
+    moved = total_bytes(collectives(step.as_text()))
+    assert moved["all-gather"] <= 2.1 * size
+    assert moved["all-to-all"] + moved["collective-permute"] <= 0.15 * size
+
+
 @pytest.mark.parametrize("network", NETWORKS)
 def test_a_step_gathers_parameters_and_reduces_gradients(network, capfd):
     """Once in the forward and once in the backward pass; nothing as large as an activation."""

@@ -25,6 +25,7 @@ from cdt.errors import UserError
 from cdt.models.dit import DiT, named_dit
 from cdt.models.layers import unconstrained
 from cdt.models.remat import REMATS
+from cdt.models.routing import Routing, task_routing
 from cdt.models.unet import ADM_SIZES, DDPMPP_SIZES, UNet, adm, ddpmpp
 from cdt.sharding import split_batch
 from cdt.step import Condition, ExampleLoss, ToX0
@@ -107,6 +108,7 @@ def model(config: ConfigDict, mesh: Mesh | None = None) -> Model:
         null |= text.null
     network = _network(
         config,
+        routing=_routing(config, process),
         text_width=text.manifest.width if text else None,
         mesh=mesh,
     )
@@ -156,7 +158,11 @@ def dit(config: ConfigDict) -> DiT:
             f"The run {kind}; other programs know a DiT that is told a class and nothing else: "
             "give the config of such a run (export_safetensors takes any)."
         )
-    return _network(config, text_width=None, mesh=None)
+    if config.model.routing:
+        raise UserError(
+            "config.model.routing is True, which no other program knows; use export_safetensors."
+        )
+    return _network(config, routing=None, text_width=None, mesh=None)
 
 
 def attention_heads(config: ConfigDict) -> int | None:
@@ -166,6 +172,7 @@ def attention_heads(config: ConfigDict) -> int | None:
 
 def _network(
     config: ConfigDict,
+    routing: Routing | None,
     text_width: int | None,
     mesh: Mesh | None,
 ) -> DiT | UNet:
@@ -182,6 +189,7 @@ def _network(
     if c.name == "dit":
         whole = mesh is None or mesh.shape["fsdp"] == 1
         options["separate_qkv"] = whole and jax.default_backend() == "gpu"
+        options["routing"] = routing
     if text_width is None:
         return constructor(config, options)
     if c.name != "dit":
@@ -190,6 +198,19 @@ def _network(
             "empty, or use 'dit'."
         )
     return _dit(config, options | {"text_width": text_width})
+
+
+def _routing(config: ConfigDict, process: Process) -> Routing | None:
+    """Which channels each noise level passes through the blocks; None: all."""
+    c = config.model
+    if not c.routing:
+        return None
+    if c.name != "dit":
+        raise UserError(
+            f"config.model.routing is True with config.model.name '{c.name}', which has no task "
+            "routing; set it to False, or use 'dit'."
+        )
+    return task_routing(process.position, c.routing_alpha, c.routing_beta)
 
 
 def _dit(config: ConfigDict, options: dict[str, Any]) -> DiT:

@@ -30,6 +30,7 @@ class Process(NamedTuple):
     alpha_sigma: Callable  # native level, clean end included -> (alpha, sigma) f32
     derivatives: Callable | None  # native level -> (dalpha/dlevel, dsigma/dlevel); None if discrete
     time_input: Callable  # native level -> the network's time input
+    position: Callable  # time input -> f32 in [0, 1], 0 clean: t/(T - 1) of a discrete family, or u
     log_snr: Callable  # u f64 (NumPy, on the host) -> log(alpha^2 / sigma^2) f64
 
 
@@ -73,6 +74,7 @@ def ddpm(betas: np.ndarray) -> Process:
         alpha_sigma=alpha_sigma,
         derivatives=None,
         time_input=lambda level: level,
+        position=lambda time: time / max(num_levels - 1, 1),
         log_snr=log_snr,
     )
 
@@ -94,14 +96,18 @@ def edm(p_mean: float = -1.2, p_std: float = 1.2) -> Process:
     def clip(u, numpy=jnp):
         return numpy.clip(u, _U_MARGIN, 1 - _U_MARGIN)
 
+    def u_of(log_sigma):
+        return clip(ndtr((log_sigma - p_mean) / p_std))
+
     return Process(
         name="edm",
         num_levels=None,
         level=lambda u: jnp.exp(p_mean + p_std * ndtri(clip(u))),
-        u=lambda level: clip(ndtr((jnp.log(level) - p_mean) / p_std)),
+        u=lambda level: u_of(jnp.log(level)),
         alpha_sigma=lambda level: (jnp.ones_like(level), level),
         derivatives=lambda level: (jnp.zeros_like(level), jnp.ones_like(level)),
         time_input=lambda level: jnp.log(level) / 4,  # c_noise
+        position=lambda time: u_of(4 * time),
         log_snr=lambda u: -2 * (p_mean + p_std * quantile(clip(u, np))),
     )
 
@@ -128,6 +134,7 @@ def flow(path: Path) -> Process:
         alpha_sigma=path.alpha_sigma,
         derivatives=path.derivatives,
         time_input=lambda level: level,
+        position=lambda time: time,
         log_snr=log_snr,
     )
 

@@ -23,6 +23,7 @@ from cdt.models.layers import (
     unpatchify,
 )
 from cdt.models.remat import rematerialised
+from cdt.models.routing import Routing
 
 # name: (depth, width, attention heads); table 1 of the paper.
 DIT_SIZES = {
@@ -54,8 +55,10 @@ class DiTBlock(nn.Module):
     """Attention and MLP, each normalised, shifted, scaled and gated by the condition; between them,
     where there is text, attention to it.
 
-    Takes tokens [B, N, D], silu(condition) [B, D] and of the text states [B, L, D] and how many of
-    them count, int32[B]; returns (tokens, None), as a scan wants it.
+    Takes tokens [B, N, D], silu(condition) [B, D], a mask of channels [B, D] or None, and of the
+    text states [B, L, D] and how many of them count, int32[B]; returns (tokens, None), as a scan
+    wants it. Masked channels pass it by and are added again: Block(m x) + (1 - m) x (Park et al.
+    2023, arXiv 2310.07138), so that all channels receive what the block computes.
     """
 
     num_heads: int
@@ -65,18 +68,24 @@ class DiTBlock(nn.Module):
     separate_qkv: bool
 
     @nn.compact
-    def __call__(self, x: jax.Array, condition: jax.Array, *text) -> tuple[jax.Array, None]:
+    def __call__(
+        self, x: jax.Array, condition: jax.Array, mask: jax.Array | None, *text
+    ) -> tuple[jax.Array, None]:
         modulation = Dense(
             6 * x.shape[-1], dtype=self.dtype, kernel_init=nn.initializers.zeros, name="adaln"
         )(condition)
         shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = jnp.split(modulation, 6, axis=-1)
         attention = SelfAttention(self.num_heads, self.dtype, self.separate_qkv, name="attention")
         mlp = Mlp(self.mlp_hidden_size, self.dtype, name="mlp")
+        if mask is not None:
+            x, around = mask[:, None] * x, (1 - mask[:, None]) * x
         x = x + gated(attention(adaptive_layer_norm(x, shift_1, scale_1)), gate_1)
         x = self.constrain(x)
         if text:
             x = x + CrossAttention(self.num_heads, self.dtype, name="cross_attention")(x, *text)
         x = x + gated(mlp(adaptive_layer_norm(x, shift_2, scale_2)), gate_2)
+        if mask is not None:
+            x = x + around
         return self.constrain(x), None
 
 
@@ -101,6 +110,8 @@ class DiT(nn.Module):
         remat: what a block computes again in the backward pass, see `remat.REMATS`.
         constrain: x [B, ...] -> x, applied to what passes between blocks: where examples lie.
         separate_qkv: compute queries, keys and values in three products, see `SplitDense`.
+        routing: which channels of its input a block sees at which noise level, see
+            `routing.task_routing`; None: all.
     """
 
     patch_size: int
@@ -116,6 +127,7 @@ class DiT(nn.Module):
     remat: str = "none"
     constrain: Callable[[jax.Array], jax.Array] = unconstrained
     separate_qkv: bool = False
+    routing: Routing | None = None
 
     @nn.compact
     def __call__(
@@ -174,6 +186,9 @@ class DiT(nn.Module):
                 text.astype(self.dtype)
             )
             read = (self.constrain(states), text_length)
+        mask = None
+        if self.routing is not None:
+            mask = self.constrain(self.routing(time, self.hidden_size).astype(self.dtype))
 
         blocks = nn.scan(
             rematerialised(DiTBlock, self.remat, prevent_cse=self.unroll),
@@ -190,7 +205,7 @@ class DiT(nn.Module):
             self.constrain,
             self.separate_qkv,
             name="blocks",
-        )(tokens, condition, *read)
+        )(tokens, condition, mask, *read)
 
         zeros = nn.initializers.zeros
         modulation = Dense(
