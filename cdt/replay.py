@@ -46,8 +46,10 @@ def replay(config: ConfigDict, workdir: str) -> int:
     with errors_of_all(), user_errors():
         checkpoints = Checkpointer(path / "checkpoints", keep=config.checkpoint.keep)
         meta = checkpoints.read_meta()
-        if meta is None:
-            raise UserError(f"There is no checkpoint in {path}: train first, or mend --workdir.")
+        if meta is None or "open_all_at" not in meta:  # nothing, or imported weights
+            raise UserError(
+                f"There is no checkpoint of a run in {path}: train first, or mend --workdir."
+            )
         parts = build.training(config, model, mesh.size, source.size, meta["open_all_at"])
         shapes = jax.eval_shape(parts.init, jax.random.key(config.seed))
         shardings = sharding.state_sharding(mesh, shapes, config.mesh.min_shard_size)

@@ -80,6 +80,7 @@ def test_a_run_starts_from_it(imported, tmp_path, capsys):
     config.optim.lr, config.optim.warmup = 0.0, "0 steps"
     config.ema.decays = (0.9,)
     config.train.duration = "6 steps"
+    config.mesh.data, config.mesh.fsdp, config.mesh.min_shard_size = 4, 2, 256  # another than its
     assert train(config, str(tmp_path / "run")) == 0
     assert f"starting from the weights of {workdir}" in capsys.readouterr().out
     found = arrays(tmp_path / "run")
