@@ -17,6 +17,7 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
+from pathlib import Path
 
 # Read by TensorFlow when the metric writers import it: nobody wants its banner.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -24,8 +25,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from cdt import __version__
 from cdt import config as schema
-from cdt.errors import EXIT_USER_ERROR, UserError, storage_errors
+from cdt.errors import EXIT_FINISHED, EXIT_USER_ERROR, UserError, storage_errors
 from cdt.malloc import keep_freed_memory
 
 FLAGS = flags.FLAGS
@@ -65,6 +67,7 @@ def parse(argv: list[str]):
         key = argument.lstrip("-").partition("=")[0]
         if key.startswith("config.") and key[7:] not in schema.flatten(schema.default_config()):
             raise schema.unknown_key(key[7:])
+    argv = [_with_shipped_config(argument) for argument in argv]
     try:
         rest = FLAGS(argv)
         config = FLAGS.config
@@ -103,6 +106,16 @@ def parse(argv: list[str]):
     return config, os.path.expanduser(FLAGS.workdir), FLAGS.mode
 
 
+def _with_shipped_config(argument: str) -> str:
+    """--config=configs/NAME.py is the installed one where the working directory has none."""
+    flag, equals, name = argument.partition("=")
+    path = Path(name.partition(":")[0])
+    shipped = Path(__file__).parent / path
+    if flag.lstrip("-") != "config" or path.parent.name != "configs" or path.exists():
+        return argument
+    return f"{flag}{equals}{Path(__file__).parent / name}" if shipped.exists() else argument
+
+
 def run(
     argv: list[str],
     command: Callable[[ConfigDict, str], int] | None = None,
@@ -116,6 +129,9 @@ def run(
       command_writes: in the workdir, so that no run may be training there.
     """
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    if argv[1:] == ["--version"]:
+        print(f"cdt {__version__}")
+        return EXIT_FINISHED
     try:
         config, workdir, mode = parse(argv)
         schema.check_keys(config)
@@ -164,5 +180,10 @@ def _check_alike(config: ConfigDict, workdir: str, mode: str) -> None:
     check_alike({"--workdir": workdir, "--mode": mode} | told | versions)
 
 
+def main() -> int:
+    """The command `cdt`."""
+    return run(sys.argv)
+
+
 if __name__ == "__main__":
-    sys.exit(run(sys.argv))
+    sys.exit(main())
