@@ -240,12 +240,12 @@ class Checkpointer:
 
     def _remove_partial(self) -> None:
         """What the failed save has written fills the disk; what stays, `_open` removes."""
-        for seconds in (0.0, 0.1, 1.0):  # as TensorStore's threads may still be writing there
+        # Again and again, as TensorStore's threads may still be writing there, and make it anew.
+        for seconds in (0.0, 0.1, 1.0):
             time.sleep(seconds)
             with contextlib.suppress(OSError):
                 for partial in self._directory.glob(f"{self._saving}.orbax-checkpoint-tmp*"):
                     partial.rmtree()
-                return
 
     def _open(self) -> ocp.CheckpointManager:
         if self._manager is None:

@@ -242,7 +242,8 @@ def test_a_person_is_told_in_one_sentence_and_nothing_else(tmp_path, fault, numb
         capture_output=True, text=True, check=False, timeout=120,
         env=os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT}/tests"},
     )  # fmt: skip
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
     lines = done.stdout.splitlines()
     assert len(lines) == 3
     for step, line in zip((2, 3, 4), lines, strict=True):
