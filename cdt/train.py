@@ -314,10 +314,10 @@ def _train(config: ConfigDict, path: epath.Path, stop: Stop) -> int:
     elif jax.process_index() == 0:
         try:
             _report(path)
-        except OSError as error:
+        except (OSError, ValueError) as error:  # a ValueError where metrics could not be written
             logging.warning(
                 f"The run has finished and is saved, but its report cannot be written to {path} "
-                f"({error}); metrics.jsonl holds its numbers."
+                f"({error}); metrics.jsonl holds what numbers it has."
             )
     return exit_code
 

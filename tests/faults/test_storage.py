@@ -317,6 +317,20 @@ def test_on_failure_is_checked(tmp_path):
         loop.train(smoke(**{"checkpoint.on_failure": "ignore"}), str(tmp_path))
 
 
+def test_a_run_without_metrics_ends_well(undisturbed, tmp_path, monkeypatch, caplog):
+    """The disk took checkpoints and no line of metrics.jsonl: there is nothing to report on."""
+
+    def refuse(lines, line):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("cdt.writers._LocalLines.write", refuse)
+    assert loop.train(smoke(**EVERY), str(tmp_path)) == 0
+    lines = warnings_of(caplog)
+    assert len(lines) == 2 and "Metrics cannot be written" in lines[0]
+    assert "finished and is saved, but its report cannot be written" in lines[1]
+    assert_same_arrays(arrays(tmp_path), undisturbed)
+
+
 @pytest.mark.parametrize(
     ("mode", "folder"), [("sample", "samples"), pytest.param("evaluate", "evaluations", marks=slow)]
 )
