@@ -14,6 +14,7 @@ from cdt.build.models import (
     dit,
     example_loss,
     model,
+    network_at,
     training_loss,
 )
 from cdt.build.optimization import (
@@ -30,9 +31,8 @@ from cdt.build.optimization import (
 __all__ = [
     "Difficulty", "Model", "Training", "attention_heads", "autoencoder_sha256", "data",
     "difficulty", "dit", "ema_decays", "ema_name", "encoder", "evaluated_emas", "example_loss",
-    "examples", "feature_space", "keep_every", "latent_shape", "mesh", "model", "open_all_at",
-    "posthoc_std", "power_name",
-    "sample_captions", "sample_condition", "sampler", "scaling_record", "source", "steps",
-    "steps_per_dispatch", "stops_where_unsaved", "timestep_sampler", "training", "training_loss",
-    "validation_batch",
+    "examples", "feature_space", "keep_every", "latent_shape", "mesh", "model", "network_at",
+    "open_all_at", "posthoc_std", "power_name", "sample_captions", "sample_condition", "sampler",
+    "scaling_record", "source", "steps", "steps_per_dispatch", "stops_where_unsaved",
+    "timestep_sampler", "training", "training_loss", "validation_batch",
 ]  # fmt: skip

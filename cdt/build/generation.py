@@ -10,12 +10,12 @@ from ml_collections import ConfigDict
 
 from cdt.build.choices import at_least, choose
 from cdt.build.latents import decoder
-from cdt.build.models import Model
+from cdt.build.models import Model, network_at
 from cdt.build.optimization import mesh
 from cdt.compilation import compiler_options
 from cdt.diffusion.denoiser import make_denoiser
 from cdt.diffusion.guidance import classifier_free_guidance
-from cdt.diffusion.process import Process, per_example
+from cdt.diffusion.process import Process
 from cdt.errors import UserError
 from cdt.evals.efficientnet_lite import efficientnet_lite0
 from cdt.evals.features import pixels
@@ -70,10 +70,7 @@ def sampler(config: ConfigDict, model: Model) -> Callable[[PyTree, Array, Condit
         )
 
     def sample(params, indices, condition):
-        def network(x, level, condition):
-            scaled = per_example(model.prediction.c_in(level), x) * x
-            return model.apply(params, scaled, model.process.time_input(level), condition, None)
-
+        network = network_at(model, params)
         if guided:
             denoised = classifier_free_guidance(
                 network, model.process, condition, model.null, c.guidance,

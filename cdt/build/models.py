@@ -19,7 +19,7 @@ from cdt.diffusion import process as processes
 from cdt.diffusion import schedules, weights
 from cdt.diffusion.loss import make_example_loss, make_loss
 from cdt.diffusion.prediction import Prediction
-from cdt.diffusion.process import Process
+from cdt.diffusion.process import Process, per_example
 from cdt.diffusion.uncertainty import init_uncertainty, make_log_variance
 from cdt.errors import UserError
 from cdt.models.dit import DiT, named_dit
@@ -142,6 +142,17 @@ def model(config: ConfigDict, mesh: Mesh | None = None) -> Model:
         process, prediction, c.learn_variance, init, apply, image_shape,
         num_classes, null, log_variance if uncertain else None, to_x0(config),
     )  # fmt: skip
+
+
+def network_at(model: Model, params: PyTree) -> Callable[[Array, Array, Condition], Array]:
+    """Returns network(x [B, H, W, C], native level [B], condition) -> raw output [B, H, W, C or 2C]
+    f32, without dropout: what samplers and exports evaluate."""
+
+    def network(x, level, condition):
+        scaled = per_example(model.prediction.c_in(level), x) * x
+        return model.apply(params, scaled, model.process.time_input(level), condition, None)
+
+    return network
 
 
 def dit(config: ConfigDict) -> DiT:

@@ -16,6 +16,7 @@ Nothing in RUN changes, and it may be training. Exit codes are those of `cdt.mai
 
 import json
 import sys
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -148,15 +149,22 @@ def define_flags() -> None:
     flags.DEFINE_string("license", "", "Of the weights, for the model card: apache-2.0 and so on.")
 
 
-if __name__ == "__main__":
+def command_line(export: Callable[[ConfigDict, str, str, str], int]) -> int:
+    """Runs this process's command line; returns the exit code.
+
+    Args:
+      export: (config, workdir, out, license name) -> exit code.
+    """
     from cdt.main import run
 
     define_flags()
     given = flags.FLAGS
-    sys.exit(
-        run(
-            sys.argv,
-            lambda config, path: export_safetensors(config, path, given.out, given.license),
-            command_writes=False,
-        )
+    return run(
+        sys.argv,
+        lambda config, workdir: export(config, workdir, given.out, given.license),
+        command_writes=False,
     )
+
+
+if __name__ == "__main__":
+    sys.exit(command_line(export_safetensors))

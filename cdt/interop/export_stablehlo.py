@@ -16,17 +16,15 @@ import sys
 
 import jax
 import jax.numpy as jnp
-from absl import flags
 from etils import epath
 from jax import export
 from ml_collections import ConfigDict
 
 from cdt import atomic, build
 from cdt.diffusion.denoiser import make_denoiser
-from cdt.diffusion.process import per_example
 from cdt.errors import EXIT_FINISHED, user_errors
 from cdt.interop.export_safetensors import (
-    define_flags,
+    command_line,
     new_folder,
     read_weights,
     write_card,
@@ -76,10 +74,7 @@ def denoiser(model: build.Model, params) -> export.Exported:
     """(params, x f32[b, H, W, C], level f32[b], condition {name: [b, ...]}) -> {"x0", "eps"}."""
 
     def denoise(params, x, level, condition):
-        def network(x, level):
-            scaled = per_example(model.prediction.c_in(level), x) * x
-            return model.apply(params, scaled, model.process.time_input(level), condition, None)
-
+        network = functools.partial(build.network_at(model, params), condition=condition)
         found = make_denoiser(
             network, model.process, model.prediction, model.learn_variance, clip=False
         )(x, level)
@@ -112,14 +107,4 @@ def _usage(model: build.Model) -> str:
 
 
 if __name__ == "__main__":
-    from cdt.main import run
-
-    define_flags()
-    given = flags.FLAGS
-    sys.exit(
-        run(
-            sys.argv,
-            lambda config, path: export_stablehlo(config, path, given.out, given.license),
-            command_writes=False,
-        )
-    )
+    sys.exit(command_line(export_stablehlo))
