@@ -262,9 +262,8 @@ class Checkpointer:
         return self._manager
 
     def _nothing(self) -> UserError:
-        return UserError(
-            f"There is no checkpoint in {self._directory}: train first, or mend --workdir."
-        )
+        where = self._directory
+        return UserError(f"There is no checkpoint in {where}: train first, or mend --workdir.")
 
     def _steps(self) -> list[int]:
         """Steps saved completely, the newest first, as process 0 sees them: on a network's file
@@ -289,6 +288,11 @@ class Checkpointer:
             try:
                 result = read(step)
             except Damaged as error:
+                if only is not None:
+                    raise UserError(
+                        f"The checkpoint of step {step} in {self._directory} is damaged ({error}): "
+                        "bring it back from a copy, or rename its folder to go on without it."
+                    ) from error
                 damaged[step] = str(error)
                 continue
             # Renamed only now: where no step can be read, the storage may be away for a moment.
@@ -301,8 +305,7 @@ class Checkpointer:
                     )
             return step, result
         remains = [f"step {step}: {reason}" for step, reason in damaged.items()]
-        if only is None:
-            remains += sorted(path.name for path in self._directory.glob("corrupt-*"))
+        remains += sorted(path.name for path in self._directory.glob("corrupt-*"))
         if remains:
             raise UserError(
                 f"No good checkpoint is left in {self._directory} ({'; '.join(remains)}): bring "
