@@ -34,6 +34,7 @@ from cdt.interop.export_safetensors import (
     new_folder,
     read_weights,
     write_card,
+    written_whole,
 )
 from cdt.models.autoencoder_weights import autoencoder_of
 
@@ -92,18 +93,19 @@ def export_diffusers(
     params.pop("loss_uncertainty", None)  # of the loss and not of the network
     state = from_params(params, DIFFUSERS, network.patch_size, side // network.patch_size)
 
-    transformer = folder / "transformer"
-    _write_json(transformer / "config.json", transformer_config(network, channels, side))
-    safetensors_file.write_tensors(transformer / _WEIGHTS, state, {"format": "pt"})
     c = config.process
     scheduler = scheduler_config(c.schedule, c.num_timesteps, c.prediction, config.sample.clip)
-    _write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
-    if vae_config is not None:
-        _write_json(folder / "vae" / "config.json", vae_config)
-        (epath.Path(vae).expanduser() / _WEIGHTS).copy(folder / "vae" / _WEIGHTS)
     usage = _usage(config, folder.name, network.num_classes, vae_config is not None)
-    write_card(folder, usage, weights, library="diffusers")
-    _write_json(folder / "model_index.json", model_index(names, vae_config is not None))
+    with written_whole(folder) as partial:
+        transformer = partial / "transformer"
+        _write_json(transformer / "config.json", transformer_config(network, channels, side))
+        safetensors_file.write_tensors(transformer / _WEIGHTS, state, {"format": "pt"})
+        _write_json(partial / "scheduler" / "scheduler_config.json", scheduler)
+        if vae_config is not None:
+            _write_json(partial / "vae" / "config.json", vae_config)
+            (epath.Path(vae).expanduser() / _WEIGHTS).copy(partial / "vae" / _WEIGHTS)
+        _write_json(partial / "model_index.json", model_index(names, vae_config is not None))
+        write_card(partial, folder.name, usage, weights, library="diffusers")
     print(f"{folder}: the weights of step {weights.step}, for diffusers")
     return EXIT_FINISHED
 

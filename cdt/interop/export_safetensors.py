@@ -4,7 +4,8 @@
         [--license=NAME]
 
 The weights are those that `--mode=sample` uses: of the newest checkpoint the average that
-`config.sample.ema` names, or the first. FOLDER, which must be new or empty, gets
+`config.sample.ema` names, or the first. FOLDER must be new or empty; in the end it is not there, or
+holds all of
 
     model.safetensors  float32, under the paths of the parameters, such as "blocks/mlp/in/kernel"
     config.json        every key of the config
@@ -16,7 +17,9 @@ Nothing in RUN changes, and it may be training. Exit codes are those of `cdt.mai
 
 import json
 import sys
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import jax
@@ -90,17 +93,19 @@ def read_weights(config: ConfigDict, workdir: epath.Path, license_name: str) -> 
     return Weights(params, step, card, _samples(workdir, step))
 
 
-def write_card(folder: epath.Path, usage: str, weights: Weights, library: str = "") -> None:
+def write_card(
+    folder: epath.Path, title: str, usage: str, weights: Weights, library: str = ""
+) -> None:
     """README.md, and samples.png where the run has drawn samples with these weights."""
     name = "samples.png" if weights.samples else ""
     if weights.samples:
         atomic.write(folder / name, weights.samples)
-    card = model_card(folder.name, usage, **weights.card, samples=name, library=library)
+    card = model_card(title, usage, **weights.card, samples=name, library=library)
     atomic.write(folder / "README.md", card)
 
 
 def new_folder(out: str) -> epath.Path:
-    """The folder `out`, made if needed.
+    """The folder `out`, for `written_whole`.
 
     Raises:
       UserError: none is given, or there is something in it.
@@ -113,20 +118,35 @@ def new_folder(out: str) -> epath.Path:
     return folder
 
 
+@contextmanager
+def written_whole(folder: epath.Path) -> Iterator[epath.Path]:
+    """A folder beside `folder`, which takes its place after the body; where that fails it is
+    removed, so that the same command can be given again."""
+    partial = folder.parent / f".{folder.name}-{uuid.uuid4().hex}"
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        if folder.exists():
+            folder.rmdir()  # an empty one
+        partial.rename(folder)
+    finally:
+        partial.rmtree(missing_ok=True)
+
+
 def export_safetensors(config: ConfigDict, workdir: str, out: str, license_name: str = "") -> int:
     """Writes the folder; returns the exit code. For arguments and errors see above."""
     with user_errors():
         folder = new_folder(out)
         weights = read_weights(config, epath.Path(workdir), license_name)
-    write_weights(folder, config, weights)
-    write_card(folder, _USAGE, weights)
+    with written_whole(folder) as partial:
+        write_weights(partial, config, weights)
+        write_card(partial, folder.name, _USAGE, weights)
     print(f"{folder}: the weights of step {weights.step}")
     return EXIT_FINISHED
 
 
 def write_weights(folder: epath.Path, config: ConfigDict, weights: Weights) -> None:
-    """model.safetensors and config.json; makes the folder."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """model.safetensors and config.json."""
     path = folder / "model.safetensors"
     safetensors_file.write_tensors(path, named_leaves(weights.params), {"step": str(weights.step)})
     atomic.write(folder / "config.json", json.dumps(flatten(config), indent=1, sort_keys=True))

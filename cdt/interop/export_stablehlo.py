@@ -29,6 +29,7 @@ from cdt.interop.export_safetensors import (
     read_weights,
     write_card,
     write_weights,
+    written_whole,
 )
 
 _PLATFORMS = ("cpu", "cuda", "tpu")
@@ -63,9 +64,10 @@ def export_stablehlo(config: ConfigDict, workdir: str, out: str, license_name: s
         weights = read_weights(config, epath.Path(workdir), license_name)
         model = build.model(config)
     program = denoiser(model, weights.params)
-    write_weights(folder, config, weights)
-    atomic.write(folder / "denoiser.stablehlo", bytes(program.serialize()))
-    write_card(folder, _usage(model), weights)
+    with written_whole(folder) as partial:
+        write_weights(partial, config, weights)
+        atomic.write(partial / "denoiser.stablehlo", bytes(program.serialize()))
+        write_card(partial, folder.name, _usage(model), weights)
     print(f"{folder}: the denoiser and the weights of step {weights.step}")
     return EXIT_FINISHED
 

@@ -1,5 +1,6 @@
 """What exports write: the same weights, and a card that says what they are."""
 
+import errno
 import json
 import os
 import subprocess
@@ -130,6 +131,7 @@ def test_the_denoiser_runs_without_cdt(tmp_path, overrides):
     program = export_stablehlo.denoiser(model, params)
     assert program.platforms == ("cpu", "cuda", "tpu")
     out = tmp_path / "out"
+    out.mkdir()
     weights = Weights(params, 7, {}, None)
     export_safetensors_module.write_weights(out, config, weights)
     (out / "denoiser.stablehlo").write_bytes(program.serialize())
@@ -168,6 +170,26 @@ def test_the_folder_of_a_denoiser(latent_run, tmp_path):
     card = (out / "README.md").read_text()
     for words in ("x, level, condition)", "float32 [batch, 8, 8, 4]", '"label": int32 [batch], 10'):
         assert words in card
+
+
+@pytest.mark.parametrize(
+    "export", [export_safetensors, export_diffusers, export_stablehlo.export_stablehlo]
+)
+def test_an_export_that_fails_leaves_nothing_and_can_be_repeated(
+    latent_run, tmp_path, monkeypatch, export
+):
+    def refuse(*arguments, **more):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("cdt.interop.export_safetensors.model_card", refuse)  # written last
+        with pytest.raises(OSError, match="No space left"):
+            export(latent_ddpm(), latent_run, tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "out").mkdir()
+    assert export(latent_ddpm(), latent_run, tmp_path / "out") == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert (tmp_path / "out" / "README.md").read_text().count("# out\n") == 1
 
 
 def test_what_cannot_be_exported(latent_run, tmp_path):
