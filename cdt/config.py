@@ -32,7 +32,6 @@ def default_config() -> ConfigDict:
     config.data.test_split = "test"  # held out: validation loss and evaluation
     config.data.image_size = 8  # H = W, checked against the data; of latents: theirs
     config.data.channels = 1
-    config.data.augment = 0.0  # EDM's augmentation, of which the network is told; its probability
     config.data.flip = False  # random horizontal flips
     # of the examples that may be damaged: the next good one takes the place of each
     config.data.max_bad_share = 0.02
@@ -134,6 +133,7 @@ def default_config() -> ConfigDict:
     config.train.accumulate = 1  # microbatches a step
     config.train.steps_per_dispatch = 1  # in one program; must divide every interval and the run
     config.train.condition_dropout = 0.1  # share trained without label or text, for guidance
+    config.train.augment = 0.0  # EDM's augmentation, of which the network is told; its probability
     config.train.max_bad_steps = 20  # non-finite steps in a row that stop the run
 
     config.mesh = ConfigDict()

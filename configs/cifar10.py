@@ -26,7 +26,7 @@ def get_config(variant: str = ""):
     config.data.image_size = 32
     config.data.channels = 3
     config.data.flip = False  # the augmentation mirrors, and tells the network
-    config.data.augment = 0.12
+    config.train.augment = 0.12
 
     config.model.name = "ddpmpp"
     config.model.size = "cifar10"
@@ -59,7 +59,7 @@ def get_config(variant: str = ""):
     config.evaluate.features = "inception"
 
     if "dit" in names:
-        config.data.flip, config.data.augment = True, 0.0
+        config.data.flip, config.train.augment = True, 0.0
         config.model.name, config.model.size = "dit", "S/2"
         config.process.name = "flow"
         config.optim.name, config.optim.lr, config.optim.warmup = "adamw", 2e-4, "1000 steps"

@@ -26,7 +26,7 @@ def get_config(variant: str = ""):
     config.data.image_size = 64
     config.data.channels = 3
     config.data.flip = False  # the augmentation mirrors, and tells the network
-    config.data.augment = 0.15
+    config.train.augment = 0.15
 
     config.model.name = "ddpmpp"
     config.model.size = "ffhq64"

@@ -123,14 +123,14 @@ def test_of_a_batch_each_by_its_own():
 
 
 def test_a_run_learns_what_the_labels_mean_and_samples_without(tmp_path):
-    assert train(smoke(**{"data.augment": 0.5}), str(tmp_path)) == 0  # draws samples too
+    assert train(smoke(**{"train.augment": 0.5}), str(tmp_path)) == 0  # draws samples too
     learned = arrays(tmp_path)["params"]["augment_embed"]["kernel"]
     assert learned.shape == (augment.NUM_LABELS, 32)
     assert (abs(learned).max(axis=1) > 0).all()  # they began at zero
 
 
 def test_labels_of_zeros_and_none_are_the_same():
-    model = build.model(smoke(**{"data.augment": 0.5}))
+    model = build.model(smoke(**{"train.augment": 0.5}))
     params = model.init(jax.random.key(0))
     shift = jax.random.normal(jax.random.key(1), (augment.NUM_LABELS, 32))
     params = params | {"augment_embed": {"kernel": shift}}
@@ -147,6 +147,6 @@ def test_labels_of_zeros_and_none_are_the_same():
 
 
 def test_what_cannot_be_augmented():
-    for changes in ({"data.augment": 1.5}, {"data.augment": -0.1}):
-        with pytest.raises(UserError, match="config.data.augment is .*must lie in"):
+    for changes in ({"train.augment": 1.5}, {"train.augment": -0.1}):
+        with pytest.raises(UserError, match="config.train.augment is .*must lie in"):
             build.model(smoke(**changes))

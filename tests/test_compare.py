@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from cdt import compare as mode
+from cdt.config import flatten
 from cdt.errors import UserError
 from cdt.progress import Progress
 from smoke_runs import arrays, assert_same_arrays, load, smoke
@@ -146,3 +147,13 @@ def test_bad_arms_are_refused_before_anything_is_trained(tmp_path, name):
 def test_another_comparison_in_the_same_folder_is_refused(finished, overrides, words):
     with pytest.raises(UserError, match=words):
         mode.compare(config(**overrides), str(finished))
+
+
+def test_what_a_peer_changes_can_be_an_arm(tmp_path):
+    """The methods that are no timestep sampler and no loss weight."""
+    for key, value in {
+        "train.augment": 0.15,
+        "model.routing": True,
+        "sample.sampler": "dpm_solver",
+    }.items():
+        assert flatten(mode._arm_config(smoke(), {key: value}, 0, tmp_path, 100))[key] == value

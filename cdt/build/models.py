@@ -113,10 +113,10 @@ def model(config: ConfigDict, mesh: Mesh | None = None) -> Model:
         mesh=mesh,
     )
 
-    share = config.data.augment
+    share = config.train.augment
     if not 0.0 <= share <= 1.0 or (share and config.data.name == "latents"):
         raise UserError(
-            f"config.data.augment is {share}; it must lie in [0, 1], and be 0 where "
+            f"config.train.augment is {share}; it must lie in [0, 1], and be 0 where "
             "config.data.name is 'latents', which cannot be turned."
         )
 

@@ -61,7 +61,7 @@ def training(
         log_every=steps(config, "log.every", num_examples),
         max_bad_steps=config.train.max_bad_steps,
         to_x0=model.to_x0,
-        augment=make_augment(config.data.augment) if config.data.augment else None,
+        augment=make_augment(config.train.augment) if config.train.augment else None,
     )  # fmt: skip
     validated = validation_edges(config, model.process)
     init = make_init(model.init, tx, averages, timesteps, len(edges) - 1, len(validated) - 1)
