@@ -44,6 +44,7 @@ test-peers: .venv-peers/installed
 lint: $(VENV)/installed-test
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
 
 format: $(VENV)/installed-test
 	$(VENV)/bin/ruff check --fix .

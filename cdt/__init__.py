@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # with a __getattr__ every name would be there
     from cdt.config import default_config
     from cdt.errors import UserError
     from cdt.run import Run, load_run
@@ -31,8 +31,9 @@ _HOMES = {
 
 __all__ = ["Run", "UserError", "default_config", "load_run", "read_history"]
 
+if not TYPE_CHECKING:
 
-def __getattr__(name: str):
-    if name not in _HOMES:
-        raise AttributeError(f"module 'cdt' has no attribute '{name}'")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    def __getattr__(name):
+        if name not in _HOMES:
+            raise AttributeError(f"module 'cdt' has no attribute '{name}'")
+        return getattr(importlib.import_module(_HOMES[name]), name)

@@ -33,7 +33,9 @@ _CENTRE = float(np.arange(12) @ _SYM6 / _SYM6.sum())
 _MARGIN = 3  # pixels beyond the edge that are filtered too, so that nothing changes at the edge
 
 
-def make_augment(probability: float) -> Callable[[jax.Array, jax.Array], tuple]:
+def make_augment(
+    probability: float,
+) -> Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
     """Returns augment(x0 f32[B, H, W, C], PRNG key) -> (x0 of that shape, labels f32[B, 9]).
 
     Args:
@@ -94,8 +96,8 @@ def warp(x: jax.Array, matrix: jax.Array, shift: jax.Array) -> jax.Array:
     """
     height, width, _ = x.shape
     doubled = jnp.einsum("ih,jw,hwc->ijc", _doubling(height), _doubling(width), x)
-    new = [_positions(size) - (size - 1) / 2 for size in (height, width)]
-    new = jnp.stack(jnp.meshgrid(*new, indexing="ij")) - shift[:, None, None]
+    sides = [_positions(size) - (size - 1) / 2 for size in (height, width)]
+    new = jnp.stack(jnp.meshgrid(*sides, indexing="ij")) - shift[:, None, None]
     old = jnp.einsum("ij,jhw->ihw", matrix, new)
     found = jnp.stack([_in_doubled(old[k] + (s - 1) / 2, s) for k, s in enumerate((height, width))])
     resampled = jax.vmap(

@@ -205,9 +205,10 @@ class Checkpointer:
 
     def _write(self, action: Callable[[], T]) -> T:
         """`action`, or NotSaved on all processes where the storage refused it to one of them."""
-        result, error = None, None
+        result: list[T] = []
+        error: OSError | ValueError | None = None
         try:
-            result = action()
+            result.append(action())
         # TensorStore tells of a full disk by a ValueError.
         except (OSError, ValueError) as caught:
             error = caught
@@ -217,7 +218,7 @@ class Checkpointer:
             if jax.process_index() == 0:
                 self._remove_partial()
             raise self._not_saved(reasons[0]) from error
-        return result
+        return result[0]
 
     def _not_saved(self, reason: str) -> NotSaved:
         return NotSaved(
@@ -372,9 +373,10 @@ class Checkpointer:
         `read` calls Orbax's handlers and not its manager, which waits for all processes after
         reading: for ever, when a file that one of them needs is damaged.
         """
-        result, reason = None, ""
+        result: list[T] = []
+        reason = ""
         try:
-            result = read(self._directory / str(step))
+            result.append(read(self._directory / str(step)))
         except (jax.errors.JaxRuntimeError, MemoryError):
             raise  # too little memory is no fault of the file
         except Exception as error:  # damage shows as anything from KeyError to UnicodeError
@@ -383,7 +385,7 @@ class Checkpointer:
             gc.collect()
         if others := [text for text in gather(reason) if text]:
             raise Damaged(reason or others[0])
-        return result
+        return result[0]
 
 
 def _identity(directory: epath.Path) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 import ast
 import json
+from collections.abc import Iterable
 from importlib.metadata import version
 
 from etils import epath
@@ -76,7 +77,7 @@ def _report(
     )
 
 
-def parse_arms(texts) -> dict[str, dict[str, object]]:
+def parse_arms(texts: Iterable[str]) -> dict[str, dict[str, object]]:
     """ "name: key=value key=value" -> {name: {key: value}}, keys as in `--config.key`.
 
     Raises:

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import jax
 
-_OPTIONS = {
+_OPTIONS: dict[str, dict[str, str | bool]] = {
     # XLA:CPU copies donated state that one loop reads while another writes it; deciding by regions
     # of the program, as other backends do, saves many of these copies (4 % of a step of DiT-S/4).
     "cpu": {"xla_cpu_copy_insertion_use_region_analysis": True},
@@ -32,7 +32,7 @@ def use_persistent_cache(folder: str) -> None:
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
-def compiler_options() -> dict[str, bool] | None:
+def compiler_options() -> dict[str, str | bool] | None:
     """The options of XLA that serve the backend, for the large programs of a run."""
     return _OPTIONS.get(jax.default_backend())
 

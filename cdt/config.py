@@ -8,6 +8,7 @@ Durations are strings: "2000" or "2000 steps", "500_000 examples", "30 epochs".
 
 import difflib
 import json
+from collections.abc import Iterable
 
 from etils import epath
 from ml_collections import ConfigDict
@@ -240,7 +241,7 @@ def flatten(config: ConfigDict) -> dict[str, object]:
     return flat
 
 
-def nearest(word: str, known) -> str:
+def nearest(word: str, known: Iterable[str]) -> str:
     """ "; did you mean 'x'?" where a known word is close, otherwise the list of known words."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f"did you mean '{close[0]}'?" if close else f"it must be one of {', '.join(known)}."
@@ -303,7 +304,9 @@ def check_keys(config: ConfigDict) -> None:
                 f"{type(default).__name__} such as {default!r}."
             )
         kind = _ELEMENTS.get(key)
-        for element in value if kind else ():
+        if kind is None or not isinstance(value, Iterable):
+            continue
+        for element in value:
             if not _is_a(kind, element):
                 raise UserError(
                     f"config.{key} holds {element!r}, a {type(element).__name__}; its elements "

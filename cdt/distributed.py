@@ -67,13 +67,13 @@ def join(
     for name, seconds in [("connect", connect_seconds), ("heartbeat", heartbeat_seconds)]:
         if seconds < 1:
             raise UserError(f"--{name}_seconds is {seconds}; it must be at least 1.")
-    local_devices = None
+    local_devices: list[int] | None = None
     explicit = (coordinator, num_processes, process_id) != (None, None, None)
     if explicit:
         if (coordinator, num_processes, process_id) == (None, 1, None):
             return
         _check(coordinator, num_processes, process_id)
-        if process_id:
+        if coordinator and process_id:
             _reach(coordinator, connect_seconds)
         others = f"the coordinator {coordinator}"
     else:
@@ -113,7 +113,7 @@ def join(
 
 
 def _check(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
-    if None in (coordinator, num_processes, process_id):
+    if coordinator is None or num_processes is None or process_id is None:
         raise UserError(
             "--coordinator, --num_processes and --process_id are given together, or none of them; "
             f"here they are {coordinator}, {num_processes} and {process_id}."
@@ -187,9 +187,10 @@ class Stop(StopRequest):
         self._several = several()
         if self._several:
             self._handler_of_jax = _handler_in_c(signal.SIGTERM)
-        return super().__enter__()
+        super().__enter__()
+        return self
 
-    def __exit__(self, *exception) -> None:
+    def __exit__(self, *exception: object) -> None:
         super().__exit__(*exception)
         if self._several:
             ctypes.CDLL(None).signal(signal.SIGTERM, self._handler_of_jax)

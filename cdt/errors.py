@@ -40,7 +40,7 @@ def storage_errors() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in _STORAGE:
+        if error.errno is None or error.errno not in _STORAGE:
             raise
         place = "A file" if error.filename is None else os.fspath(error.filename)
         raise UserError(

@@ -1,7 +1,7 @@
 """--mode=evaluate: the distance of samples to a reference, and signs of memorising."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -14,12 +14,14 @@ from cdt.agreement import errors_of_all
 from cdt.data.sources import Source
 from cdt.errors import EXIT_FINISHED, UserError, user_errors
 from cdt.evals import metrics
+from cdt.evals.features import FeatureFn
 from cdt.evals.images import read_images
 from cdt.evals.neighbours import mean_nearest_distance
 from cdt.evals.precision_recall import radii
-from cdt.evals.reference import file_reference, source_reference
+from cdt.evals.reference import Reference, file_reference, source_reference
 from cdt.evals.summary import in_blocks, summarise
 from cdt.sample import describe, generate, load_params
+from cdt.step import Condition
 from cdt.writers import Writer
 
 PyTree = Any
@@ -51,7 +53,7 @@ def evaluate(config: ConfigDict, workdir: str) -> int:
                 for split, source in zip(("train", "test"), build.data(config), strict=True)
             }
     images = make_images()
-    if jax.process_index() > 0:
+    if images is None or jax.process_index() > 0:
         return EXIT_FINISHED
     with user_errors():
         samples = summarise(in_blocks(images), feature_fn)
@@ -63,8 +65,10 @@ def evaluate(config: ConfigDict, workdir: str) -> int:
             found = metrics.compare(samples, reference)
             values |= {f"{metric}_{split}": value for metric, value in found.items()}
     if not c.reference:
+        made = samples.features
         train, test = (references[split].summary.features for split in ("train", "test"))
-        values["nearest_train_of_samples"] = mean_nearest_distance(samples.features, train)
+        assert made is not None and train is not None and test is not None  # all were images
+        values["nearest_train_of_samples"] = mean_nearest_distance(made, train)
         values["nearest_train_of_test"] = mean_nearest_distance(test, train)
     results |= values
 
@@ -83,8 +87,8 @@ def make_evaluation(
     config: ConfigDict,
     path: epath.Path,
     mesh: jax.sharding.Mesh,
-    sample: Callable,
-    condition: Callable,
+    sample: Callable[[PyTree, jax.Array, Condition], jax.Array],
+    condition: Callable[[np.ndarray], dict[str, np.ndarray]],
     train: Source,
 ) -> Callable[[PyTree], dict[str, float]]:
     """Returns evaluation(params) -> {metric: value} against the training images, or against
@@ -105,11 +109,16 @@ def make_evaluation(
         _check_reference(config)
         feature_fn = build.feature_space(config)
 
-        def images_of(params):
+        def images_of(params: PyTree) -> np.ndarray | None:
             return generate(sample, mesh, params, condition, c.num, config.sample.batch_size)
 
         if jax.process_index() > 0:
-            return lambda params: images_of(params) or {}
+
+            def takes_part(params: PyTree) -> dict[str, float]:
+                images_of(params)
+                return {}
+
+            return takes_part
         if c.reference:
             reference = file_reference(c.reference, feature_fn)
         else:
@@ -117,8 +126,10 @@ def make_evaluation(
     known = reference.summary.features
     reference_radii = None if known is None else radii(known)
 
-    def evaluation(params):
-        samples = summarise(in_blocks(images_of(params)), feature_fn)
+    def evaluation(params: PyTree) -> dict[str, float]:
+        images = images_of(params)
+        assert images is not None  # this is process 0
+        samples = summarise(in_blocks(images), feature_fn)
         return metrics.scores(samples) | metrics.compare(samples, reference, reference_radii)
 
     return evaluation
@@ -143,7 +154,7 @@ def scalars(config: ConfigDict, values: dict[str, dict[str, float]]) -> dict[str
     }
 
 
-def _given(config: ConfigDict) -> tuple[Callable[[], np.ndarray], dict[str, object]]:
+def _given(config: ConfigDict) -> tuple[Callable[[], np.ndarray | None], dict[str, Any]]:
     """(a function that returns the images of `evaluate.samples`, what they are)."""
     images = read_images(config.evaluate.samples)
     return lambda: images, {"samples": config.evaluate.samples, "n": len(images)}
@@ -151,7 +162,7 @@ def _given(config: ConfigDict) -> tuple[Callable[[], np.ndarray], dict[str, obje
 
 def _sampling(
     config: ConfigDict, path: epath.Path
-) -> tuple[Callable[[], np.ndarray], dict[str, object]]:
+) -> tuple[Callable[[], np.ndarray | None], dict[str, Any]]:
     """(a function that makes uint8 images of the newest checkpoint, what they are)."""
     with errors_of_all(), user_errors():
         mesh = build.mesh(config)
@@ -162,7 +173,7 @@ def _sampling(
     with user_errors():
         step, params = load_params(config, path, mesh, model)
 
-    def images():
+    def images() -> np.ndarray | None:
         return generate(run, mesh, params, condition, n, config.sample.batch_size)
 
     return images, describe(config, step, n)
@@ -177,13 +188,15 @@ def _check_reference(config: ConfigDict) -> None:
         )
 
 
-def _source_reference(config: ConfigDict, path: epath.Path, source: Source, feature_fn):
+def _source_reference(
+    config: ConfigDict, path: epath.Path, source: Source, feature_fn: FeatureFn
+) -> Reference:
     cache = epath.Path(config.evaluate.reference_cache or path / "references")
     readable = source._replace(images=build.examples(config, source).images)
     return source_reference(readable, feature_fn, cache)
 
 
-def table(results: dict) -> str:
+def table(results: Mapping[str, Any]) -> str:
     """The results as aligned lines of text."""
     rows = []
     for name, value in results.items():

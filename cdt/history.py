@@ -19,7 +19,7 @@ class Convergence(NamedTuple):
     @property
     def stage(self) -> int:
         """The stage reached, from 1 on; 0 without a curriculum."""
-        return int(np.flatnonzero(self.stage_lengths).max(initial=-1)) + 1
+        return int(np.max(np.flatnonzero(self.stage_lengths), initial=-1)) + 1
 
     @property
     def stage_starts(self) -> np.ndarray:

@@ -26,7 +26,7 @@ def identity_differences(config: ConfigDict, saved: dict[str, object]) -> list[s
     A key that the saved run lacks came with a later version, and its default is what was before.
     """
 
-    def plain(value):
+    def plain(value: object) -> object:
         return list(value) if isinstance(value, tuple) else value
 
     mine = identity(config)

@@ -68,7 +68,7 @@ class Lock:
         self._workdir = epath.Path(workdir)
         self._file = self._workdir / LOCK_FILE
         self._local = "://" not in os.fspath(workdir)
-        self._mine = {
+        self._mine: dict[str, Any] = {
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "kernel": _kernel(),
@@ -96,7 +96,7 @@ class Lock:
         self._thread.start()
         return self
 
-    def __exit__(self, *exception) -> None:
+    def __exit__(self, *exception: object) -> None:
         self._released.set()
         self._thread.join()
         try:

@@ -57,7 +57,7 @@ flags.DEFINE_integer("connect_seconds", 300, "How long the processes wait for ea
 flags.DEFINE_integer("heartbeat_seconds", 100, "Without a sign of life, for a process to be lost.")
 
 
-def parse(argv: list[str]):
+def parse(argv: list[str]) -> tuple[ConfigDict, str, str]:
     """(config, workdir, mode) from the command line.
 
     Raises:
@@ -82,9 +82,9 @@ def parse(argv: list[str]):
         ) from None
     except Exception as error:  # a config file is a program: it may raise anything
         # ml_collections wraps what the file raised; the innermost error says what was wrong.
-        cause = error
-        while cause.__cause__ or cause.__context__:
-            cause = cause.__cause__ or cause.__context__
+        cause: BaseException = error
+        while inner := cause.__cause__ or cause.__context__:
+            cause = inner
         if isinstance(cause, UserError):
             raise cause from None
         path = next((a.partition("=")[2] for a in argv if a.startswith("--config=")), "")

@@ -5,7 +5,7 @@ import math
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import BinaryIO
+from typing import IO
 
 import numpy as np
 
@@ -15,7 +15,7 @@ _MAX_BYTES = 2**30
 
 
 @contextmanager
-def open_npz(file: BinaryIO) -> Iterator[np.lib.npyio.NpzFile]:
+def open_npz(file: IO[bytes]) -> Iterator[np.lib.npyio.NpzFile]:
     """As `np.load`, for arrays alone: nothing in the file is run.
 
     Raises:
@@ -24,7 +24,7 @@ def open_npz(file: BinaryIO) -> Iterator[np.lib.npyio.NpzFile]:
       OSError, EOFError, zipfile.BadZipFile: it cannot be read, or is damaged.
     """
     arrays = np.load(file, allow_pickle=False)
-    if not isinstance(arrays, np.lib.npyio.NpzFile):
+    if not isinstance(arrays, np.lib.npyio.NpzFile) or arrays.zip is None:
         raise ValueError("it holds one bare array")
     with arrays:
         members = arrays.zip.infolist()
@@ -56,7 +56,7 @@ def _check_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
         _check_array(stream, member.file_size, member.filename)
 
 
-def _check_array(stream: BinaryIO, length: int, name: str) -> None:
+def _check_array(stream: IO[bytes], length: int, name: str) -> None:
     """Raises ValueError unless the npy of `length` bytes holds what its header says."""
     version = np.lib.format.read_magic(stream)
     read = {(1, 0): np.lib.format.read_array_header_1_0}.get(

@@ -41,7 +41,7 @@ def learning_rate(name: str, peak: float, warmup_steps: int, total_steps: int) -
         if warmup_steps < 1:
             raise ValueError("The schedule 'rsqrt' needs a warm-up of at least one step.")
 
-        def after(count):
+        def after(count: Array) -> Array:
             return peak * jnp.sqrt(warmup_steps / (count + warmup_steps))
     else:
         raise ValueError(f"The schedule '{name}' is none of constant, cosine, rsqrt.")
@@ -105,7 +105,7 @@ def half_life(images: float, batch_size: int, ramp: float = 0.05) -> Schedule:
       ramp: early on the half-life is this share of the images seen so far.
     """
 
-    def beta(step):
+    def beta(step: Array) -> Array:
         seen = (step + 1) * jnp.float32(batch_size)
         return 0.5 ** (batch_size / jnp.minimum(images, ramp * seen))
 
@@ -130,12 +130,12 @@ def ema(decays: Mapping[str, Schedule]) -> Ema:
       decays: name -> (int32 step index -> beta).
     """
 
-    def init(params):
+    def init(params: PyTree) -> dict[str, PyTree]:
         # Copies: the train step donates params and averages, which must not share buffers.
         return {name: jax.tree.map(jnp.copy, params) for name in decays}
 
-    def update(averages, params, step):
-        def one(average, beta):
+    def update(averages: dict[str, PyTree], params: PyTree, step: Array) -> dict[str, PyTree]:
+        def one(average: PyTree, beta: Array) -> PyTree:
             return jax.tree.map(lambda a, p: a + (1.0 - beta) * (p - a), average, params)
 
         return {name: one(averages[name], decay(step)) for name, decay in decays.items()}

@@ -29,7 +29,7 @@ def _is_no_abandoned_task(record: logging.LogRecord) -> bool:
     return "orbax" not in message and "ocdbt" not in message
 
 
-def _is_of_abandoned(event) -> bool:
+def _is_of_abandoned(event: "sys.UnraisableHookArgs") -> bool:
     """Whether one of Orbax's coroutines is collected, or a thread of TensorStore's, which Python
     has not started, has found its loop closed."""
     code = getattr(event.object, "cr_code", None)

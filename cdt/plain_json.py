@@ -13,7 +13,7 @@ def to_json(results: Mapping[str, Any]) -> str:
     return json.dumps(_plain(results), indent=1)
 
 
-def _plain(value):
+def _plain(value: Any) -> Any:
     if hasattr(value, "_asdict"):
         return _plain(value._asdict())
     if isinstance(value, Mapping):

@@ -161,7 +161,7 @@ def convergence_plot(
             0.01, -0.02, "Vertical lines: a further cluster opens.", fontsize=8, color="0.4"
         )
     bar = figure.colorbar(ScalarMappable(norm, ListedColormap(colours)), ax=[left, right], pad=0.01)
-    bar.set_ticks(np.unique(np.linspace(1, num_clusters, 6).round()))
+    bar.set_ticks(np.unique(np.linspace(1, num_clusters, 6).round()).tolist())
     bar.minorticks_off()
     bar.set_label("cluster (1 = least noise, hardest)")
 

@@ -27,7 +27,7 @@ def gamma(std: float) -> float:
         )
     # (gamma + 1) / std^2 = (gamma + 2)^2 (gamma + 3)
     roots = np.roots([1.0, 7.0, 16.0 - std**-2, 12.0 - std**-2])
-    return float(roots.real.max())
+    return float(np.max(roots.real))
 
 
 def weights(
@@ -48,14 +48,17 @@ def weights(
     """
     steps = np.array([step for step, _ in stored], np.float64)
     gammas = np.array([gamma(width) for _, width in stored])
-    end, wanted = np.float64(steps.max() if step is None else step), np.float64(gamma(std))
+    end = np.array(np.max(steps) if step is None else step, np.float64)
+    wanted = np.array(gamma(std))
     products = _inner_product(steps[:, None], gammas[:, None], steps, gammas)
     found = np.linalg.solve(products, _inner_product(steps, gammas, end, wanted))
     # Beyond the paper: what does not move must come out as it is, and parameters move little.
     return found / found.sum()
 
 
-def _inner_product(t_a, gamma_a, t_b, gamma_b) -> np.ndarray:
+def _inner_product(
+    t_a: np.ndarray, gamma_a: np.ndarray, t_b: np.ndarray, gamma_b: np.ndarray
+) -> np.ndarray:
     """The integral of p_a(tau) p_b(tau)."""
     exponent = np.where(t_a < t_b, gamma_b, -gamma_a)
     scale = (gamma_a + 1) * (gamma_b + 1) / ((gamma_a + gamma_b + 1) * np.maximum(t_a, t_b))

@@ -109,7 +109,7 @@ def _record(arm: Arm, baseline: Arm, comparisons: int) -> dict[str, Any]:
     } | {f"final_{name}": float(values.mean()) for name, values in arm.others.items()}
 
 
-def _row(record: dict) -> list[str]:
+def _row(record: dict[str, Any]) -> list[str]:
     """The cells of an arm in the page's first table."""
     deviation, low = record["final_deviation"], record["low"]
     final = f"{record['final_mean']:.4g}" + ("" if deviation is None else f" ± {deviation:.2g}")

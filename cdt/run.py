@@ -38,7 +38,7 @@ class Run:
             self.model = build.model(self.config, self._mesh)
             self.step, self.params = load_params(self.config, self.path, self._mesh, self.model)
 
-    def sample(self, n: int = 16, **settings) -> np.ndarray:
+    def sample(self, n: int = 16, **settings: object) -> np.ndarray:
         """Draws images.
 
         Args:
@@ -48,7 +48,8 @@ class Run:
             draws the same noise, whatever else is set.
 
         Returns:
-          uint8[n, H, W, C]; by classes or prompts in turn.
+          uint8[n, H, W, C]; by classes or prompts in turn. Of several processes the first has
+          them, the others uint8[0, 0, 0, 0].
 
         Raises:
           UserError: a setting that there is none, or that does not fit the run.
@@ -62,9 +63,10 @@ class Run:
         with user_errors():
             sampler = build.sampler(config, self.model)
             condition = build.sample_condition(config, self.model)
-            return generate(
+            images = generate(
                 sampler, self._mesh, self.params, condition, n, config.sample.batch_size
             )
+        return np.zeros((0, 0, 0, 0), np.uint8) if images is None else images
 
     def history(self) -> list[dict[str, float]]:
         """What was logged: [{"step": ..., name: number, ...}, ...], see `read_history`."""

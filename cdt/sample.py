@@ -16,6 +16,7 @@ from cdt import atomic, build, plots, posthoc_ema, sharding
 from cdt.agreement import errors_of_all
 from cdt.checkpoint import Checkpointer
 from cdt.errors import EXIT_FINISHED, UserError, user_errors
+from cdt.step import Condition
 from cdt.workdir import check_identity, recorded_config
 
 PyTree = Any
@@ -28,7 +29,7 @@ def evaluations(config: ConfigDict) -> int:
 
 
 def generate(
-    sample: Callable,
+    sample: Callable[[PyTree, jax.Array, Condition], jax.Array],
     mesh: jax.sharding.Mesh,
     params: PyTree,
     condition: Callable[[np.ndarray], dict[str, np.ndarray]],
@@ -185,7 +186,7 @@ def sample(config: ConfigDict, workdir: str) -> int:
         grid = plots.captioned_grid(images[:100], captions[:100], columns)
     plots.save_png(folder / "grid.png", grid)
     buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
+    np.savez(buffer, allow_pickle=False, **arrays)
     atomic.write(folder / "samples.npz", buffer.getvalue())
     about = ", ".join(f"{k} {v}" for k, v in describe(config, step, len(images)).items())
     print(f"{folder / 'samples.npz'}: {about}")

@@ -1,6 +1,6 @@
 """The device mesh, who holds which part of the state, and host batches as global arrays."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec as P
 PyTree = Any
 
 
-def make_mesh(data: int, fsdp: int, devices=None) -> Mesh:
+def make_mesh(data: int, fsdp: int, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """A mesh with axes "data" (replicas) and "fsdp" (parameters split, ZeRO-3).
 
     Args:
@@ -74,12 +74,12 @@ def state_sharding(mesh: Mesh, shapes: PyTree, min_size: int) -> PyTree:
     """
     fsdp = mesh.shape["fsdp"]
 
-    def one(leaf) -> NamedSharding:
+    def one(leaf: jax.ShapeDtypeStruct) -> NamedSharding:
         divisible = [d for d in range(len(leaf.shape)) if leaf.shape[d] % fsdp == 0]
         if fsdp == 1 or not divisible or np.prod(leaf.shape) < min_size:
             return replicated(mesh)
         axis = max(divisible, key=lambda d: leaf.shape[d])
-        spec = [None] * len(leaf.shape)
+        spec: list[str | None] = [None] * len(leaf.shape)
         spec[axis] = "fsdp"
         return NamedSharding(mesh, P(*spec))
 
@@ -98,10 +98,12 @@ def local_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
     They need not be neighbours: a mesh may have its devices in another order than the processes.
     """
     held = batch_sharding(mesh).addressable_devices_indices_map((batch_size,)).values()
-    return np.unique(np.concatenate([np.arange(batch_size)[rows] for (rows,) in held]))
+    return np.unique(np.concatenate([np.arange(batch_size)[index] for index in held if index]))
 
 
-def global_batch(mesh: Mesh, batch: dict[str, np.ndarray], batch_size: int) -> dict[str, jax.Array]:
+def global_batch(
+    mesh: Mesh, batch: Mapping[str, np.ndarray], batch_size: int
+) -> dict[str, jax.Array]:
     """Arrays [batch_size, ...] split over the mesh.
 
     Args:
@@ -133,7 +135,7 @@ def abstract(tree: PyTree, shardings: PyTree) -> PyTree:
     )
 
 
-def abstract_batch(mesh: Mesh, batch: dict[str, np.ndarray], batch_size: int) -> PyTree:
+def abstract_batch(mesh: Mesh, batch: Mapping[str, np.ndarray], batch_size: int) -> PyTree:
     """The shapes of `global_batch`."""
     over_devices = batch_sharding(mesh)
     return {

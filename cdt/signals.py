@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 import time
+from typing import Any
 
 from cdt.errors import EXIT_STOPPED
 
@@ -29,7 +30,7 @@ class StopRequest:
     def __init__(self, *, at_once: bool = False):
         self.requested = False
         self.at_once = at_once
-        self._previous = {}
+        self._previous: dict[int, Any] = {}  # what signal.signal gives back
 
     def __enter__(self) -> "StopRequest":
         if threading.current_thread() is threading.main_thread():
@@ -43,7 +44,7 @@ class StopRequest:
                 self._previous[number] = signal.signal(number, self._handle)
         return self
 
-    def __exit__(self, *exception) -> None:
+    def __exit__(self, *exception: object) -> None:
         if self._previous:
             for number, handler in self._previous.items():
                 signal.signal(number, handler)
@@ -52,7 +53,7 @@ class StopRequest:
             self._thread.join()
             os.close(self._reading)
 
-    def _handle(self, number, frame) -> None:
+    def _handle(self, number: int, frame: object) -> None:
         self.requested = True
 
     def _pass_on(self) -> None:

@@ -29,6 +29,8 @@ Augment = Callable[[Array, Array], tuple[Array, Array]]
 # (params, x0, eps, u, condition, dropout key or None) -> (loss[B], eps_error[B])
 ExampleLoss = Callable[[PyTree, Array, Array, Array, Condition, Array | None], tuple[Array, Array]]
 
+TrainStep = Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]
+
 # Named streams of random numbers, each folded into the key of the step. They are part of a run's
 # reproducibility: never renumber one.
 (
@@ -102,7 +104,7 @@ def make_train_step(
     max_bad_steps: int = 1,
     to_x0: ToX0 = pixels_to_x0,
     augment: Augment | None = None,
-) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
+) -> TrainStep:
     """Returns step(state, batch) -> (state, metrics), to be jitted with the state donated.
 
     Noise levels, noise and dropped conditions are drawn for the *global* batch, keyed by seed, step
@@ -133,13 +135,23 @@ def make_train_step(
     (`BadSteps.recent`), and the sampler's own.
     """
 
-    def objective(params, x0, eps, u, weight, condition, key):
+    def objective(
+        params: PyTree,
+        x0: Array,
+        eps: Array,
+        u: Array,
+        weight: Array,
+        condition: Condition,
+        key: Array,
+    ) -> tuple[Array, tuple[Array, Array]]:
         loss, eps_error = example_loss(params, x0, eps, u, condition, key)
         return jnp.mean(weight * loss), (loss, eps_error)
 
     value_and_grad = jax.value_and_grad(objective, has_aux=True)
 
-    def gradients(params, key, *examples):
+    def gradients(
+        params: PyTree, key: Array, *examples: PyTree
+    ) -> tuple[Array, tuple[Array, Array], PyTree]:
         """Mean over the global batch, one microbatch at a time."""
         if accumulate == 1:
             (loss, aux), grads = value_and_grad(params, *examples, key)
@@ -147,13 +159,13 @@ def make_train_step(
 
         # Microbatch j holds the examples j, j + A, j + 2A, ...: a contiguous shard of the batch
         # gives a contiguous shard of every microbatch, so no example changes device.
-        def split(x):
+        def split(x: Array) -> Array:
             return jnp.moveaxis(x.reshape(-1, accumulate, *x.shape[1:]), 1, 0)
 
-        def merge(x):
+        def merge(x: Array) -> Array:
             return jnp.moveaxis(x, 0, 1).reshape(-1, *x.shape[2:])
 
-        def microbatch(carry, inputs):
+        def microbatch(carry: PyTree, inputs: PyTree) -> tuple[PyTree, PyTree]:
             j, examples = inputs
             (loss, aux), grads = value_and_grad(params, *examples, jax.random.fold_in(key, j))
             return jax.tree.map(jnp.add, carry, (loss, grads)), aux
@@ -175,7 +187,7 @@ def make_train_step(
 
         draw = timesteps.sample(state.timesteps, jax.random.fold_in(key, STREAM_TIMESTEPS), n)
         eps = jax.random.normal(jax.random.fold_in(key, STREAM_NOISE), x0.shape)
-        if condition_dropout > 0.0:
+        if null is not None and condition_dropout > 0.0:
             drop_key = jax.random.fold_in(key, STREAM_CONDITION_DROPOUT)
             dropped = jax.random.uniform(drop_key, (n,)) < condition_dropout
             replace = jax.vmap(jnp.where, in_axes=(0, None, 0))
@@ -193,7 +205,7 @@ def make_train_step(
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
         good = finite & (state.bad.in_a_row < max_bad_steps)
 
-        def select(new, old):
+        def select(new: PyTree, old: PyTree) -> PyTree:
             return jax.tree.map(lambda a, b: jnp.where(good, a, b), new, old)
 
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
@@ -246,7 +258,7 @@ def _pushed(value: Array, ring: Array) -> Array:
 
 
 def several_steps(
-    step: Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]],
+    step: TrainStep,
 ) -> Callable[[TrainState, list[Batch]], tuple[TrainState, dict[str, Array]]]:
     """Returns steps(state, batches) -> (state, metrics of the last step): one step a batch, in one
     program. Where a step is shorter than what the host needs to start it, that saves the rest."""

@@ -4,6 +4,7 @@ import json
 import logging
 from collections.abc import Callable
 from contextlib import closing
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -130,7 +131,7 @@ def _entropy(
     c = config.difficulty
     every = max(1, -(-train.size // c.max_images))
     images = build.examples(config, train).images(np.arange(0, train.size, every))
-    x0 = np.asarray(to_x0(images, jax.random.key(config.seed)))
+    x0 = np.asarray(to_x0(jnp.asarray(images), jax.random.key(config.seed)))
     pairs = level_pairs(parts.process, c.num_pairs)
     return relative_entropy(x0, pairs, num_draws=c.num_draws, seed=config.seed)
 
@@ -142,7 +143,7 @@ def _train_clusters(
     test: Source,
     validation_steps: np.ndarray,
     folder: epath.Path,
-) -> list[list[dict]] | None:
+) -> list[list[dict[str, Any]]] | None:
     """The curves by seed and cluster, trained where their file is missing; None if stopped."""
     mesh = build.mesh(config)
     at_once = mesh.size if config.difficulty.side_by_side else None
@@ -163,7 +164,7 @@ def _train_clusters(
         progress = Progress(total, 0)
         steps_done = 0
 
-        def counted_batch(step: int):
+        def counted_batch(step: int) -> Batch:
             nonlocal steps_done
             steps_done += 1
             progress.update(steps_done)
@@ -177,7 +178,7 @@ def _train_clusters(
                     stop=lambda: stop.requested, at_once=at_once,
                 ):  # fmt: skip
                     file = files[seed, curve.cluster]
-                    atomic.write(file, to_json(curve))
+                    atomic.write(file, to_json(curve._asdict()))
                     if curve.bad_steps:
                         logging.warning(f"{file}: {curve.bad_steps} steps were not finite")
                 if stop.requested:

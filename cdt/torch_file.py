@@ -11,7 +11,7 @@ import struct
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -34,6 +34,8 @@ _DTYPES = {
 }
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
+
+Items = list[tuple[Any, Any]]  # of a dictionary that is yet to be checked
 
 
 class _Foreign(Exception):
@@ -78,7 +80,7 @@ def read_state_dict(path: epath.PathLike, inside: str | None = None) -> dict[str
         state, storage_bytes = _read_zip(data) if data[:2] == b"PK" else _read_legacy(data)
         inner = None if inside is None else dict(state).get(inside)
         if isinstance(inner, dict):
-            state = dict.items(inner)
+            state = list(dict.items(inner))
         return {_checked_name(name, item): _array(item, storage_bytes) for name, item in state}
     except _Foreign as error:
         raise ValueError(f"{path} is not a PyTorch state dict: {error}.") from error
@@ -86,7 +88,7 @@ def read_state_dict(path: epath.PathLike, inside: str | None = None) -> dict[str
         raise ValueError(f"{path} is damaged or is not a PyTorch file ({error!r}).") from error
 
 
-def _read_zip(data: bytes) -> tuple[list, Callable[[_Storage], bytes]]:
+def _read_zip(data: bytes) -> tuple[Items, Callable[[_Storage], bytes]]:
     """The items of the dictionary, and a function that gives the bytes of a storage."""
     archive = zipfile.ZipFile(io.BytesIO(data))
     names = set(archive.namelist())
@@ -110,7 +112,7 @@ def _read_zip(data: bytes) -> tuple[list, Callable[[_Storage], bytes]]:
     return state, storage_bytes
 
 
-def _read_legacy(data: bytes) -> tuple[list, Callable[[_Storage], bytes]]:
+def _read_legacy(data: bytes) -> tuple[Items, Callable[[_Storage], bytes]]:
     """The same for five pickles (magic number, protocol, system, dictionary, keys of the storages)
     that are followed by each storage in the order of the keys: its length as int64, its elements.
     """
@@ -134,7 +136,7 @@ def _read_legacy(data: bytes) -> tuple[list, Callable[[_Storage], bytes]]:
     return state, lambda storage: storages[storage.key]
 
 
-def _items(unpickler: pickle.Unpickler) -> list:
+def _items(unpickler: pickle.Unpickler) -> Items:
     state = unpickler.load()
     if not isinstance(state, dict):
         raise _Foreign(f"it holds a {type(state).__name__}, not a dictionary")
@@ -162,20 +164,28 @@ def _array(tensor: _Tensor, storage_bytes: Callable[[_Storage], bytes]) -> np.nd
     )
 
 
-def _rebuild_tensor_v2(storage, offset, size, stride, requires_grad, hooks, metadata=None):
+def _rebuild_tensor_v2(
+    storage: _Storage,
+    offset: int,
+    size: tuple[int, ...],
+    stride: tuple[int, ...],
+    requires_grad: bool,
+    hooks: object,
+    metadata: object = None,
+) -> _Tensor:
     if metadata:  # lazy conjugation and the like
         raise _Foreign(f"a tensor carries {metadata!r}")
     return _Tensor(storage, offset, size, stride)
 
 
-def _rebuild_parameter(tensor, requires_grad, hooks):
+def _rebuild_parameter(tensor: _Tensor, requires_grad: bool, hooks: object) -> _Tensor:
     return tensor
 
 
 class _Ignored:
     """Stands for the command line that training programs save beside their weights."""
 
-    def __setstate__(self, state):
+    def __setstate__(self, state: object) -> None:
         pass
 
 
@@ -193,12 +203,12 @@ class _Unpickler(pickle.Unpickler):
         super().__init__(stream, encoding="utf-8")
         self.storages: dict[str, _Storage] = {}
 
-    def find_class(self, module: str, name: str):
+    def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _ALLOWED:
             raise _Foreign(f"it asks for {module}.{name}, which no plain tensor needs")
         return _ALLOWED[module, name]
 
-    def persistent_load(self, pid):
+    def persistent_load(self, pid: Any) -> _Storage:
         tag, kind, key, _, numel, *view = pid
         # Before PyTorch 0.4 a storage could be a part of another.
         if tag != "storage" or kind not in _DTYPES or view not in ([], [None]):

@@ -6,6 +6,7 @@ import sys
 import time
 from collections import deque
 from contextlib import closing
+from typing import Any
 
 import jax
 import numpy as np
@@ -40,8 +41,10 @@ from cdt.writers import Writer, read_history
 # device stays busy, and a signal is answered within this many steps.
 _IN_FLIGHT = 4
 
+PyTree = Any
 
-def fetch(tree):
+
+def fetch(tree: PyTree) -> PyTree:
     """The one door through which the loop brings arrays from the devices to the host.
 
     Of several processes each can fetch what its devices hold, so what is replicated.
@@ -173,7 +176,7 @@ def _train(config: ConfigDict, path: epath.Path, stop: Stop) -> int:
     writer = Writer(path, tensorboard=config.log.tensorboard)
     progress = Progress(total_steps, start, active=jax.process_index() == 0)
     batches = Prefetcher(batch_at, start)
-    in_flight = deque()
+    in_flight: deque[jax.Array] = deque()
     exit_code = EXIT_FINISHED
 
     def finish_saving() -> None:
@@ -196,7 +199,7 @@ def _train(config: ConfigDict, path: epath.Path, stop: Stop) -> int:
             while in_flight:
                 in_flight.popleft().block_until_ready()
 
-    def average(name: str, done: int):
+    def average(name: str, done: int) -> PyTree:
         """The parameters that `build.ema_name` names."""
         if name == "raw":
             return state.params
@@ -306,7 +309,7 @@ def _train(config: ConfigDict, path: epath.Path, stop: Stop) -> int:
             if exit_code or last or done % every["checkpoint"] == 0:
                 finish_steps()
                 with goodput.of("checkpoint"):
-                    save(done, required=exit_code or last)
+                    save(done, required=bool(exit_code) or last)
             if exit_code:
                 break
         with goodput.of("checkpoint"):
@@ -365,7 +368,7 @@ def _per_cluster(name: str, values: np.ndarray) -> dict[str, float]:
     return {f"{name}/cluster_{i + 1:02d}": float(value) for i, value in enumerate(values)}
 
 
-def _flat(values: dict) -> dict[str, float]:
+def _flat(values: dict[str, Any]) -> dict[str, float]:
     """Scalars by name; the vectors with one name a cluster or a stage."""
     flat = _per_cluster("loss", values.pop("cluster_loss"))
     lengths = values.pop("stage_lengths", ())
@@ -373,7 +376,9 @@ def _flat(values: dict) -> dict[str, float]:
     return flat | {name: float(value) for name, value in values.items()}
 
 
-def _write_grid(path: epath.Path, writer: Writer, step: int, images, num_classes: int) -> None:
+def _write_grid(
+    path: epath.Path, writer: Writer, step: int, images: np.ndarray, num_classes: int
+) -> None:
     grid = plots.image_grid(images, columns=min(num_classes, 10) or None)
     target = path / "samples" / f"step_{step:08d}.png"
     try:
@@ -390,7 +395,8 @@ def _report(path: epath.Path) -> None:
     if found.stage > 0:
         lengths = found.stage_lengths.tolist()
         print(f"stage {found.stage} of {len(lengths)} reached; steps in each: {lengths}")
-    plots.convergence_plot(path / "convergence.png", found.steps, found.losses, found.stage_starts)
+    starts = found.stage_starts.tolist()
+    plots.convergence_plot(path / "convergence.png", found.steps, found.losses, starts)
     results = {
         "steps": found.steps,
         "validation_loss": found.losses,

@@ -14,7 +14,7 @@ PyTree = Any
 
 
 def make_validation(
-    example_loss: ExampleLoss, edges: np.ndarray, seed: int, to_x0: ToX0 = pixels_to_x0
+    example_loss: ExampleLoss, edges: np.ndarray | Array, seed: int, to_x0: ToX0 = pixels_to_x0
 ) -> Callable[[PyTree, dict[str, Array]], Array]:
     """Returns validate(params, batch) -> f32[N], the mean loss in each cluster.
 
@@ -28,7 +28,7 @@ def make_validation(
       seed: of the noise, and of latents drawn from their moments: the same in every cluster.
       to_x0: see `cdt.step.ToX0`.
     """
-    edges = jnp.asarray(edges)
+    table = jnp.asarray(edges)
     # The clusters' noise counts from 0, so this never meets it.
     posterior_key = jax.random.fold_in(jax.random.key(seed), 2**32 - 1)
 
@@ -37,7 +37,7 @@ def make_validation(
         offsets = (jnp.arange(x0.shape[0], dtype=jnp.float32) + 0.5) / x0.shape[0]
 
         def one(cluster: Array) -> Array:
-            u = edges[cluster] + (edges[cluster + 1] - edges[cluster]) * offsets
+            u = table[cluster] + (table[cluster + 1] - table[cluster]) * offsets
             eps = jax.random.normal(jax.random.fold_in(jax.random.key(seed), cluster), x0.shape)
             loss, _ = example_loss(params, x0, eps, u, condition_of(batch), None)
             return jnp.mean(loss)

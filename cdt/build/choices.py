@@ -1,19 +1,22 @@
 """What every part of the builder says when a config value is wrong."""
 
+from collections.abc import Iterable
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from cdt.config import duration, nearest
 from cdt.errors import UserError
 
 
-def choose(key: str, value: str, table):
+def choose(key: str, value: str, table: Iterable[str]) -> Any:
     """The entry of a table (or the name itself, of a tuple of names) that a config names."""
     if value not in table:
         raise UserError(f"config.{key} is '{value}'; {nearest(value, table)}")
     return table[value] if isinstance(table, dict) else value
 
 
-def at_least(config: ConfigDict, key: str, least) -> None:
+def at_least(config: ConfigDict, key: str, least: float) -> None:
     section, _, name = key.rpartition(".")
     value = config[section][name] if section else config[name]
     if value < least:

@@ -39,7 +39,7 @@ def sample_condition(config: ConfigDict, model: Model) -> Callable[[np.ndarray],
     held_out = source(config, config.data.test_split)
     names = list(model.null)
 
-    def condition(indices):
+    def condition(indices: np.ndarray) -> Condition:
         known = held_out.condition(np.asarray(indices) % held_out.size)
         return {name: known[name] for name in names}
 
@@ -54,7 +54,9 @@ def sample_captions(config: ConfigDict) -> Callable[[np.ndarray], list[str]] | N
     prompts = config.sample.prompts
     if prompts:
         return lambda indices: [prompts[i % len(prompts)] for i in indices]
-    captions = source(config, config.data.test_split).text.captions
+    held_out = source(config, config.data.test_split).text
+    assert held_out is not None  # the model reads text
+    captions = held_out.captions
     return lambda indices: [captions[i % len(captions)][0] for i in indices]
 
 
@@ -76,7 +78,9 @@ def _classes(config: ConfigDict) -> Callable[[np.ndarray], Condition]:
 
 
 def _prompts(config: ConfigDict, model: Model) -> Callable[[np.ndarray], Condition]:
-    known = text_states(config, config.data.train_split).manifest
+    states_of_training = text_states(config, config.data.train_split)
+    assert states_of_training is not None  # the model reads text
+    known = states_of_training.manifest
     encoder = load_encoder(config.data.text_encoder, known.max_length)
     if encoder.sha256 != known.encoder_sha256:
         raise UserError(
@@ -86,7 +90,7 @@ def _prompts(config: ConfigDict, model: Model) -> Callable[[np.ndarray], Conditi
     states, lengths = encoder.encode(config.sample.prompts)
     states = states.astype(np.float16)  # as the captions were in training
 
-    def condition(indices):
+    def condition(indices: np.ndarray) -> Condition:
         at = np.asarray(indices) % len(states)
         found = {"text": states[at], "text_length": lengths[at]}
         if model.num_classes:  # a prompt names no class

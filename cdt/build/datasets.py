@@ -80,7 +80,7 @@ def data(config: ConfigDict) -> tuple[sources.Source, sources.Source]:
     """The training and the held-out source, checked against the config."""
     train = source(config, config.data.train_split)
     test = source(config, config.data.test_split)
-    if train.text and train.text.manifest.encoding != test.text.manifest.encoding:
+    if train.text and test.text and train.text.manifest.encoding != test.text.manifest.encoding:
         raise UserError(
             f"The text states of {train.name} and {test.name} come from other parameters or have "
             "another length; run python -m cdt.data.text for both splits with the same encoder and "

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 from jax import Array
 from ml_collections import ConfigDict
 
@@ -18,7 +19,7 @@ from cdt.diffusion.guidance import classifier_free_guidance
 from cdt.diffusion.process import Process
 from cdt.errors import UserError
 from cdt.evals.efficientnet_lite import efficientnet_lite0
-from cdt.evals.features import pixels
+from cdt.evals.features import FeatureFn, pixels
 from cdt.evals.inception import inception
 from cdt.sampling import levels
 from cdt.sampling.ancestral import ancestral
@@ -69,18 +70,15 @@ def sampler(config: ConfigDict, model: Model) -> Callable[[PyTree, Array, Condit
             "0 <= lo < hi <= 1, in u."
         )
 
-    def sample(params, indices, condition):
+    def sample(params: PyTree, indices: Array, condition: Condition) -> Array:
         network = network_at(model, params)
-        if guided:
-            denoised = classifier_free_guidance(
+        at = (lambda x, level: network(x, level, condition)) if not guided else (
+            classifier_free_guidance(
                 network, model.process, condition, model.null, c.guidance,
                 None if interval == (0.0, 1.0) else interval,
-            )  # fmt: skip
-        else:
-            denoised = functools.partial(network, condition=condition)
-        denoise = make_denoiser(
-            denoised, model.process, model.prediction, model.learn_variance, c.clip
-        )
+            )
+        )  # fmt: skip
+        denoise = make_denoiser(at, model.process, model.prediction, model.learn_variance, c.clip)
         keys = jax.vmap(functools.partial(jax.random.fold_in, jax.random.key(c.seed)))(indices)
         x = initial_noise(model.process, sample_levels, keys, model.image_shape)
         return run(denoise, model.process, sample_levels, x, keys)
@@ -93,7 +91,9 @@ def sampler(config: ConfigDict, model: Model) -> Callable[[PyTree, Array, Condit
     return lambda *arguments: decode(sample(*arguments))
 
 
-def _levels_and_sampler(config: ConfigDict, process: Process):
+def _levels_and_sampler(
+    config: ConfigDict, process: Process
+) -> tuple[np.ndarray, Callable[..., Array]]:
     """The grid of levels and the sampler with its options bound."""
     c = config.sample
     run, families = choose("sample.sampler", c.sampler, SAMPLERS)
@@ -110,9 +110,9 @@ def _levels_and_sampler(config: ConfigDict, process: Process):
     elif process.name == "flow":
         grid = levels.uniform(c.steps)
     elif c.sampler == "ddim":
-        grid = levels.strided(process.num_levels, c.steps)
+        grid = levels.strided(config.process.num_timesteps, c.steps)
     else:
-        grid = levels.rounded(process.num_levels, c.steps)
+        grid = levels.rounded(config.process.num_timesteps, c.steps)
     if c.churn < 0 or (c.churn > 0 and (c.sampler != "heun" or process.name != "edm")):
         raise UserError(
             f"config.sample.churn is {c.churn} with the sampler '{c.sampler}' and the family "
@@ -127,7 +127,7 @@ def _levels_and_sampler(config: ConfigDict, process: Process):
     return grid, run
 
 
-def feature_space(config: ConfigDict):
+def feature_space(config: ConfigDict) -> FeatureFn:
     """The feature function that evaluation compares images in."""
     at_least(config, "evaluate.batch_size", 1)
     return choose("evaluate.features", config.evaluate.features, FEATURES)(config.evaluate)

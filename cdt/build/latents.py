@@ -3,7 +3,7 @@
 import functools
 import json
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,7 @@ from cdt.diffusion.latents import (
 )
 from cdt.errors import UserError
 from cdt.evals.features import in_batches
-from cdt.models.autoencoder import Autoencoder
+from cdt.models.autoencoder import Autoencoder, Moments
 from cdt.models.autoencoder_weights import autoencoder_of, autoencoder_params
 from cdt.step import ToX0, pixels_to_x0
 
@@ -80,8 +80,9 @@ def encoder(config: ConfigDict) -> Callable[[np.ndarray], np.ndarray]:
     network, params = _autoencoder(config)
     latents = scaling(config)
 
-    def moments(params, images):
-        found = network.apply({"params": params}, to_input(latents, images), method="encode")
+    def moments(params: PyTree, images: jax.Array) -> jax.Array:
+        pixels = to_input(latents, images)
+        found = cast(Moments, network.apply({"params": params}, pixels, method="encode"))
         return jnp.concatenate([found.mean, jnp.exp(0.5 * found.log_variance)], axis=-1)
 
     used = {name: params[name] for name in ("encoder", "quant_conv")}
@@ -98,9 +99,9 @@ def decoder(config: ConfigDict, mesh: jax.sharding.Mesh) -> Callable[[Array], Ar
     latents = scaling(config)
 
     @jax.jit
-    def decode(params, x):
+    def decode(params: PyTree, x: jax.Array) -> jax.Array:
         decoded = network.apply({"params": params}, unscaled(latents, x), method="decode")
-        return to_pixels(latents, decoded)
+        return to_pixels(latents, cast(Array, decoded))
 
     # An argument of the program: as a constant, 200 MB would be compiled into it.
     used = {name: params[name] for name in ("decoder", "post_quant_conv")}

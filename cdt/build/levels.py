@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 from cdt.build.choices import at_least, choose, steps
 from cdt.build.models import Model, loss_weight, speed_noise_variances
 from cdt.curriculum import clusters, pacing
-from cdt.curriculum.sampler import curriculum
+from cdt.curriculum.sampler import Order, curriculum
 from cdt.diffusion.prediction import Prediction
 from cdt.diffusion.process import Process
 from cdt.diffusion.weights import x0_error_weight
@@ -121,7 +121,7 @@ def _info_noise(config: ConfigDict, process: Process, prediction: Prediction) ->
     return info_noise(knots, log_s, np.asarray(x0_weight, np.float64))
 
 
-def _order(text: str):
+def _order(text: str) -> Order:
     """A name, or the numbers of "3,1,2"."""
     try:
         return [int(number) for number in text.split(",")]

@@ -1,7 +1,7 @@
 """Config -> noise family, prediction and network; the losses of a model."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -17,10 +17,11 @@ from cdt.build.latents import to_x0
 from cdt.diffusion import prediction as predictions
 from cdt.diffusion import process as processes
 from cdt.diffusion import schedules, weights
-from cdt.diffusion.loss import make_example_loss, make_loss
+from cdt.diffusion.guidance import ConditionalNetwork
+from cdt.diffusion.loss import Apply, make_example_loss, make_loss
 from cdt.diffusion.prediction import Prediction
 from cdt.diffusion.process import Process, per_example
-from cdt.diffusion.uncertainty import init_uncertainty, make_log_variance
+from cdt.diffusion.uncertainty import LogVariance, init_uncertainty, make_log_variance
 from cdt.errors import UserError
 from cdt.models.dit import DiT, named_dit
 from cdt.models.layers import unconstrained
@@ -67,11 +68,11 @@ class Model(NamedTuple):
     prediction: Prediction
     learn_variance: bool
     init: Callable[[Array], PyTree]  # PRNG key -> params f32
-    apply: Callable  # (params, x, time, condition, key) -> raw output
+    apply: Apply  # (params, x, time, condition, key) -> raw output
     image_shape: tuple[int, int, int]
     num_classes: int  # 0: not conditioned on a class
     null: Condition  # what stands for no condition, without the axis [B]; empty: unconditional
-    log_variance: Callable | None  # (params, level) -> the loss's learned uncertainty, or None
+    log_variance: LogVariance | None  # the loss's learned uncertainty, or None
     to_x0: ToX0  # images of a batch -> what the network is trained on
 
 
@@ -105,7 +106,7 @@ def model(config: ConfigDict, mesh: Mesh | None = None) -> Model:
     null = {"label": jnp.int32(num_classes)} if num_classes else {}
     text = text_states(config, config.data.train_split)
     if text:
-        null |= text.null
+        null |= {name: jnp.asarray(value) for name, value in text.null.items()}
     network = _network(
         config,
         routing=_routing(config, process),
@@ -120,22 +121,24 @@ def model(config: ConfigDict, mesh: Mesh | None = None) -> Model:
             "config.data.name is 'latents', which cannot be turned."
         )
 
-    def init(key):
+    def init(key: Array) -> PyTree:
         x = jnp.zeros((1, *image_shape))
-        one = {name: jnp.asarray(value)[None] for name, value in null.items()}
+        one: dict[str, Any] = {name: jnp.asarray(value)[None] for name, value in null.items()}
         if share:
             one["augment"] = jnp.zeros((1, NUM_LABELS))
         params = network.init(key, x, jnp.zeros(1), **one)["params"]
         return params | ({"loss_uncertainty": init_uncertainty()} if uncertain else {})
 
-    def apply(params, x, time, condition, key):
+    def apply(
+        params: PyTree, x: Array, time: Array, condition: Condition, key: Array | None
+    ) -> Array:
         rngs = None if key is None else {"dropout": key}
         # Where images are as they were, as in validation and samples, nothing is told of them.
         told = [*null, "augment"] if "augment" in condition else null
-        used = {name: condition[name] for name in told}
-        return network.apply({"params": params}, x, time, **used, rngs=rngs)
+        used: dict[str, Any] = {name: condition[name] for name in told}
+        return cast(Array, network.apply({"params": params}, x, time, **used, rngs=rngs))
 
-    def log_variance(params, level):
+    def log_variance(params: PyTree, level: Array) -> Array:
         return make_log_variance(process)(params["loss_uncertainty"], level)
 
     return Model(
@@ -144,11 +147,11 @@ def model(config: ConfigDict, mesh: Mesh | None = None) -> Model:
     )  # fmt: skip
 
 
-def network_at(model: Model, params: PyTree) -> Callable[[Array, Array, Condition], Array]:
+def network_at(model: Model, params: PyTree) -> ConditionalNetwork:
     """Returns network(x [B, H, W, C], native level [B], condition) -> raw output [B, H, W, C or 2C]
     f32, without dropout: what samplers and exports evaluate."""
 
-    def network(x, level, condition):
+    def network(x: Array, level: Array, condition: Condition) -> Array:
         scaled = per_example(model.prediction.c_in(level), x) * x
         return model.apply(params, scaled, model.process.time_input(level), condition, None)
 
@@ -173,7 +176,9 @@ def dit(config: ConfigDict) -> DiT:
         raise UserError(
             "config.model.routing is True, which no other program knows; use export_safetensors."
         )
-    return _network(config, routing=None, text_width=None, mesh=None)
+    network = _network(config, routing=None, text_width=None, mesh=None)
+    assert isinstance(network, DiT)
+    return network
 
 
 def attention_heads(config: ConfigDict) -> int | None:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 import optax
+from jax import Array
 from ml_collections import ConfigDict
 
 from cdt import optim, sharding
@@ -14,8 +15,10 @@ from cdt.build.choices import at_least, choose, steps
 from cdt.build.levels import timestep_sampler, validation_edges
 from cdt.build.models import Model, training_loss
 from cdt.errors import UserError
+from cdt.optim import Schedule
 from cdt.posthoc_ema import gamma
-from cdt.step import make_init, make_train_step
+from cdt.state import TrainState
+from cdt.step import TrainStep, make_init, make_train_step
 
 _POSTHOC = "posthoc"  # begins the name of an average that is put together from stored ones
 
@@ -23,9 +26,9 @@ _POSTHOC = "posthoc"  # begins the name of an average that is put together from 
 class Training(NamedTuple):
     """What the loop runs."""
 
-    init: Callable  # PRNG key -> TrainState
-    step: Callable  # (TrainState, batch) -> (TrainState, metrics), not jitted
-    schedule: Callable  # int32 optimizer step -> learning rate
+    init: Callable[[Array], TrainState]  # of a PRNG key
+    step: TrainStep  # not jitted
+    schedule: Schedule  # int32 optimizer step -> learning rate
     validation_edges: np.ndarray  # f32[M+1]
     num_stages: int  # 1 without a curriculum
 
@@ -142,7 +145,7 @@ def _known_average(config: ConfigDict, key: str, name: str) -> str:
     if not name.startswith(_POSTHOC):
         return choose(key, name, (*ema_decays(config), "raw"))
     try:
-        gamma(posthoc_std(name))
+        gamma(float(name.removeprefix(_POSTHOC)))
     except ValueError:
         raise UserError(
             f"config.{key} is '{name}'; give '{_POSTHOC}' and a relative width between 0 and "

@@ -1,12 +1,19 @@
 """Pictures of a comparison, as PNG bytes."""
 
+from __future__ import annotations
+
 import io
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cdt.comparison.arm import Arm
 from cdt.comparison.statistics import difference
+
+if TYPE_CHECKING:  # matplotlib is imported where it is used
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 _BASELINE = "#444444"
 _COLOURS = ("#b5367a", "#2a8c8c", "#e08a2c", "#5b2a86", "#4c78a8", "#7a7a2a", "#c0392b", "#1f8a4c",
@@ -23,8 +30,11 @@ def metric_plot(arms: Sequence[Arm], metric: str) -> bytes:
     figure, axes = _figure(6.4, 4.6)
     for i, arm in enumerate(arms):
         mean = arm.metric.mean(axis=0)
-        style = dict(color=colour(i), linewidth=2.2 if i == 0 else 1.6, zorder=3 if i == 0 else 2)
-        axes.plot(arm.steps, mean, label=arm.name, marker="o", markersize=3, **style)
+        width, order = (2.2, 3) if i == 0 else (1.6, 2)
+        axes.plot(
+            arm.steps, mean, label=arm.name, marker="o", markersize=3,
+            color=colour(i), linewidth=width, zorder=order,
+        )  # fmt: skip
         if len(arm.metric) > 1:
             axes.fill_between(
                 arm.steps, arm.metric.min(axis=0), arm.metric.max(axis=0),
@@ -51,7 +61,7 @@ def difference_plot(arms: Sequence[Arm], metric: str) -> bytes:
         y = len(rest) - row
         each = arm.metric[:, -1] - arms[0].metric[:, -1]
         axes.plot(each, np.full(len(each), y), "|", color=colour(row + 1), markersize=9, alpha=0.6)
-        if found.low is not None:
+        if found.low is not None and found.high is not None:
             axes.plot([found.low, found.high], [y, y], color=colour(row + 1), linewidth=2)
         axes.plot([found.mean], [y], "o", color=colour(row + 1), markersize=6)
     axes.set_yticks(range(len(rest), 0, -1), [arm.name for arm in rest])
@@ -119,21 +129,21 @@ def progress_plot(arms: Sequence[Arm]) -> bytes:
     return _png(figure)
 
 
-def _figure(width: float, height: float):
+def _figure(width: float, height: float) -> tuple[Figure, Axes]:
     figure = _canvas(width, height)
     axes = figure.subplots()
     axes.spines[["top", "right"]].set_visible(False)
     return figure, axes
 
 
-def _canvas(width: float, height: float):
+def _canvas(width: float, height: float) -> Figure:
     # Figure and not pyplot: no global state, no display.
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), dpi=120, layout="constrained")
 
 
-def _png(figure) -> bytes:
+def _png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()

@@ -1,7 +1,6 @@
 """Arms against a baseline over the same seeds: differences, intervals, steps saved."""
 
 import math
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -53,7 +52,7 @@ def difference(
     return Difference(mean, low, high, verdict)
 
 
-def first_crossing(at: Sequence[float], values: np.ndarray, target: float) -> float:
+def first_crossing(at: np.ndarray, values: np.ndarray, target: float) -> float:
     """Where `values` first fall to `target`, linear between evaluations; NaN if they never do.
 
     A curve that starts below the target counts from its first evaluation, which is an upper bound.

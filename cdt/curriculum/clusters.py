@@ -9,6 +9,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from numpy.typing import ArrayLike
 
 
 def uniform_edges(num_clusters: int) -> np.ndarray:
@@ -55,7 +56,7 @@ def snr_edges(
     return np.concatenate([[0.0], inner, [1.0]])
 
 
-def custom_edges(edges) -> np.ndarray:
+def custom_edges(edges: ArrayLike) -> np.ndarray:
     """f64[N+1]: the user's own edges, checked.
 
     Raises:
@@ -95,16 +96,16 @@ def edge_table(edges: np.ndarray, num_levels: int | None) -> np.ndarray:
         table = edges.astype(np.float32)
     else:
         levels = np.float32(num_levels)
-        table = []
+        snapped = []
         for k in np.rint(edges * num_levels):
             edge = np.float32(k / num_levels)
             while edge > 0 and np.floor(np.nextafter(edge, np.float32(0)) * levels) >= k:
                 edge = np.nextafter(edge, np.float32(0))
             while np.floor(edge * levels) < k:
                 edge = np.nextafter(edge, np.float32(2))
-            table.append(edge)
-        table[0], table[-1] = np.float32(0), np.float32(1)
-        table = np.array(table, np.float32)
+            snapped.append(edge)
+        snapped[0], snapped[-1] = np.float32(0), np.float32(1)
+        table = np.array(snapped, np.float32)
     if not np.all(np.diff(table) > 0):
         clusters = len(edges) - 1
         what = f"{num_levels} timesteps" if num_levels else "float32 resolution"
@@ -115,7 +116,7 @@ def edge_table(edges: np.ndarray, num_levels: int | None) -> np.ndarray:
     return table
 
 
-def cluster_index(u: Array, edges: Array) -> Array:
+def cluster_index(u: Array, edges: Array | np.ndarray) -> Array:
     """int32[B]: the cluster each u f32[B] lies in; 0 is C_1, the hardest.
 
     Compares with every inner edge and adds: for the few dozen clusters in use this is cheaper on

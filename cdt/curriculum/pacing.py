@@ -92,7 +92,13 @@ def fixed(steps_per_stage: int, num_stages: int, open_all_at: int | None = None)
     )
 
 
-def _pacing(stage_ends, num_stages, smoothing, min_delta, open_all_at) -> Pacing:
+def _pacing(
+    stage_ends: Callable[[PacingState], Array],
+    num_stages: int,
+    smoothing: float,
+    min_delta: float,
+    open_all_at: int | None,
+) -> Pacing:
     if num_stages < 1:
         raise ValueError(f"The number of stages is {num_stages}; it must be at least 1.")
 

@@ -4,6 +4,7 @@ Kim, Go, Kwon, Kim: "Denoising Task Difficulty-based Curriculum for Training Dif
 ICLR 2025, arXiv 2403.10348. The stage is a traced integer, so no stage recompiles anything.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -12,7 +13,9 @@ import numpy as np
 from jax import Array
 
 from cdt.curriculum.pacing import Pacing, PacingState
-from cdt.timesteps.base import Density, Draw, State, TimestepSampler
+from cdt.timesteps.base import Density, Draw, Feedback, State, TimestepSampler
+
+Order = str | Sequence[int] | np.ndarray  # a name, or a permutation of 1..N
 
 
 class CurriculumState(NamedTuple):
@@ -23,7 +26,7 @@ class CurriculumState(NamedTuple):
     stage_lengths: Array  # int32[N]: steps spent in each stage so far
 
 
-def opening_order(order, num_clusters: int, seed: int = 0) -> np.ndarray:
+def opening_order(order: Order, num_clusters: int, seed: int = 0) -> np.ndarray:
     """int[N]: 0-based cluster indices in the order in which they open.
 
     Args:
@@ -47,16 +50,21 @@ def opening_order(order, num_clusters: int, seed: int = 0) -> np.ndarray:
                 f"permutation of 1..{num_clusters}."
             )
         return names[order]()
-    order = np.asarray(order)
-    if sorted(order.tolist()) != list(range(1, num_clusters + 1)):
+    permutation = np.asarray(order)
+    if sorted(permutation.tolist()) != list(range(1, num_clusters + 1)):
         raise ValueError(
-            f"The order {order.tolist()} is not a permutation of the clusters 1..{num_clusters}."
+            f"The order {permutation.tolist()} is not a permutation of the clusters "
+            f"1..{num_clusters}."
         )
-    return order - 1
+    return permutation - 1
 
 
 def curriculum(
-    density: Density, edges: np.ndarray, pacing: Pacing, order="easy_to_hard", seed: int = 0
+    density: Density,
+    edges: np.ndarray,
+    pacing: Pacing,
+    order: Order = "easy_to_hard",
+    seed: int = 0,
 ) -> TimestepSampler:
     """Levels from `density` restricted to the clusters open at the current stage, renormalised.
 
@@ -111,7 +119,9 @@ def curriculum(
         share = jnp.where(stage >= num_clusters, 1.0, total / objective_mass)
         return Draw(u, density.weight(state.density, u) * share)
 
-    def update(state: CurriculumState, draw, feedback, step) -> CurriculumState:
+    def update(
+        state: CurriculumState, draw: Draw, feedback: Feedback, step: Array
+    ) -> CurriculumState:
         return CurriculumState(
             density=density.update(state.density, draw, feedback),
             # The loss that paces is the one that is optimised.

@@ -10,7 +10,7 @@ class ClusterStatistics(NamedTuple):
     """Part of the train state, so that a resumed run logs what the undisturbed one would."""
 
     loss_sum: Array  # f32[N], sum of per-example losses of the window so far
-    count: Array  # f32[N], examples of the window so far
+    count: Array  # type: ignore[assignment]  # f32[N], examples of the window; not tuple.count
     initial_loss: Array  # f32[M], validation loss before the first step; NaN until measured
 
 

@@ -11,6 +11,7 @@ its 3,786 pictures. Exit codes: 0 written; 2 it is no such package.
 import json
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 from etils import epath
 
@@ -28,7 +29,7 @@ _TONES = {
 }
 
 
-def captions(emoji: list[dict]) -> Iterator[dict[str, str]]:
+def captions(emoji: list[dict[str, Any]]) -> Iterator[dict[str, str]]:
     """{"file_name", "caption", "class"} of every picture that emoji.json lists for Google."""
     for entry in emoji:
         name, owner = entry["name"].lower(), entry["category"]

@@ -145,7 +145,7 @@ def list_pictures(root: epath.PathLike) -> Listing:
         if name not in classes and not name.startswith(".") and (root / name).is_dir():
             raise UserError(f"the class folder {root / name} holds no picture: fill or remove it")
     number = {name: label for label, name in enumerate(classes)}
-    labels = np.array([number[owner] for owner in owners], np.int32)
+    labels = np.array([number[owner] for owner in owners if owner is not None], np.int32)
     return Listing(os.fspath(root), files, labels, tuple(classes), None)
 
 
@@ -207,7 +207,7 @@ def _with_captions(root: epath.Path, files: tuple[str, ...], table: epath.Path) 
             f"{without[0]}: add captions or remove the pictures"
         )
     captions = tuple(rows[name]["caption"] for name in files)
-    owners = [rows[name].get("class") for name in files]
+    owners: list[Any] = [rows[name].get("class") for name in files]
     if all(owner is None for owner in owners):
         return Listing(os.fspath(root), files, None, None, captions)
     for name, owner in zip(files, owners, strict=True):
@@ -234,9 +234,9 @@ def _rows(table: epath.Path) -> Iterator[tuple[str, dict[str, Any]]]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            entry = json.loads(line)
         except ValueError:
-            row = None
-        if not isinstance(row, dict):
+            entry = None
+        if not isinstance(entry, dict):
             raise UserError(f"line {number} of {table} is no JSON object: give one a line")
-        yield f"line {number}", row
+        yield f"line {number}", entry

@@ -38,7 +38,7 @@ class Manifest(NamedTuple):
 
     source: str  # name of the source that was encoded
     source_fingerprint: str
-    count: int  # N
+    count: int  # type: ignore[assignment]  # N; not tuple.count
     shape: list[int]  # (h, w, C)
     dtype: str
     mirrored: bool  # whether the mirror images were encoded too
@@ -208,15 +208,16 @@ def latents(
     arrays = _open(folder, manifest)
     moments, labels = np.asarray(arrays["moments.npy"]), arrays.get("labels.npy")
 
-    def fingerprint():
+    def fingerprint() -> str:
         return hashlib.sha256(_json(manifest).encode()).hexdigest()
 
+    height, width, channels = manifest.shape
     return Source(
         name=f"{manifest.source} as latents",
         images=lambda indices: moments[indices, 0],
         labels=None if labels is None else np.array(labels),
         num_classes=manifest.num_classes,
-        shape=tuple(manifest.shape),
+        shape=(height, width, channels),
         size=manifest.count,
         fingerprint=fingerprint,
         mirror_images=(lambda indices: moments[indices, 1]) if manifest.mirrored else None,
@@ -229,7 +230,9 @@ def _arrays(manifest: Manifest) -> dict[str, tuple[np.dtype, tuple[int, ...]]]:
     height, width, channels = manifest.shape
     views = 2 if manifest.mirrored else 1
     shape = (manifest.count, views, height, width, 2 * channels)
-    arrays = {"moments.npy": (np.dtype(manifest.dtype), shape)}
+    arrays: dict[str, tuple[np.dtype, tuple[int, ...]]] = {
+        "moments.npy": (np.dtype(manifest.dtype), shape)
+    }
     if manifest.num_classes is not None:
         arrays["labels.npy"] = (np.dtype("<i4"), (manifest.count,))
     return arrays
@@ -298,7 +301,7 @@ def _first_difference(found: Manifest, wanted: Manifest) -> str | None:
     return None
 
 
-def _damaged(path: epath.Path, error) -> UserError:
+def _damaged(path: epath.Path, error: object) -> UserError:
     return UserError(
         f"{path} is damaged or of another program ({error}): remove its folder and run "
         "`python -m cdt.data.latents` again"

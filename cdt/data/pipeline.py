@@ -8,7 +8,7 @@ processes without changing what the model sees.
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache, partial
 
 import numpy as np
@@ -114,6 +114,7 @@ def make_batch(
             if source.pixels:
                 images[mirrored] = images[mirrored, :, ::-1]
             else:
+                assert source.mirror_images is not None
                 images[mirrored] = source.mirror_images(indices[mirrored])
         draws = None
         if source.text is not None:
@@ -144,7 +145,7 @@ class Prefetcher:
         self._batch = batch
         self._next_step = start_step
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="prefetch")
-        self._pending = deque()
+        self._pending: deque[Future[Batch]] = deque()
         for _ in range(depth):
             self._submit()
 

@@ -19,18 +19,21 @@ from cdt import atomic
 from cdt.data import shards as shard_files
 from cdt.data.captions import caption_lines
 from cdt.data.prepared import WORK, Manifest, content_hash, read_manifest, shard_name
-from cdt.data.shards import Stopped, Task, images_path, read_shard
+from cdt.data.shards import Stopped, Task, images_path, read_shard, shard_path
 from cdt.data.sources import Source
 from cdt.errors import UserError
 from cdt.progress import Progress
 from cdt.signals import StopRequest
 
+# indices -> (what opens a source, the same examples in that source)
+Part = Callable[[np.ndarray], tuple[Callable[[], Source], np.ndarray]]
+
 
 def prepare(
     source: Source,
-    part: Callable[[np.ndarray], tuple[Callable[[], Source], np.ndarray]] | None,
+    part: Part | None,
     indices: np.ndarray,
-    folder: os.PathLike,
+    folder: str | os.PathLike[str],
     *,
     form: str,
     shape: tuple[int, int, int],
@@ -80,7 +83,7 @@ def prepare(
             tasks = [
                 Task(number, *_opener(source, part, block), work, form, shape, upscale, skip_bad)
                 for number, block in enumerate(np.array_split(indices, shards))
-                if read_shard(work, number) is None
+                if not shard_path(work, number).exists()
             ]
             left = sum(len(task.indices) for task in tasks)
             workers = workers if part is not None else 1
@@ -94,7 +97,9 @@ def prepare(
     return manifest
 
 
-def _opener(source, part, block):
+def _opener(
+    source: Source, part: Part | None, block: np.ndarray
+) -> tuple[Callable[[], Source], np.ndarray]:
     return part(block) if part is not None else (lambda: source, block)
 
 
@@ -217,10 +222,11 @@ def _finish(
     Every step may be repeated, so that a kill between any two of them does no harm.
     """
     work = folder / WORK
-    counts, skipped = [], []
+    counts: list[int] = []
+    skipped: list[str] = []
     for number in range(shards):
         shard = read_shard(work, number)
-        counts.append(shard.count)
+        counts.append(shard.num_examples)
         skipped += shard.skipped
     if not sum(counts):
         raise UserError(
@@ -242,7 +248,7 @@ def _finish(
         path = work / "captions.jsonl"
         with path.open("w") as file:
             for number in range(shards):
-                file.writelines(caption_lines(read_shard(work, number).captions))
+                file.writelines(caption_lines(read_shard(work, number).captions or ()))
         path.replace(folder / "captions.jsonl")
     manifest = Manifest(
         form=form,

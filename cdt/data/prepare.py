@@ -16,7 +16,8 @@ import os
 import sys
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from absl import flags
@@ -26,8 +27,8 @@ from cdt.data import sources
 from cdt.data.command_line import parsed
 from cdt.data.folder import from_listing, list_pictures
 from cdt.data.idx import idx
-from cdt.data.preparation import prepare
-from cdt.data.prepared import FORMS, check, prepared
+from cdt.data.preparation import Part, prepare
+from cdt.data.prepared import FORMS, Manifest, check, prepared
 from cdt.data.shards import Stopped
 from cdt.data.sources import BadExample, Source
 from cdt.errors import EXIT_FINISHED, EXIT_STOPPED, EXIT_USER_ERROR, UserError
@@ -41,10 +42,10 @@ class Opened(NamedTuple):
     source: Source
     # indices int64[n] -> (what opens a source, the same examples in that source), to be pickled;
     # None where the data are in memory, so that other processes would only copy them
-    part: Callable[[np.ndarray], tuple[Callable[[], Source], np.ndarray]] | None
+    part: Part | None
 
 
-def _folder(given) -> Opened:
+def _folder(given: flags.FlagValues) -> Opened:
     if not given.image_size or not given.channels:
         raise UserError("--image_size and --channels are missing: say what the images shall be")
     # A set that is to be divided has no folders of splits yet.
@@ -52,7 +53,7 @@ def _folder(given) -> Opened:
     listing = list_pictures(root)
     form = dict(image_size=given.image_size, channels=given.channels, upscale=given.upscale)
 
-    def part(indices):
+    def part(indices: np.ndarray) -> tuple[Callable[[], Source], np.ndarray]:
         # Only its own names: a worker should neither list the folder nor hold all of it.
         return partial(from_listing, listing.take(indices), **form), np.arange(len(indices))
 
@@ -76,7 +77,7 @@ SOURCES = {
 def define_flags() -> flags.FlagValues:
     """The flags of this program, apart from those of any other."""
     known = flags.FlagValues()
-    own = dict(flag_values=known)
+    own: dict[str, Any] = dict(flag_values=known)
     flags.DEFINE_enum("source", None, sorted(SOURCES), "Where the images come from.", **own)
     flags.DEFINE_string("path", "", "Folder, file, or name of a TFDS data set.", **own)
     flags.DEFINE_string("out", None, "Local folder to write to; it gets a folder a split.", **own)
@@ -174,7 +175,7 @@ def _prepare(given: flags.FlagValues) -> None:
         _tell(folder, manifest)
 
 
-def _tell(folder, manifest) -> None:
+def _tell(folder: Path, manifest: Manifest) -> None:
     classes = "no classes" if manifest.num_classes is None else f"{manifest.num_classes} classes"
     captions = ", captions" if manifest.captions else ""
     print(

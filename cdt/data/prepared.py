@@ -14,7 +14,7 @@ The memmap is local and the fastest; ArrayRecord may lie in a bucket.
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,7 +33,7 @@ class Manifest(NamedTuple):
     """What manifest.json says."""
 
     form: str  # one of FORMS
-    count: int  # N
+    count: int  # type: ignore[assignment]  # N; not tuple.count
     shape: tuple[int, int, int]  # (H, W, C)
     num_classes: int | None
     classes: tuple[str, ...] | None  # names by label, where they have names
@@ -118,11 +118,12 @@ def prepared(folder: epath.PathLike) -> Source:
     manifest = read_manifest(folder)
     images = _memmap if manifest.form == "memmap" else _array_record
     captions = _captions(folder, manifest.count) if manifest.captions else None
+    classes = manifest.num_classes
     return Source(
         name="/".join(folder.parts[-2:]),
         images=images(folder, manifest),
-        labels=None if manifest.num_classes is None else _labels(folder, manifest),
-        num_classes=manifest.num_classes,
+        labels=None if classes is None else _labels(folder, manifest.count, classes),
+        num_classes=classes,
         shape=manifest.shape,
         size=manifest.count,
         fingerprint=lambda: manifest.sha256,
@@ -139,7 +140,7 @@ def check(folder: epath.PathLike) -> Manifest:
     """
     source, manifest = prepared(folder), read_manifest(folder)
 
-    def digests():
+    def digests() -> Iterator[bytes]:
         for i in range(source.size):
             index = np.array([i])
             label = None if source.labels is None else source.labels[index][0]
@@ -154,7 +155,7 @@ def check(folder: epath.PathLike) -> Manifest:
     return manifest
 
 
-def _memmap(folder: epath.Path, manifest: Manifest):
+def _memmap(folder: epath.Path, manifest: Manifest) -> Callable[[np.ndarray], np.ndarray]:
     if "://" in os.fspath(folder):
         raise UserError(
             f"{folder} is a memmap, which cannot be read in a bucket: copy the folder to a local "
@@ -165,8 +166,8 @@ def _memmap(folder: epath.Path, manifest: Manifest):
     length = path.stat().length if path.exists() else 0
     if length != expected:
         raise _damaged(path, f"{length} bytes instead of {expected}")
-    pixels = np.memmap(path, np.uint8, mode="r", shape=(manifest.count, *manifest.shape))
-    pixels = pixels.view(np.ndarray)  # the same memory, without np.memmap's slower indexing
+    mapped = np.memmap(path, np.uint8, mode="r", shape=(manifest.count, *manifest.shape))
+    pixels = mapped.view(np.ndarray)  # the same memory, without np.memmap's slower indexing
     return lambda indices: pixels[indices]
 
 
@@ -179,7 +180,7 @@ class _Shard(NamedTuple):
     examples_in_shard: int
 
 
-def _array_record(folder: epath.Path, manifest: Manifest):
+def _array_record(folder: epath.Path, manifest: Manifest) -> Callable[[np.ndarray], np.ndarray]:
     from array_record.python.array_record_data_source import ArrayRecordDataSource
 
     shards = []
@@ -205,17 +206,17 @@ def _array_record(folder: epath.Path, manifest: Manifest):
     return images
 
 
-def _labels(folder: epath.Path, manifest: Manifest) -> np.ndarray:
+def _labels(folder: epath.Path, count: int, num_classes: int) -> np.ndarray:
     path = folder / "labels.npy"
     try:
         labels = read_npy(path.read_bytes())
     except (OSError, ValueError) as error:
         raise _damaged(path, f"unreadable ({error})") from error
-    if labels.dtype != np.int32 or labels.shape != (manifest.count,):
-        raise _damaged(path, f"{labels.dtype}{list(labels.shape)}, not int32[{manifest.count}]")
-    if labels.min() < 0 or labels.max() >= manifest.num_classes:
+    if labels.dtype != np.int32 or labels.shape != (count,):
+        raise _damaged(path, f"{labels.dtype}{list(labels.shape)}, not int32[{count}]")
+    if labels.min() < 0 or labels.max() >= num_classes:
         raise _damaged(
-            path, f"of labels {labels.min()} to {labels.max()}, not 0 to {manifest.num_classes - 1}"
+            path, f"of labels {labels.min()} to {labels.max()}, not 0 to {num_classes - 1}"
         )
     return labels
 

@@ -9,11 +9,11 @@ import json
 import os
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing import parent_process
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -41,12 +41,12 @@ class Shard(NamedTuple):
     """What 00003.json says: the examples of a finished shard, without their images."""
 
     labels: list[int] | None
-    captions: list[list[str]] | None
+    captions: list[Sequence[str]] | None
     digests: str  # hex, 64 digits an example
     skipped: list[str]
 
     @property
-    def count(self) -> int:
+    def num_examples(self) -> int:
         return len(self.digests) // 64
 
 
@@ -62,10 +62,9 @@ def shard_path(work: Path, number: int) -> Path:
     return work / f"{number:05d}.json"
 
 
-def read_shard(work: Path, number: int) -> Shard | None:
-    """A finished shard, or None."""
-    path = shard_path(work, number)
-    return Shard(**json.loads(path.read_text())) if path.exists() else None
+def read_shard(work: Path, number: int) -> Shard:
+    """A shard that is finished: its `shard_path` exists."""
+    return Shard(**json.loads(shard_path(work, number).read_text()))
 
 
 def write_shard(task: Task, tick: Callable[[], None]) -> None:
@@ -99,9 +98,9 @@ def write_shard(task: Task, tick: Callable[[], None]) -> None:
             captions = None if source.captions is None else source.captions(index)[0]
             write(np.ascontiguousarray(image))
             digests.append(example_digest(image, label, captions).hex())
-            if label is not None:
+            if shard.labels is not None and label is not None:
                 shard.labels.append(label)
-            if captions is not None:
+            if shard.captions is not None and captions is not None:
                 shard.captions.append(captions)
             tick()
     partial.replace(images_path(task.work, task.number))
@@ -126,13 +125,13 @@ def _fitted(source: Source, index: np.ndarray, task: Task) -> np.ndarray:
 
 
 @contextmanager
-def _raw(path: Path) -> Iterator[Callable[[np.ndarray], None]]:
+def _raw(path: Path) -> Iterator[Callable[[np.ndarray], object]]:
     with path.open("wb") as file:
         yield lambda image: file.write(image.data)
 
 
 @contextmanager
-def _records(path: Path) -> Iterator[Callable[[np.ndarray], None]]:
+def _records(path: Path) -> Iterator[Callable[[np.ndarray], object]]:
     from array_record.python.array_record_module import ArrayRecordWriter
 
     # Group size 1: a record can be read without its neighbours.
@@ -146,10 +145,11 @@ def _records(path: Path) -> Iterator[Callable[[np.ndarray], None]]:
 _WRITERS = {"memmap": _raw, "array_record": _records}
 
 # Of a worker process: how many examples all workers have done, and whether to stop.
-_counter = _stop = None
+_counter: Any = None
+_stop: Any = None
 
 
-def start_worker(counter, stop) -> None:
+def start_worker(counter: Any, stop: Any) -> None:
     """Makes a process a worker: it shares a counter of examples and an event that stops it."""
     import signal
 
@@ -161,14 +161,16 @@ def start_worker(counter, stop) -> None:
 
 
 def _leave_with_parent() -> None:
-    parent_process().join()
+    parent = parent_process()
+    assert parent is not None  # this is a worker
+    parent.join()
     os._exit(1)
 
 
 def write_in_worker(task: Task) -> None:
     """`write_shard` in a process that `start_worker` prepared."""
 
-    def tick():
+    def tick() -> None:
         with _counter.get_lock():
             _counter.value += 1
         if _stop.is_set():

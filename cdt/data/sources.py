@@ -190,9 +190,9 @@ def tfds(name: str, split: str, data_dir: epath.PathLike | None = None) -> Sourc
         raise UserError(not_prepared)
     features = dict(builder.info.features or {})
     image = features.get("image")
-    shape = image.shape if image is not None else ()
+    shape = () if image is None else image.shape
     # np_dtype, since asking for `dtype` imports TensorFlow.
-    if len(shape) != 3 or None in shape or image.np_dtype != np.uint8:
+    if image is None or len(shape) != 3 or None in shape or image.np_dtype != np.uint8:
         raise UserError(
             f"data set {name!r} has no feature `image` of one uint8 shape: choose one that has, "
             "for example 'imagenet_resized/64x64'"
@@ -204,11 +204,11 @@ def tfds(name: str, split: str, data_dir: epath.PathLike | None = None) -> Sourc
             f"data set {name!r} has no split {split!r}: choose one of {list(builder.info.splits)}"
         ) from None
 
-    def images(indices):
+    def images(indices: np.ndarray) -> np.ndarray:
         found = read_records(f"{name}/{split}", examples, indices)
         return np.stack([example["image"] for example in found])
 
-    def fingerprint():
+    def fingerprint() -> str:
         # Reading every image would take hours; TFDS changes the version when the data change.
         return _sha256(f"{builder.info.full_name} {split} {len(examples)}".encode())
 
@@ -227,20 +227,20 @@ def tfds(name: str, split: str, data_dir: epath.PathLike | None = None) -> Sourc
 class _TfdsLabels:
     """Labels of a prepared TFDS split, read on demand and without decoding the images."""
 
-    def __init__(self, builder, split):
+    def __init__(self, builder: Any, split: str):
         from tensorflow_datasets import decode
 
         self._examples = builder.as_data_source(split, decoders={"image": decode.SkipDecoding()})
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self._examples)
 
-    def __getitem__(self, indices):
+    def __getitem__(self, indices: np.ndarray) -> np.ndarray:
         examples = read_records("the labels", self._examples, np.asarray(indices))
         return np.array([example["label"] for example in examples], np.int32)
 
 
-def read_records(name: str, records: Any, indices: np.ndarray) -> list:
+def read_records(name: str, records: Any, indices: np.ndarray) -> list[Any]:
     """`records.__getitems__` of the indices.
 
     Raises:
@@ -264,8 +264,8 @@ def in_memory(
 ) -> Source:
     """A source of uint8 images [N, H, W, C] and int32 labels [N] that fit into memory."""
 
-    def fingerprint():
-        parts = [repr((images.shape, labels is not None)).encode()]
+    def fingerprint() -> str:
+        parts: list[bytes | memoryview] = [repr((images.shape, labels is not None)).encode()]
         parts.append(np.ascontiguousarray(images).data)
         if labels is not None:
             parts.append(labels.astype("<i4").data)
@@ -282,7 +282,7 @@ def in_memory(
     )
 
 
-def _sha256(*parts) -> str:
+def _sha256(*parts: bytes | memoryview) -> str:
     digest = hashlib.sha256()
     for part in parts:
         digest.update(part)

@@ -16,6 +16,7 @@ import json
 import os
 import sys
 from contextlib import closing
+from typing import Any
 
 import numpy as np
 from absl import flags
@@ -150,7 +151,7 @@ def _encode_the_rest(
 def define_flags() -> flags.FlagValues:
     """The flags of this program, apart from those of any other."""
     known = flags.FlagValues()
-    own = dict(flag_values=known)
+    own: dict[str, Any] = dict(flag_values=known)
     flags.DEFINE_string("data", None, "Local folder that cdt.data.prepare wrote to.", **own)
     flags.DEFINE_string("out", "", "Where else to write, such as a folder of latents.", **own)
     flags.DEFINE_string("split", "train", "Which split of it.", **own)

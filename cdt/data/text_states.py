@@ -24,7 +24,7 @@ class TextManifest(NamedTuple):
 
     encoder: str  # its name
     encoder_sha256: str  # of its parameters
-    count: int  # N examples
+    count: int  # type: ignore[assignment]  # N examples; not tuple.count
     num_captions: int  # M
     max_length: int  # L
     width: int  # W

@@ -122,7 +122,7 @@ def run(
     validation_batch: Batch,
     key: Array,
     clusters: Collection[int],
-    validation_steps: Sequence[int],
+    validation_steps: Sequence[int] | np.ndarray,
     done: Collection[int] = (),
     stop: Callable[[], bool] = lambda: False,
     at_once: int | None = None,
@@ -179,7 +179,7 @@ def run(
 # --- what the curves say ----------------------------------------------------------------------
 
 
-def steps_to(steps: Sequence[int], losses: np.ndarray, share: float) -> np.ndarray:
+def steps_to(steps: Sequence[int] | np.ndarray, losses: np.ndarray, share: float) -> np.ndarray:
     """Steps until `share` of the drop l(0) - l_end is done, interpolated linearly.
 
     Args:
@@ -195,11 +195,11 @@ def steps_to(steps: Sequence[int], losses: np.ndarray, share: float) -> np.ndarr
     """
     if not 0.0 < share <= 1.0:
         raise ValueError(f"The share of a drop is {share}; it must lie in (0, 1].")
-    steps, left = np.asarray(steps), normalised_convergence(np.asarray(losses, np.float64))
+    left = normalised_convergence(np.asarray(losses, np.float64))
     result = np.full(left.shape[1], np.nan)
     for n, curve in enumerate(left.T):
         measured = np.isfinite(curve)
-        at, curve = steps[measured], curve[measured]
+        at, curve = np.asarray(steps)[measured], curve[measured]
         below = np.flatnonzero(curve <= 1 - share)
         if below.size:
             k = below[0]  # > 0, as every curve starts at 1

@@ -3,13 +3,20 @@
 The convergence curves of the clusters are those of a run: `cdt.plots.convergence_plot`.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 from etils import epath
 
 from cdt import plots
 from cdt.difficulty.relative_entropy import RelativeEntropy
+
+if TYPE_CHECKING:  # matplotlib is imported where it is used
+    from matplotlib.artist import Artist
+    from matplotlib.figure import Figure
 
 _MEASURED = "#5b2a86"
 # Of the shares: dark to pale, as the clusters are in `cdt.plots`.
@@ -37,7 +44,7 @@ def relative_entropy_plot(path: epath.PathLike, families: Mapping[str, RelativeE
             color=_MEASURED, alpha=0.25, linewidth=0,
         )  # fmt: skip
         axis.plot(u, entropy.one_point, color="0.55", linewidth=0.8, label="single points")
-        last = int(np.flatnonzero(alone).max(initial=-1))
+        last = int(np.max(np.flatnonzero(alone), initial=-1))
         # Both parts share the pair at which they meet.
         axis.plot(u[: last + 2], value[: last + 2], ":", color=_MEASURED, linewidth=1.6)
         axis.plot(
@@ -95,7 +102,7 @@ def steps_to_plot(path: epath.PathLike, families: Mapping[str, Mapping[str, np.n
     _save(path, figure)
 
 
-def _figure(panels: int, label: str):
+def _figure(panels: int, label: str) -> tuple[Figure, np.ndarray]:
     """A row of panels; the first has the label of the y axis."""
     # Figure and not pyplot: no global state, no display.
     from matplotlib.figure import Figure
@@ -108,9 +115,9 @@ def _figure(panels: int, label: str):
     return figure, axes
 
 
-def _legend(figure, axes) -> None:
+def _legend(figure: Figure, axes: np.ndarray) -> None:
     """One legend for all panels, below them: no corner is free in every family."""
-    entries = {}
+    entries: dict[str, Artist] = {}
     for axis in axes:
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
             entries.setdefault(label, handle)
@@ -120,7 +127,7 @@ def _legend(figure, axes) -> None:
     )  # fmt: skip
 
 
-def _save(path: epath.PathLike, figure) -> None:
+def _save(path: epath.PathLike, figure: Figure) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     canvas = FigureCanvasAgg(figure)

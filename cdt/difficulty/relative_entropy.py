@@ -9,11 +9,11 @@ differences many orders smaller, so float32 would leave nothing of them at high 
 """
 
 import os
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from cdt.diffusion.process import Process
@@ -90,7 +90,7 @@ def _alpha_sigma(process: Process, u: np.ndarray) -> tuple[np.ndarray, np.ndarra
         half = 0.5 * process.log_snr(u)
         return np.exp(-0.5 * np.logaddexp(0, -2 * half)), np.exp(-0.5 * np.logaddexp(0, 2 * half))
     with jax.enable_x64(True):
-        alpha, sigma = process.alpha_sigma(process.level(np.asarray(u, np.float64)))
+        alpha, sigma = process.alpha_sigma(process.level(jnp.asarray(u, jnp.float64)))
         return np.asarray(alpha, np.float64), np.asarray(sigma, np.float64)
 
 
@@ -197,7 +197,7 @@ class LogRatios(NamedTuple):
 
 def log_ratios(
     data: np.ndarray,
-    index: Sequence[int],
+    index: np.ndarray,
     noise: np.ndarray,
     pairs: LevelPairs,
     *,
@@ -219,7 +219,6 @@ def log_ratios(
       block: examples compared at a time.
       workers: threads; None is one a core.
     """
-    index = np.asarray(index)
     num_draws, num_pairs = len(index), len(pairs.u)
     x_j = np.asarray(data[index], np.float64)
     norm_j, cross_j = (x_j**2).sum(axis=1), (noise * x_j).sum(axis=1)
@@ -245,7 +244,12 @@ def log_ratios(
             # Not what rounding leaves: it would be divided by sigma^2.
             distance[own] = slope[own] = 0.0
 
-            def add(rows, distance=distance, slope=slope, norm_i=norm_i):
+            def add(
+                rows: slice,
+                distance: np.ndarray = distance,
+                slope: np.ndarray = slope,
+                norm_i: np.ndarray = norm_i,
+            ) -> None:
                 _accumulate(
                     peak[..., rows], total[..., rows], distance[rows], slope[rows],
                     norm_i - norm_j[rows, None], pairs,
@@ -271,7 +275,14 @@ def log_ratios(
     )
 
 
-def _accumulate(peak, total, distance, slope, norm_difference, pairs) -> None:
+def _accumulate(
+    peak: np.ndarray,
+    total: np.ndarray,
+    distance: np.ndarray,
+    slope: np.ndarray,
+    norm_difference: np.ndarray,
+    pairs: LevelPairs,
+) -> None:
     """Adds a block of the data to the log-sum-exp of some draws, in place, for all pairs."""
     exponent, term = np.empty_like(distance), np.empty_like(distance)
     for p in range(len(pairs.u)):

@@ -3,7 +3,7 @@
 import csv
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -45,7 +45,7 @@ def converges_more_slowly(correlation: Correlation) -> str:
 
     Decided by the interval over seeds lying on one side of 0; never with a single seed.
     """
-    if correlation.low is None or math.isnan(correlation.low):
+    if correlation.low is None or correlation.high is None or math.isnan(correlation.low):
         return "undecided"
     if correlation.high < 0:
         return "yes"
@@ -231,7 +231,7 @@ def fitted_curriculum(
     """
     edges = fitted_edges(entropy, num_clusters, num_levels)
     order = "easy_to_hard"
-    if difficulty is not None:
+    if study_edges is not None and difficulty is not None:
         order = ",".join(map(str, fitted_order(edges, study_edges, difficulty)))
     return {
         "clusters": "custom",
@@ -269,7 +269,7 @@ def convergence_csv(edges: np.ndarray, steps_to: Mapping[str, np.ndarray]) -> st
     return _csv(("cluster", "u_from", "u_to", "seed", *steps_to), rows)
 
 
-def _csv(header: Sequence[str], rows) -> str:
+def _csv(header: Sequence[str], rows: Iterable[Iterable[object]]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)

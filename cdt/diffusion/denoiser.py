@@ -19,13 +19,17 @@ class Denoised(NamedTuple):
     # turns into a variance: 0 is the posterior's, 1 is beta
 
 
+Network = Callable[[jax.Array, jax.Array], jax.Array]  # (x, native level) -> raw output
+Denoise = Callable[[jax.Array, jax.Array], Denoised]  # (x [B, ..., C], native level [B])
+
+
 def make_denoiser(
-    network: Callable,
+    network: Network,
     process: Process,
     prediction: Prediction,
     learn_variance: bool = False,
     clip: bool = False,
-) -> Callable:
+) -> Denoise:
     """Builds denoise(x, level) -> Denoised.
 
     Args:
@@ -35,7 +39,7 @@ def make_denoiser(
       clip: clip x0 to [-1, 1] and derive eps anew (for pixels; not for latents).
     """
 
-    def denoise(x, level):
+    def denoise(x: jax.Array, level: jax.Array) -> Denoised:
         mean, variance = split_output(network(x, level), x.shape[-1], learn_variance)
         x0, eps = to_x0_eps(process, prediction, mean, x, level)
         if clip:

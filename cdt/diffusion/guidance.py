@@ -5,17 +5,21 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from cdt.diffusion.denoiser import Network
 from cdt.diffusion.process import Process, per_example
+
+Condition = dict[str, jax.Array]
+ConditionalNetwork = Callable[[jax.Array, jax.Array, Condition], jax.Array]
 
 
 def classifier_free_guidance(
-    network: Callable,
+    network: ConditionalNetwork,
     process: Process,
-    condition: dict[str, jax.Array],
-    null: dict[str, jax.Array],
+    condition: Condition,
+    null: Condition,
     scale: float,
     interval: tuple[float, float] | None = None,
-) -> Callable:
+) -> Network:
     """Builds network(x, level) = uncond + scale (cond - uncond), both in one batch.
 
     Only the C mean channels are guided; variance channels come from the conditional output.
@@ -39,7 +43,7 @@ def classifier_free_guidance(
 
     # The two of an example lie side by side in the batch, and thus on the device that holds it: as
     # halves they would move between devices before and after every evaluation.
-    def pairs(a, b):
+    def pairs(a: jax.Array, b: jax.Array) -> jax.Array:
         return jnp.stack([a, b], axis=1).reshape(-1, *a.shape[1:])
 
     both_conditions = {
@@ -47,7 +51,7 @@ def classifier_free_guidance(
         for name, values in condition.items()
     }
 
-    def guided(x, level):
+    def guided(x: jax.Array, level: jax.Array) -> jax.Array:
         both = network(pairs(x, x), pairs(level, level), both_conditions).astype(jnp.float32)
         both = both.reshape(-1, 2, *both.shape[1:])
         cond, uncond = both[:, 0], both[:, 1]

@@ -1,15 +1,38 @@
 """Training losses, one value an example, in float32 whatever the network computes in."""
 
 from collections.abc import Callable
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from jax.scipy.special import ndtr
 
+from cdt.diffusion.guidance import Condition
 from cdt.diffusion.prediction import Prediction, split_output, target, to_x0_eps
 from cdt.diffusion.process import Process, corrupt, per_example, posterior
+from cdt.diffusion.uncertainty import LogVariance
 from cdt.diffusion.weights import Weight
+
+PyTree = Any
+# (params, scaled x, time input, condition, PRNG key or None) -> raw output
+Apply = Callable[[PyTree, Array, Array, Condition, Array | None], Array]
+# (params, x0, eps, u, condition, PRNG key or None) -> (loss[B], eps_error[B])
+ExampleLoss = Callable[[PyTree, Array, Array, Array, Condition, Array | None], tuple[Array, Array]]
+
+
+class Loss(Protocol):
+    """What `make_loss` returns."""
+
+    def __call__(
+        self,
+        output: Array,
+        x0: Array,
+        eps: Array,
+        level: Array,
+        log_variance: Array | None = None,
+    ) -> tuple[Array, Array]: ...
 
 
 def make_loss(
@@ -17,7 +40,7 @@ def make_loss(
     prediction: Prediction,
     learn_variance: bool = False,
     weight: Weight = jnp.ones_like,
-) -> Callable:
+) -> Loss:
     """Builds the loss of one family and parameterisation.
 
     The loss is the mean squared error of the network's own output. For EDM that *is* the paper's
@@ -47,7 +70,9 @@ def make_loss(
             "discrete one; use ddpm or switch learn_variance off"
         )
 
-    def loss(output, x0, eps, level, log_variance=None):
+    def loss(
+        output: Array, x0: Array, eps: Array, level: Array, log_variance: Array | None = None
+    ) -> tuple[Array, Array]:
         x0, eps = x0.astype(jnp.float32), eps.astype(jnp.float32)
         mean, variance = split_output(output, x0.shape[-1], learn_variance)
         error = mean - target(prediction, x0, eps, level)
@@ -56,7 +81,7 @@ def make_loss(
             value = value * jnp.exp(-log_variance) + log_variance
         error = jax.lax.stop_gradient(error)
         x0_error, eps_error = to_x0_eps(process, prediction, error, jnp.zeros_like(error), level)
-        if learn_variance:
+        if variance is not None:
             frac = (variance + 1) / 2
             value = value + _variational_bound(process, x0, x0_error, frac, level)
         return value, jnp.sum(eps_error**2, axis=tuple(range(1, eps_error.ndim)))
@@ -64,7 +89,9 @@ def make_loss(
     return loss
 
 
-def _variational_bound(process, x0, x0_error, frac, level):
+def _variational_bound(
+    process: Process, x0: Array, x0_error: Array, frac: Array, level: Array
+) -> Array:
     """L_t of Ho et al. 2020, equation 5 (KL for t > 0, NLL for t = 0), in bits/dim, [B]."""
     at_t = posterior(process, level, level - 1)
     # The posterior variance is 0 at t = 0; it takes the value of t = 1 (Nichol & Dhariwal 2021).
@@ -83,7 +110,7 @@ def _variational_bound(process, x0, x0_error, frac, level):
     return _mean_over_dimensions(nats) / np.log(2)
 
 
-def discretized_gaussian_nll(x: jax.Array, mean: jax.Array, log_scale: jax.Array) -> jax.Array:
+def discretized_gaussian_nll(x: Array, mean: Array, log_scale: Array) -> Array:
     """-log of the Gaussian's mass in x's bin of width 2/255 (Ho et al. 2020, equation 13).
 
     The outermost bins (|x| > 0.999) reach to infinity. Probabilities are floored at 1e-12.
@@ -104,17 +131,17 @@ def discretized_gaussian_nll(x: jax.Array, mean: jax.Array, log_scale: jax.Array
     return -jnp.log(jnp.maximum(ndtr(upper) - ndtr(lower), 1e-12))
 
 
-def _mean_over_dimensions(values):
+def _mean_over_dimensions(values: Array) -> Array:
     return jnp.mean(values, axis=tuple(range(1, values.ndim)))
 
 
 def make_example_loss(
-    apply: Callable,
+    apply: Apply,
     process: Process,
     prediction: Prediction,
-    loss: Callable,
-    log_variance: Callable | None = None,
-) -> Callable:
+    loss: Loss,
+    log_variance: LogVariance | None = None,
+) -> ExampleLoss:
     """Builds the loss of examples at noise levels u, which training, validation and the study of
     difficulty share.
 
@@ -129,7 +156,9 @@ def make_example_loss(
       example_loss(params, x0, eps, u, condition, key) -> (loss[B], eps_error[B]); u is f32[B].
     """
 
-    def example_loss(params, x0, eps, u, condition, key):
+    def example_loss(
+        params: PyTree, x0: Array, eps: Array, u: Array, condition: Condition, key: Array | None
+    ) -> tuple[Array, Array]:
         level = process.level(u)
         x = corrupt(process, x0, eps, level)
         x = per_example(prediction.c_in(level), x) * x

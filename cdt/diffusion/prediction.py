@@ -1,19 +1,18 @@
 """What a network predicts: always a(level) x0 + b(level) eps, so one 2x2 solve converts."""
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from cdt.diffusion.process import Process, per_example
+from cdt.diffusion.process import Elementwise, Pairwise, Process, per_example
 
 
 class Prediction(NamedTuple):
     """A parameterisation. Both functions work element by element on native levels [B]."""
 
-    coefficients: Callable  # level -> (a, b): the network's target is a x0 + b eps
-    c_in: Callable  # level -> scale of the network's input (1 but for EDM)
+    coefficients: Pairwise  # level -> (a, b): the network's target is a x0 + b eps
+    c_in: Elementwise  # level -> scale of the network's input (1 but for EDM)
 
 
 def eps() -> Prediction:
@@ -29,7 +28,7 @@ def x0() -> Prediction:
 def v(process: Process) -> Prediction:
     """v = alpha eps - sigma x0 (Salimans & Ho 2022, section 4)."""
 
-    def coefficients(level):
+    def coefficients(level: jax.Array) -> tuple[jax.Array, jax.Array]:
         alpha, sigma = process.alpha_sigma(level)
         return -sigma, alpha
 
@@ -67,10 +66,10 @@ def edm(sigma_data: float = 0.5) -> Prediction:
             "deviation of the data, 0.5 in the paper"
         )
 
-    def root(sigma):
+    def root(sigma: jax.Array) -> jax.Array:
         return jnp.sqrt(sigma**2 + sigma_data**2)
 
-    def coefficients(sigma):
+    def coefficients(sigma: jax.Array) -> tuple[jax.Array, jax.Array]:
         return sigma / (sigma_data * root(sigma)), -sigma_data / root(sigma)
 
     return Prediction(coefficients, lambda sigma: 1 / root(sigma))

@@ -19,19 +19,22 @@ from cdt.diffusion.schedules import Path
 # quantile stays finite (|z| <= 5.3).
 _U_MARGIN = 2.0**-24
 
+Elementwise = Callable[[jax.Array], jax.Array]
+Pairwise = Callable[[jax.Array], tuple[jax.Array, jax.Array]]
+
 
 class Process(NamedTuple):
     """A Gaussian corruption process. Every function works element by element, on any shape."""
 
     name: str  # "ddpm", "edm" or "flow"
     num_levels: int | None  # T of a discrete family, None of a continuous one
-    level: Callable  # u f32 in [0, 1) -> native level f32
-    u: Callable  # native level, clean end excluded -> u f32 in [0, 1]
-    alpha_sigma: Callable  # native level, clean end included -> (alpha, sigma) f32
-    derivatives: Callable | None  # native level -> (dalpha/dlevel, dsigma/dlevel); None if discrete
-    time_input: Callable  # native level -> the network's time input
-    position: Callable  # time input -> f32 in [0, 1], 0 clean: t/(T - 1) of a discrete family, or u
-    log_snr: Callable  # u f64 (NumPy, on the host) -> log(alpha^2 / sigma^2) f64
+    level: Elementwise  # u f32 in [0, 1) -> native level f32
+    u: Elementwise  # native level, clean end excluded -> u f32 in [0, 1]
+    alpha_sigma: Pairwise  # native level, clean end included -> (alpha, sigma) f32
+    derivatives: Pairwise | None  # native level -> (dalpha/dlevel, dsigma/dlevel); None if discrete
+    time_input: Elementwise  # native level -> the network's time input
+    position: Elementwise  # time input -> f32 in [0, 1], 0 clean: t/(T - 1) if discrete, or u
+    log_snr: Callable[[np.ndarray], np.ndarray]  # u f64, on the host -> log(alpha^2 / sigma^2) f64
 
 
 def ddpm(betas: np.ndarray) -> Process:
@@ -58,11 +61,11 @@ def ddpm(betas: np.ndarray) -> Process:
     sigmas = np.sqrt(np.abs(np.expm1(log_alpha_bar))).astype(np.float32)
     log_snrs = log_alpha_bar[1:] - np.log(-np.expm1(log_alpha_bar[1:]))
 
-    def alpha_sigma(level):
+    def alpha_sigma(level: jax.Array) -> tuple[jax.Array, jax.Array]:
         index = jnp.asarray(level).astype(jnp.int32) + 1
         return jnp.asarray(alphas)[index], jnp.asarray(sigmas)[index]
 
-    def log_snr(u):
+    def log_snr(u: np.ndarray) -> np.ndarray:
         index = np.minimum(np.floor(np.asarray(u) * num_levels), num_levels - 1)
         return log_snrs[index.astype(np.int64)]
 
@@ -93,22 +96,21 @@ def edm(p_mean: float = -1.2, p_std: float = 1.2) -> Process:
         raise ValueError(f"edm was given p_std = {p_std} but needs a positive one; EDM uses 1.2")
     quantile = np.vectorize(NormalDist().inv_cdf, otypes=[np.float64])
 
-    def clip(u, numpy=jnp):
-        return numpy.clip(u, _U_MARGIN, 1 - _U_MARGIN)
+    inside = (_U_MARGIN, 1 - _U_MARGIN)
 
-    def u_of(log_sigma):
-        return clip(ndtr((log_sigma - p_mean) / p_std))
+    def u_of(log_sigma: jax.Array) -> jax.Array:
+        return jnp.clip(ndtr((log_sigma - p_mean) / p_std), *inside)
 
     return Process(
         name="edm",
         num_levels=None,
-        level=lambda u: jnp.exp(p_mean + p_std * ndtri(clip(u))),
+        level=lambda u: jnp.exp(p_mean + p_std * ndtri(jnp.clip(u, *inside))),
         u=lambda level: u_of(jnp.log(level)),
         alpha_sigma=lambda level: (jnp.ones_like(level), level),
         derivatives=lambda level: (jnp.zeros_like(level), jnp.ones_like(level)),
         time_input=lambda level: jnp.log(level) / 4,  # c_noise
         position=lambda time: u_of(4 * time),
-        log_snr=lambda u: -2 * (p_mean + p_std * quantile(clip(u, np))),
+        log_snr=lambda u: -2 * (p_mean + p_std * quantile(np.clip(u, *inside))),
     )
 
 
@@ -122,7 +124,7 @@ def flow(path: Path) -> Process:
       path: `schedules.linear_path()` or `schedules.gvp_path()`.
     """
 
-    def log_snr(u):
+    def log_snr(u: np.ndarray) -> np.ndarray:
         with np.errstate(divide="ignore"):  # +inf at u = 0 and -inf at u = 1 are meant
             return path.log_snr(np.asarray(u, np.float64))
 
@@ -140,7 +142,16 @@ def flow(path: Path) -> Process:
 
 
 def noise_variances(process: Process) -> np.ndarray:
-    """sigma^2 = 1 - abar of the timesteps t = 0..T-1 of `ddpm`: f64[T], on the host."""
+    """sigma^2 = 1 - abar of the timesteps t = 0..T-1 of `ddpm`: f64[T], on the host.
+
+    Raises:
+      ValueError: for a continuous family, which has no timesteps.
+    """
+    if process.num_levels is None:
+        raise ValueError(
+            f"the timesteps of the continuous family {process.name!r} were asked for but only a "
+            "discrete one has them; use ddpm"
+        )
     middles = (np.arange(process.num_levels) + 0.5) / process.num_levels
     return 1 / (1 + np.exp(process.log_snr(middles)))
 

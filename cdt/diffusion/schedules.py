@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 
 def linear(num_levels: int) -> np.ndarray:
@@ -49,8 +49,8 @@ def cosine(num_levels: int) -> np.ndarray:
 class Path(NamedTuple):
     """A flow-matching path x_t = alpha(t) x0 + sigma(t) eps, t in [0, 1], t = 0 clean."""
 
-    alpha_sigma: Callable[[jax.Array], tuple[jax.Array, jax.Array]]  # t -> (alpha, sigma)
-    derivatives: Callable[[jax.Array], tuple[jax.Array, jax.Array]]  # t -> (alpha', sigma')
+    alpha_sigma: Callable[[Array], tuple[Array, Array]]  # t -> (alpha, sigma)
+    derivatives: Callable[[Array], tuple[Array, Array]]  # t -> (alpha', sigma')
     log_snr: Callable[[np.ndarray], np.ndarray]  # t f64 -> log(alpha^2 / sigma^2) f64, on the host
 
 
@@ -67,15 +67,15 @@ def gvp_path() -> Path:
     """Variance preserving: alpha = cos(pi t/2), sigma = sin(pi t/2) (Ma et al. 2024, section 2)."""
     half_pi = np.pi / 2
 
-    def alpha_sigma(t):
+    def alpha_sigma(t: Array) -> tuple[Array, Array]:
         # cos(pi t/2) as sin(pi (1-t)/2): exactly 0 at t = 1, where float32 cos leaves -4e-8.
         return jnp.sin(half_pi * (1 - t)), jnp.sin(half_pi * t)
 
-    def derivatives(t):
+    def derivatives(t: Array) -> tuple[Array, Array]:
         alpha, sigma = alpha_sigma(t)
         return -half_pi * sigma, half_pi * alpha
 
-    def log_snr(t):
+    def log_snr(t: np.ndarray) -> np.ndarray:
         return 2 * (np.log(np.sin(half_pi * (1 - t))) - np.log(np.sin(half_pi * t)))
 
     return Path(alpha_sigma, derivatives, log_snr)

@@ -1,12 +1,17 @@
 """A loss weight that is learned: the uncertainty of each noise level (Karras et al. 2024, EDM2)."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from cdt.diffusion.process import Process
+
+PyTree = Any
+# (params, native level [B]) -> learned uncertainty f32[B]
+LogVariance = Callable[[PyTree, jax.Array], jax.Array]
 
 NUM_FEATURES = 128
 # ln(sigma / alpha) is infinite at the ends of the flow; no loss varies further out than this.
@@ -18,7 +23,7 @@ def init_uncertainty() -> dict[str, jax.Array]:
     return {"kernel": jnp.zeros(NUM_FEATURES, jnp.float32)}
 
 
-def make_log_variance(process: Process) -> Callable:
+def make_log_variance(process: Process) -> LogVariance:
     """Returns log_variance(params, native level [B]) -> a f32[B].
 
     A linear map of fixed random Fourier features of ln(sigma / alpha) / 4, which for EDM is the
@@ -32,7 +37,7 @@ def make_log_variance(process: Process) -> Callable:
     frequencies = (2 * np.pi * rng.standard_normal(NUM_FEATURES)).astype(np.float32)
     phases = (2 * np.pi * rng.random(NUM_FEATURES)).astype(np.float32)
 
-    def log_variance(params, level):
+    def log_variance(params: PyTree, level: jax.Array) -> jax.Array:
         alpha, sigma = process.alpha_sigma(level)
         log_s = jnp.clip(jnp.log(sigma / alpha), -_LOG_S_LIMIT, _LOG_S_LIMIT)
         angles = (log_s / 4)[:, None] * frequencies + phases

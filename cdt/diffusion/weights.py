@@ -34,7 +34,7 @@ def min_snr(process: Process, prediction: Prediction, gamma: float = 5.0) -> Wei
         raise ValueError(f"Min-SNR's gamma is {gamma:g}; it must be positive.")
     eps_share = _eps_error_per_output_error(process, prediction)
 
-    def weight(level):
+    def weight(level: jax.Array) -> jax.Array:
         snr = _snr(process, level)
         # min(S, g) / S of the eps error, whose infinite and zero ends are both finite.
         clipped = jnp.minimum(1.0, gamma / jnp.where(snr > 0, snr, 1.0))
@@ -85,7 +85,7 @@ def x0_error_weight(process: Process, prediction: Prediction) -> Weight:
     1/s^2 for eps, 1 for x0, (s^2 + sd^2) / (s sd)^2 for EDM, with s = sigma / alpha.
     """
 
-    def weight(level):
+    def weight(level: jax.Array) -> jax.Array:
         alpha, sigma = process.alpha_sigma(level)
         a, b = prediction.coefficients(level)
         return (a - b * alpha / sigma) ** 2
@@ -101,7 +101,7 @@ def _snr(process: Process, level: jax.Array) -> jax.Array:
 def _eps_error_per_output_error(process: Process, prediction: Prediction) -> Weight:
     """|eps error|^2 of an output error of 1."""
 
-    def share(level):
+    def share(level: jax.Array) -> jax.Array:
         alpha, sigma = process.alpha_sigma(level)
         a, b = prediction.coefficients(level)
         return (alpha / (alpha * b - sigma * a)) ** 2

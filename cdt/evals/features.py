@@ -5,22 +5,27 @@ space in reports and in the key of cached reference statistics.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+A = TypeVar("A", np.ndarray, jax.Array)
 
-class Activations(NamedTuple):
+
+class Activations(NamedTuple, Generic[A]):
     """What a network sees in n images; None where a space has no such thing."""
 
-    features: np.ndarray  # [n, d]
-    spatial: np.ndarray | None = None  # [n, d'], before pooling: the features of the sFID
-    logits: np.ndarray | None = None  # [n, classes], of the Inception Score
+    features: A  # [n, d]
+    spatial: A | None = None  # [n, d'], before pooling: the features of the sFID
+    logits: A | None = None  # [n, classes], of the Inception Score
 
 
-def pixels(images: np.ndarray) -> Activations:
+FeatureFn = Callable[[np.ndarray], Activations[np.ndarray]]  # uint8[n, H, W, C] -> float64
+
+
+def pixels(images: np.ndarray) -> Activations[np.ndarray]:
     """The pixels themselves: uint8[n, H, W, C] in 0..255 -> features
     float64[n, H * W * C] in [-1, 1].
 

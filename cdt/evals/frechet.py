@@ -21,9 +21,9 @@ class RunningStatistics:
     LeVeque (1979), which keeps its precision where the mean is large beside the deviations.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._n = 0
-        self._mu = self._scatter = 0.0
+        self._mu = self._scatter = np.zeros(())
 
     def add(self, batch: np.ndarray) -> None:
         """Adds features [n, d]."""

@@ -48,7 +48,8 @@ def _read_folder(path: epath.Path) -> np.ndarray:
 
     from cdt.data.pictures import TooLarge, open_picture
 
-    images, skipped = [], []
+    images: list[np.ndarray] = []
+    skipped: list[str] = []
     for file in _files(path):
         try:
             with open_picture(file.read_bytes()) as image:

@@ -10,13 +10,14 @@ torch-fidelity releases the same file under another name.
 
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from cdt.evals.features import Activations, in_batches
+from cdt.evals.features import Activations, FeatureFn, in_batches
 from cdt.evals.layers import Layer, convolve, fold_batch_norm
 from cdt.evals.weights import WeightFile, locate
 from cdt.torch_file import read_state_dict
@@ -33,12 +34,23 @@ _EPSILON = 1e-3
 _LAYERS = 94  # convolutions
 _SPATIAL_CHANNELS = 7
 
+Chain = Callable[..., jax.Array]  # (x, *names of layers)
+Halve = Callable[[jax.Array, str], jax.Array]
+Branches = Callable[[jax.Array, Chain, Halve], list[jax.Array]]
+
+
+class Parameters(NamedTuple):
+    """The weights of the network."""
+
+    layers: dict[str, Layer]  # by their names in the file
+    logits: np.ndarray  # [2048, 1008], the kernel of the logits; their bias is not used
+
 
 def inception(
     path: epath.PathLike | None = None,
     cache_dir: epath.PathLike = "~/.cache/cdt",
     batch_size: int = 64,
-) -> Callable[[np.ndarray], Activations]:
+) -> FeatureFn:
     """The feature function uint8[n, H, W, C] -> Activations, with the published weights.
 
     As in the ADM protocol (Dhariwal & Nichol 2021, arXiv 2105.05233): features float64[n, 2048] are
@@ -57,10 +69,8 @@ def inception(
     return in_batches(network, params, "inception", batch_size)
 
 
-def parameters(state: dict[str, np.ndarray]) -> dict[str, Layer | np.ndarray]:
-    """The layers in the state dict of pytorch-fid's or torch-fidelity's Inception, by their names.
-
-    "fc" is the kernel of the logits, [2048, 1008]; their bias is not used.
+def parameters(state: dict[str, np.ndarray]) -> Parameters:
+    """The weights in the state dict of pytorch-fid's or torch-fidelity's Inception.
 
     Raises:
       ValueError: if it is the state dict of another network.
@@ -72,22 +82,22 @@ def parameters(state: dict[str, np.ndarray]) -> dict[str, Layer | np.ndarray]:
     layers = {
         name: fold_batch_norm(state, f"{name}.conv", f"{name}.bn", _EPSILON) for name in names
     }
-    return layers | {"fc": state["fc.weight"].T}
+    return Parameters(layers, state["fc.weight"].T)
 
 
-def network(params: dict[str, Layer | np.ndarray], images: jax.Array) -> Activations:
+def network(params: Parameters, images: jax.Array) -> Activations[jax.Array]:
     """Images [B, H, W, 3] in 0..255, of any size -> Activations in float32."""
 
-    def conv(x, name, stride=1, padding="SAME"):
-        return jax.nn.relu(convolve(params[name], x, stride, padding))
+    def conv(x: jax.Array, name: str, stride: int = 1, padding: str = "SAME") -> jax.Array:
+        return jax.nn.relu(convolve(params.layers[name], x, stride, padding))
 
-    def block(kind, name, x):
-        def chain(x, *layers):
+    def block(kind: Branches, name: str, x: jax.Array) -> jax.Array:
+        def chain(x: jax.Array, *layers: str) -> jax.Array:
             for layer in layers:
                 x = conv(x, f"{name}.{layer}")
             return x
 
-        def halve(x, layer):
+        def halve(x: jax.Array, layer: str) -> jax.Array:
             return conv(x, f"{name}.{layer}", 2, "VALID")
 
         return jnp.concatenate(kind(x, chain, halve), axis=-1)
@@ -114,7 +124,7 @@ def network(params: dict[str, Layer | np.ndarray], images: jax.Array) -> Activat
     # Not what the paper says, but what the graph does.
     x = block(partial(_branches_8, pool=_max_pool), "Mixed_7c", x)
     pool = x.mean(axis=(1, 2))
-    logits = jnp.dot(pool, params["fc"], precision=jax.lax.Precision.HIGHEST)
+    logits = jnp.dot(pool, params.logits, precision=jax.lax.Precision.HIGHEST)
     return Activations(pool, spatial.reshape(len(spatial), -1), logits)
 
 
@@ -122,7 +132,7 @@ def network(params: dict[str, Layer | np.ndarray], images: jax.Array) -> Activat
 # one after the other, `halve` one of stride 2.
 
 
-def _branches_35(x, chain, halve):
+def _branches_35(x: jax.Array, chain: Chain, halve: Halve) -> list[jax.Array]:
     return [
         chain(x, "branch1x1"),
         chain(x, "branch5x5_1", "branch5x5_2"),
@@ -131,7 +141,7 @@ def _branches_35(x, chain, halve):
     ]
 
 
-def _branches_35_to_17(x, chain, halve):
+def _branches_35_to_17(x: jax.Array, chain: Chain, halve: Halve) -> list[jax.Array]:
     return [
         halve(x, "branch3x3"),
         halve(chain(x, "branch3x3dbl_1", "branch3x3dbl_2"), "branch3x3dbl_3"),
@@ -139,7 +149,7 @@ def _branches_35_to_17(x, chain, halve):
     ]
 
 
-def _branches_17(x, chain, halve):
+def _branches_17(x: jax.Array, chain: Chain, halve: Halve) -> list[jax.Array]:
     return [
         chain(x, "branch1x1"),
         chain(x, *(f"branch7x7_{i}" for i in range(1, 4))),
@@ -148,7 +158,7 @@ def _branches_17(x, chain, halve):
     ]
 
 
-def _branches_17_to_8(x, chain, halve):
+def _branches_17_to_8(x: jax.Array, chain: Chain, halve: Halve) -> list[jax.Array]:
     return [
         halve(chain(x, "branch3x3_1"), "branch3x3_2"),
         halve(chain(x, *(f"branch7x7x3_{i}" for i in range(1, 4))), "branch7x7x3_4"),
@@ -156,7 +166,9 @@ def _branches_17_to_8(x, chain, halve):
     ]
 
 
-def _branches_8(x, chain, halve, pool):
+def _branches_8(
+    x: jax.Array, chain: Chain, halve: Halve, pool: Callable[[jax.Array], jax.Array]
+) -> list[jax.Array]:
     narrow = chain(x, "branch3x3_1")
     double = chain(x, "branch3x3dbl_1", "branch3x3dbl_2")
     return [
@@ -177,7 +189,7 @@ def _max_pool(x: jax.Array, stride: int = 1, padding: str = "SAME") -> jax.Array
 def _average_pool(x: jax.Array) -> jax.Array:
     """Mean over those pixels of the 3x3 window that lie inside the image."""
 
-    def window_sum(values):
+    def window_sum(values: jax.Array) -> jax.Array:
         return jax.lax.reduce_window(values, 0.0, jax.lax.add, (1, 3, 3, 1), (1, 1, 1, 1), "SAME")
 
     return window_sum(x) / window_sum(jnp.ones((1, *x.shape[1:3], 1), x.dtype))

@@ -39,10 +39,10 @@ def kernel_distance(a: np.ndarray, b: np.ndarray, seed: int = 0) -> tuple[float,
 def _unbiased(a: np.ndarray, b: np.ndarray) -> float:
     n, d = a.shape
 
-    def kernel(x, y):
+    def kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
         return (x @ y.T / d + 1) ** 3
 
-    def off_diagonal_mean(k):
+    def off_diagonal_mean(k: np.ndarray) -> np.floating:
         return (k.sum() - np.trace(k)) / (n * (n - 1))
 
     return (

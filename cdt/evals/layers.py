@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 
@@ -50,7 +51,7 @@ def convolve(layer: Layer, x: jax.Array, stride: int = 1, padding: str = "SAME")
     """
     product = jax.lax.conv_general_dilated(
         x,
-        layer.kernel,
+        jnp.asarray(layer.kernel),
         (stride, stride),
         padding,
         dimension_numbers=("NHWC", "HWIO", "NHWC"),

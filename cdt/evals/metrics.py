@@ -38,11 +38,11 @@ def compare(
     values = {"frechet": frechet_distance(mine, theirs)}
     if samples.spatial is not None and reference.summary.spatial is not None:
         values["frechet_spatial"] = frechet_distance(samples.spatial, reference.summary.spatial)
-    known = reference.summary.features
-    if known is not None and min(len(samples.features), len(known)) >= 20:
-        values["kernel"], values["kernel_standard_error"] = kernel_distance(samples.features, known)
+    made, known = samples.features, reference.summary.features
+    if made is not None and known is not None and min(len(made), len(known)) >= 20:
+        values["kernel"], values["kernel_standard_error"] = kernel_distance(made, known)
         values["precision"], values["recall"] = precision_recall(
-            samples.features, known, reference_radii=reference_radii
+            made, known, reference_radii=reference_radii
         )
     return values
 

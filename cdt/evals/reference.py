@@ -3,15 +3,15 @@ or read from a file of ADM's form."""
 
 import hashlib
 import io
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 from etils import epath
+from numpy.typing import ArrayLike
 
 from cdt import atomic
 from cdt.data.sources import Source
-from cdt.evals.features import Activations
+from cdt.evals.features import FeatureFn
 from cdt.evals.frechet import Statistics
 from cdt.evals.images import read_images
 from cdt.evals.summary import Summary, in_blocks, summarise
@@ -31,9 +31,7 @@ class Reference(NamedTuple):
     summary: Summary  # features: of at most 10,000 images, evenly spaced
 
 
-def source_reference(
-    source: Source, feature_fn: Callable[[np.ndarray], Activations], cache_dir: epath.PathLike
-) -> Reference:
+def source_reference(source: Source, feature_fn: FeatureFn, cache_dir: epath.PathLike) -> Reference:
     """The reference of every image of `source`, read from `cache_dir` if it is there.
 
     Args:
@@ -58,9 +56,7 @@ def source_reference(
     return Reference(source.name, key, found)
 
 
-def file_reference(
-    path: epath.PathLike, feature_fn: Callable[[np.ndarray], Activations]
-) -> Reference:
+def file_reference(path: epath.PathLike, feature_fn: FeatureFn) -> Reference:
     """The reference in a file or folder.
 
     Args:
@@ -102,7 +98,7 @@ def file_reference(
     return Reference(path.name, key, summarise(in_blocks(images), feature_fn))
 
 
-def _statistics(path, mu: np.ndarray, sigma: np.ndarray, n: int) -> Statistics:
+def _statistics(path: epath.Path, mu: np.ndarray, sigma: np.ndarray, n: int) -> Statistics:
     if mu.ndim != 1 or sigma.shape != (len(mu), len(mu)):
         raise ValueError(
             f"{path} holds mu {list(mu.shape)} and sigma {list(sigma.shape)}; statistics are "
@@ -120,7 +116,7 @@ def _arrays(data: bytes) -> dict[str, np.ndarray] | None:
     try:
         with open_npz(io.BytesIO(data)) as arrays:
             # Reading an array verifies its CRC-32 only if its header is whole.
-            if arrays.zip.testzip() is not None:
+            if arrays.zip is None or arrays.zip.testzip() is not None:
                 return None
             return {name: arrays[name] for name in arrays.files}
     except Exception:  # a parser given damaged bytes may raise anything
@@ -130,6 +126,8 @@ def _arrays(data: bytes) -> dict[str, np.ndarray] | None:
 def _read_cached(path: epath.Path) -> Summary | None:
     """The summary in the file, or None if there is none or it is damaged."""
     arrays = _arrays(path.read_bytes()) if path.exists() else None
+    if arrays is None:
+        return None
     try:
         n = int(arrays["n"])
         spatial = None
@@ -143,15 +141,16 @@ def _read_cached(path: epath.Path) -> Summary | None:
 
 def _write(path: epath.Path, summary: Summary, space: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    arrays = dict(
+    arrays: dict[str, ArrayLike] = dict(
         mu=summary.statistics.mu,
         sigma=summary.statistics.sigma,
         n=summary.statistics.n,
-        features=summary.features,
         space=space,
     )
+    if summary.features is not None:
+        arrays["features"] = summary.features
     if summary.spatial is not None:
         arrays |= dict(mu_s=summary.spatial.mu, sigma_s=summary.spatial.sigma)
     buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
+    np.savez(buffer, allow_pickle=False, **arrays)
     atomic.write(path, buffer.getvalue())

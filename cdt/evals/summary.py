@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cdt.evals.features import Activations
+from cdt.evals.features import Activations, FeatureFn
 from cdt.evals.frechet import RunningStatistics, Statistics
 
 
@@ -20,7 +20,7 @@ class Summary(NamedTuple):
 
 def summarise(
     blocks: Iterable[np.ndarray],
-    feature_fn: Callable[[np.ndarray], Activations],
+    feature_fn: FeatureFn,
     keep: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> Summary:
     """Runs every image through `feature_fn` once; accumulates in float64.
@@ -35,7 +35,7 @@ def summarise(
     """
     statistics, spatial = RunningStatistics(), RunningStatistics()
     features, logits, start = [], [], 0
-    found = Activations(np.zeros((0, 0)))
+    found: Activations[np.ndarray] = Activations(np.zeros((0, 0)))
     for images in blocks:
         found = feature_fn(images)
         if not np.isfinite(found.features).all():

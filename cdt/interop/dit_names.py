@@ -5,11 +5,12 @@ DiTTransformer2DModel. Nothing but the names, the order of axes and the number o
 both directions are exact, bit by bit.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.tree_util import DictKey
 
 from cdt.models.layers import position_embedding
 
@@ -104,7 +105,7 @@ def to_params(
             raise ValueError(f"its {name} is {list(array.shape)} and not {list(shape)}")
         return np.asarray(array, np.float32)
 
-    def parameter(path, leaf) -> np.ndarray:
+    def parameter(path: Sequence[DictKey], leaf: jax.ShapeDtypeStruct) -> np.ndarray:
         layer, kind = _split(path)
         parts = names.layers[layer]
         stacked = layer.startswith("blocks/")
@@ -171,8 +172,8 @@ def with_unused_classes(table: np.ndarray, num_classes: int) -> np.ndarray:
 
 def _without_unused_classes(name: str, table: np.ndarray, num_classes: int) -> np.ndarray:
     """The rows of the classes and of the null class, which every other row equals."""
-    unused = table[num_classes:] if table.ndim == 2 else ()
-    if not len(unused) or (unused != unused[0]).any():
+    short = table.ndim != 2 or len(table) <= num_classes
+    if short or (table[num_classes:] != table[num_classes]).any():
         raise ValueError(
             f"its {name} is {list(table.shape)}, which is not that of {num_classes} classes and "
             "one for none"
@@ -180,7 +181,7 @@ def _without_unused_classes(name: str, table: np.ndarray, num_classes: int) -> n
     return table[: num_classes + 1]
 
 
-def _split(path) -> tuple[str, str]:
+def _split(path: Sequence[DictKey]) -> tuple[str, str]:
     """A leaf's path -> its layer, as in `Names.layers`, and what it is there."""
     *layer, kind = (key.key for key in path)
     return "/".join(layer), kind

@@ -83,7 +83,7 @@ def export_diffusers(
         folder = new_folder(out)
         network = build.dit(config)
         _check(config)
-        names = _labels(labels, network.num_classes)
+        names = _labels(labels, config.model.num_classes)
         vae_config = _vae_config(config, epath.Path(vae).expanduser()) if vae else None
         weights = read_weights(config, epath.Path(workdir), license_name)
     side, channels = config.data.image_size, config.data.channels
@@ -95,7 +95,7 @@ def export_diffusers(
 
     c = config.process
     scheduler = scheduler_config(c.schedule, c.num_timesteps, c.prediction, config.sample.clip)
-    usage = _usage(config, folder.name, network.num_classes, vae_config is not None)
+    usage = _usage(config, folder.name, config.model.num_classes, vae_config is not None)
     with written_whole(folder) as partial:
         transformer = partial / "transformer"
         _write_json(transformer / "config.json", transformer_config(network, channels, side))

@@ -13,6 +13,7 @@ The model card shows how to run it. Exit codes are those of `cdt.main`.
 
 import functools
 import sys
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +23,7 @@ from ml_collections import ConfigDict
 
 from cdt import atomic, build
 from cdt.diffusion.denoiser import make_denoiser
+from cdt.diffusion.guidance import Condition
 from cdt.errors import EXIT_FINISHED, user_errors
 from cdt.interop.export_safetensors import (
     command_line,
@@ -31,6 +33,8 @@ from cdt.interop.export_safetensors import (
     write_weights,
     written_whole,
 )
+
+PyTree = Any
 
 _PLATFORMS = ("cpu", "cuda", "tpu")
 _USAGE = """
@@ -72,13 +76,19 @@ def export_stablehlo(config: ConfigDict, workdir: str, out: str, license_name: s
     return EXIT_FINISHED
 
 
-def denoiser(model: build.Model, params) -> export.Exported:
+def denoiser(model: build.Model, params: PyTree) -> export.Exported:
     """(params, x f32[b, H, W, C], level f32[b], condition {name: [b, ...]}) -> {"x0", "eps"}."""
 
-    def denoise(params, x, level, condition):
-        network = functools.partial(build.network_at(model, params), condition=condition)
+    def denoise(
+        params: PyTree, x: jax.Array, level: jax.Array, condition: Condition
+    ) -> dict[str, jax.Array]:
+        network = build.network_at(model, params)
         found = make_denoiser(
-            network, model.process, model.prediction, model.learn_variance, clip=False
+            lambda x, level: network(x, level, condition),
+            model.process,
+            model.prediction,
+            model.learn_variance,
+            clip=False,
         )(x, level)
         return {"x0": found.x0, "eps": found.eps}
 

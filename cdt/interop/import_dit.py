@@ -15,6 +15,7 @@ same config samples from it with `--mode=sample`, and a run in another workdir s
 
 import json
 import sys
+from typing import Any
 
 import jax
 import numpy as np
@@ -31,6 +32,8 @@ from cdt.interop.dit_names import DIFFUSERS, OFFICIAL, to_params
 from cdt.interop.sit import mean_channels, reversed_time
 from cdt.models.dit import DiT
 from cdt.workdir import check_identity, record_config
+
+PyTree = Any
 
 # In a folder, in the order in which they are looked for.
 _FILES = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
@@ -122,7 +125,7 @@ def _read(file: epath.Path) -> dict[str, np.ndarray]:
         ) from error
 
 
-def _params(state: dict[str, np.ndarray], network: DiT, config: ConfigDict):
+def _params(state: dict[str, np.ndarray], network: DiT, config: ConfigDict) -> PyTree:
     """The parameters of `network`; a ValueError's message ends a sentence that names the file."""
     side, channels = config.data.image_size, config.data.channels
     x, one = np.zeros((1, side, side, channels), np.float32), np.zeros(1, np.float32)

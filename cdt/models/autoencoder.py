@@ -6,7 +6,7 @@ Everything is computed in full float32: the faster default of accelerators would
 depend on the device that encoded them.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -46,7 +46,7 @@ class Autoencoder(nn.Module):
         """The side of an image over the side of its latents."""
         return 2 ** (len(self.block_channels) - 1)
 
-    def setup(self):
+    def setup(self) -> None:
         sizes = (self.block_channels, self.layers_per_block, self.groups)
         self.encoder = Encoder(*sizes, 2 * self.latent_channels)
         self.decoder = Decoder(*sizes, self.image_channels)
@@ -219,10 +219,16 @@ class Upsample(nn.Module):
         return _conv(x.shape[-1], name="conv")(x.repeat(2, axis=1).repeat(2, axis=2))
 
 
-def _conv(features: int, side: int = 3, strides: int = 1, padding="SAME", **options) -> nn.Conv:
+def _conv(
+    features: int,
+    side: int = 3,
+    strides: int = 1,
+    padding: str | tuple[tuple[int, int], ...] = "SAME",
+    **options: Any,
+) -> nn.Conv:
     return nn.Conv(features, (side, side), strides, padding, precision=_HIGHEST, **options)
 
 
-def _norm(groups: int, **options) -> nn.GroupNorm:
+def _norm(groups: int, **options: Any) -> nn.GroupNorm:
     # The fast variance is E[x^2] - E[x]^2, whose cancellation costs digits.
     return nn.GroupNorm(groups, epsilon=1e-6, use_fast_variance=False, **options)

@@ -1,12 +1,13 @@
 """The weights of an AutoencoderKL of `diffusers`, as parameters of `autoencoder.Autoencoder`."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import DictKey
 
 from cdt.models.autoencoder import Autoencoder
 
@@ -78,7 +79,7 @@ def autoencoder_params(network: Autoencoder, state: Mapping[str, np.ndarray]) ->
     images = jax.ShapeDtypeStruct((1, side, side, network.image_channels), jnp.float32)
     shapes = jax.eval_shape(network.init, jax.random.key(0), images)["params"]
 
-    def take(path, leaf) -> np.ndarray:
+    def take(path: Sequence[DictKey], leaf: jax.ShapeDtypeStruct) -> np.ndarray:
         parts = [key.key for key in path]
         name = _diffusers_name(parts)
         if name not in left:

@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 from cdt.models.dense import Dense
 
@@ -39,7 +40,7 @@ def timestep_embedding(
 
 
 def augment_embed(
-    labels: jax.Array, features: int, kernel_init: nn.initializers.Initializer, dtype: jnp.dtype
+    labels: jax.Array, features: int, kernel_init: nn.initializers.Initializer, dtype: DTypeLike
 ) -> jax.Array:
     """What was done to images, float [B, L] -> [B, features], in the module that is being called.
 
@@ -53,7 +54,7 @@ class TimestepEmbedder(nn.Module):
     """Sinusoidal features through a two-layer SiLU MLP: time [B] -> [B, hidden_size]."""
 
     hidden_size: int
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, time: jax.Array) -> jax.Array:
@@ -74,7 +75,7 @@ class LabelEmbedder(nn.Module):
 
     num_classes: int
     hidden_size: int
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, label: jax.Array) -> jax.Array:

@@ -6,6 +6,10 @@ from functools import partial
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+Precision = jax.lax.Precision | None
+Operands = tuple[jax.Array, Sequence[jax.Array]]  # x and the kernels
 
 
 def cpu_matmuls() -> bool:
@@ -26,11 +30,11 @@ def spread(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     return jnp.broadcast_to(x, shape)
 
 
-def _spread_forward(x, shape):
+def _spread_forward(x: jax.Array, shape: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
     return jnp.broadcast_to(x, shape), x
 
 
-def _spread_backward(shape, x, gradient):
+def _spread_backward(shape: tuple[int, ...], x: jax.Array, gradient: jax.Array) -> tuple[jax.Array]:
     axes = [axis for axis, size in enumerate(shape) if x.shape[axis] != size]
     total = jnp.sum(gradient, axes, dtype=jnp.float32, keepdims=True)
     return (total.astype(x.dtype),)
@@ -41,18 +45,22 @@ spread.defvjp(_spread_forward, _spread_backward)
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def products(
-    x: jax.Array, kernels: Sequence[jax.Array], precision: jax.lax.Precision | None = None
+    x: jax.Array, kernels: Sequence[jax.Array], precision: Precision = None
 ) -> list[jax.Array]:
     """x [..., D_in] times each of the kernels [D_in, D_out]: arrays [..., D_out]."""
     return _products_forward(x, kernels, precision)[0]
 
 
-def _products_forward(x, kernels, precision):
+def _products_forward(
+    x: jax.Array, kernels: Sequence[jax.Array], precision: Precision
+) -> tuple[list[jax.Array], Operands]:
     # Plain products, and not a call of `products`, which no policy of rematerialisation looks into.
     return [jnp.matmul(x, kernel, precision=precision) for kernel in kernels], (x, kernels)
 
 
-def _products_backward(precision, residuals, gradients):
+def _products_backward(
+    precision: Precision, residuals: Operands, gradients: Sequence[jax.Array]
+) -> tuple[jax.Array, list[jax.Array]]:
     x, kernels = residuals
     # In this order XLA:GPU lets each product add the sum so far, and never writes a term alone.
     dx = jnp.matmul(gradients[0], kernels[0].T, precision=precision)
@@ -61,7 +69,7 @@ def _products_backward(precision, residuals, gradients):
     return dx, [_kernel_gradient(x, gradient, precision) for gradient in gradients]
 
 
-def _kernel_gradient(x, gradient, precision):
+def _kernel_gradient(x: jax.Array, gradient: jax.Array, precision: Precision) -> jax.Array:
     # XLA:CPU gives x^T g to Eigen, which runs a tall result [D_in > D_out] at about half of the
     # speed of a wide one. So compute the transpose, behind a barrier that keeps the two transposes
     # from cancelling.
@@ -87,7 +95,7 @@ class Dense(nn.Module):
     """
 
     features: int
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
     precision: jax.lax.Precision | None = None
     kernel_init: nn.initializers.Initializer = nn.initializers.xavier_uniform()
     bias_init: nn.initializers.Initializer = nn.initializers.zeros
@@ -97,7 +105,8 @@ class Dense(nn.Module):
         shape = (x.shape[-1], self.features)
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
         bias = self.param("bias", self.bias_init, shape[1:], jnp.float32)
-        (y,) = _affine(*(v.astype(self.dtype) for v in (x, kernel, bias)), 1, self.precision)
+        x, kernel, bias = (v.astype(self.dtype) for v in (x, kernel, bias))
+        (y,) = _affine(x, kernel, bias, 1, self.precision)
         return y
 
 
@@ -110,7 +119,7 @@ class SplitDense(nn.Module):
 
     features: int
     parts: int
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
     kernel_init: nn.initializers.Initializer = nn.initializers.xavier_uniform()
 
     @nn.compact
@@ -118,10 +127,13 @@ class SplitDense(nn.Module):
         shape = (x.shape[-1], self.parts * self.features)
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, shape[1:], jnp.float32)
-        return _affine(*(v.astype(self.dtype) for v in (x, kernel, bias)), self.parts, None)
+        x, kernel, bias = (v.astype(self.dtype) for v in (x, kernel, bias))
+        return _affine(x, kernel, bias, self.parts, None)
 
 
-def _affine(x, kernel, bias, parts, precision):
+def _affine(
+    x: jax.Array, kernel: jax.Array, bias: jax.Array, parts: int, precision: Precision
+) -> list[jax.Array]:
     """x [..., D_in] kernel [D_in, D_out] + bias [D_out], in `parts` products: a list of arrays."""
     leading = x.shape[:-1]
     if cpu_matmuls():

@@ -4,10 +4,12 @@ Text enters by cross-attention, as in PixArt-alpha (Chen et al. 2023, arXiv 2310
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from cdt.models.conditioning import LabelEmbedder, TimestepEmbedder, augment_embed
 from cdt.models.dense import Dense
@@ -34,7 +36,7 @@ DIT_SIZES = {
 }
 
 
-def named_dit(name: str, **options) -> "DiT":
+def named_dit(name: str, **options: Any) -> "DiT":
     """A DiT of a named size and patch: `named_dit("XL/2", out_channels=8, num_classes=1000)`.
 
     Args:
@@ -63,13 +65,13 @@ class DiTBlock(nn.Module):
 
     num_heads: int
     mlp_hidden_size: int
-    dtype: jnp.dtype
+    dtype: DTypeLike
     constrain: Callable[[jax.Array], jax.Array]
     separate_qkv: bool
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, condition: jax.Array, mask: jax.Array | None, *text
+        self, x: jax.Array, condition: jax.Array, mask: jax.Array | None, *text: jax.Array
     ) -> tuple[jax.Array, None]:
         modulation = Dense(
             6 * x.shape[-1], dtype=self.dtype, kernel_init=nn.initializers.zeros, name="adaln"
@@ -122,7 +124,7 @@ class DiT(nn.Module):
     mlp_ratio: float = 4.0
     num_classes: int | None = None
     text_width: int | None = None
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
     unroll: bool = False
     remat: str = "none"
     constrain: Callable[[jax.Array], jax.Array] = unconstrained
@@ -171,7 +173,7 @@ class DiT(nn.Module):
         tokens = self.constrain(tokens + jnp.asarray(positions, self.dtype))
 
         condition = TimestepEmbedder(self.hidden_size, self.dtype, name="time_embed")(time)
-        if label is not None:
+        if label is not None and self.num_classes is not None:
             condition = condition + LabelEmbedder(
                 self.num_classes, self.hidden_size, self.dtype, name="label_embed"
             )(label)
@@ -180,7 +182,7 @@ class DiT(nn.Module):
                 augment, self.hidden_size, nn.initializers.zeros, self.dtype
             )
         condition = self.constrain(nn.silu(condition))
-        read = ()
+        read: tuple[jax.Array | None, ...] = ()
         if text is not None:
             states = Mlp(self.hidden_size, self.dtype, self.hidden_size, name="text_embed")(
                 text.astype(self.dtype)

@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 from cdt.models.dense import Dense, SplitDense, spread
 
@@ -14,7 +15,7 @@ def unconstrained(x: jax.Array) -> jax.Array:
     return x
 
 
-def has_fused_attention(dtype: jnp.dtype, head_dim: int) -> bool:
+def has_fused_attention(dtype: DTypeLike, head_dim: int) -> bool:
     """Whether cuDNN's fused kernel, which never writes the [N, L] scores to memory, can attend: in
     half precision, on an NVIDIA GPU since Ampere, with a head width of 128 or less, by eights."""
     half = dtype in (jnp.bfloat16, jnp.float16)
@@ -47,14 +48,14 @@ def attention(
     )
 
 
-def _token_statistics(x):
+def _token_statistics(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """(mean, 1 / deviation) over the last axis, which is kept."""
     mean = x.mean(axis=-1, keepdims=True)
     variance = jnp.square(x - mean).mean(axis=-1, keepdims=True)
     return mean, jax.lax.rsqrt(variance + 1e-6)
 
 
-def _token_sums(values):
+def _token_sums(values: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
     # Without the barrier XLA:GPU computes what needs these sums in the kernel that sums, which goes
     # over a token at a time: badly, and the sums over all tokens have to read everything again.
     return jax.lax.optimization_barrier(values)
@@ -70,14 +71,18 @@ def adaptive_layer_norm(x: jax.Array, shift: jax.Array, scale: jax.Array) -> jax
     return _adaptive_layer_norm_forward(x, shift, scale)[0]
 
 
-def _adaptive_layer_norm_forward(x, shift, scale):
+def _adaptive_layer_norm_forward(
+    x: jax.Array, shift: jax.Array, scale: jax.Array
+) -> tuple[jax.Array, tuple[jax.Array, ...]]:
     x32, shift32, scale32 = (v.astype(jnp.float32) for v in (x, shift, scale))
     mean, inverse = _token_sums(_token_statistics(x32))
     out = (x32 - mean) * inverse * (1 + scale32[:, None]) + shift32[:, None]
     return out.astype(x.dtype), (x, shift, scale, mean, inverse)
 
 
-def _adaptive_layer_norm_backward(residuals, gradient):
+def _adaptive_layer_norm_backward(
+    residuals: tuple[jax.Array, ...], gradient: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     x, shift, scale, mean, inverse = residuals
     gradient = gradient.astype(jnp.float32)
     normalised = (x.astype(jnp.float32) - mean) * inverse
@@ -111,7 +116,7 @@ class SelfAttention(nn.Module):
     """
 
     num_heads: int
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
     separate_qkv: bool = False
 
     @nn.compact
@@ -139,7 +144,7 @@ class CrossAttention(nn.Module):
     """
 
     num_heads: int
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, states: jax.Array, length: jax.Array) -> jax.Array:
@@ -172,7 +177,7 @@ class Mlp(nn.Module):
     """
 
     hidden_size: int
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
     out_size: int | None = None
 
     @nn.compact

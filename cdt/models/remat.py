@@ -1,7 +1,10 @@
 """What a block keeps of its forward pass for its backward pass."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
+from jax.extend.core import Primitive
 
 # What is computed again in the backward pass: nothing | all but dense products and convolutions |
 # everything but the block's input.
@@ -29,7 +32,7 @@ def rematerialised(block: type[nn.Module], remat: str, prevent_cse: bool = True)
     raise ValueError(f"remat is {remat!r}, which is none of {', '.join(REMATS)}.")
 
 
-def _is_expensive(primitive, *args, **params) -> bool:
+def _is_expensive(primitive: Primitive, *args: Any, **params: Any) -> bool:
     """A policy of `jax.checkpoint`: keep results of convolutions and of products with weights, but
     not of attention, whose [N, N] scores are large."""
     if primitive.name == "conv_general_dilated":

@@ -6,11 +6,12 @@ They are one network of one kind of block; a `Style` holds all that sets them ap
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from cdt.models.layers import attention, unconstrained
 from cdt.models.remat import rematerialised
@@ -78,7 +79,7 @@ class Attention(nn.Module):
     """
 
     style: Style
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -109,7 +110,7 @@ class Block(nn.Module):
     attention: bool
     dropout: float
     style: Style
-    dtype: jnp.dtype
+    dtype: DTypeLike
     resample: Callable[[jax.Array], jax.Array] | None = None
 
     @nn.compact
@@ -175,7 +176,7 @@ class UNet(nn.Module):
     out_channels: int
     style: Style
     num_classes: int | None = None
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
     remat: str = "none"
     constrain: Callable[[jax.Array], jax.Array] = unconstrained
 
@@ -216,7 +217,13 @@ class UNet(nn.Module):
         condition = self.constrain(condition)
         block_of = rematerialised(Block, self.remat)
 
-        def block(name, hidden, features, attention=False, resample=None):
+        def block(
+            name: str,
+            hidden: jax.Array,
+            features: int,
+            attention: bool = False,
+            resample: Callable[[jax.Array], jax.Array] | None = None,
+        ) -> jax.Array:
             apply = block_of(features, attention, self.dropout, style, dtype, resample, name=name)
             return self.constrain(apply(hidden, condition))
 
@@ -263,7 +270,7 @@ class UNet(nn.Module):
             )
 
 
-def adm(**fields) -> UNet:
+def adm(**fields: Any) -> UNet:
     """An ADM U-Net: `adm(**ADM_SIZES["imagenet64"], out_channels=3, num_classes=1000)`.
 
     Args:
@@ -272,7 +279,7 @@ def adm(**fields) -> UNet:
     return UNet(style=ADM, **fields)
 
 
-def ddpmpp(**fields) -> UNet:
+def ddpmpp(**fields: Any) -> UNet:
     """A DDPM++ U-Net: `ddpmpp(**DDPMPP_SIZES["cifar10"], out_channels=3)`.
 
     Args:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from cdt.models.conditioning import MAX_PERIOD, augment_embed, timestep_embedding
 from cdt.models.dense import Dense
@@ -41,13 +42,13 @@ ZERO = Init(nn.initializers.zeros, _zero_bias)
 PYTORCH = Init(nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform"), _uniform_bias)
 
 
-def dense(x: jax.Array, features: int, init: Init, dtype: jnp.dtype, name: str) -> jax.Array:
+def dense(x: jax.Array, features: int, init: Init, dtype: DTypeLike, name: str) -> jax.Array:
     """A dense layer over the last axis, in the module that is being called."""
     bias_init = init.bias(x.shape[-1])
     return Dense(features, dtype=dtype, kernel_init=init.kernel, bias_init=bias_init, name=name)(x)
 
 
-def conv(x: jax.Array, features: int, init: Init, dtype: jnp.dtype, name: str) -> jax.Array:
+def conv(x: jax.Array, features: int, init: Init, dtype: DTypeLike, name: str) -> jax.Array:
     """A 3x3 convolution with zeros around the image, in the module that is being called."""
     bias_init = init.bias(9 * x.shape[-1])
     return nn.Conv(
@@ -97,7 +98,7 @@ class AdmCondition(nn.Module):
 
     channels: int
     num_classes: int | None
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     @nn.compact
     def __call__(
@@ -109,7 +110,7 @@ class AdmCondition(nn.Module):
             x = x + augment_embed(augment, self.channels, PYTORCH.kernel, self.dtype)
         x = nn.silu(dense(x, width, PYTORCH, self.dtype, "time_in"))
         x = dense(x, width, PYTORCH, self.dtype, "time_out")
-        if label is not None:
+        if label is not None and self.num_classes is not None:
             # HIGHEST copies the class's row exactly.
             x = x + nn.Dense(
                 width, use_bias=False, kernel_init=nn.initializers.normal(1.0),
@@ -128,7 +129,7 @@ class DdpmppCondition(nn.Module):
 
     channels: int
     num_classes: int | None
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     @nn.compact
     def __call__(
@@ -139,7 +140,7 @@ class DdpmppCondition(nn.Module):
         half = self.channels // 2
         x = timestep_embedding(time, self.channels, MAX_PERIOD ** (half / (half - 1)))
         x = jnp.roll(x, half, axis=-1)  # [cos, sin] -> [sin, cos]
-        if label is not None:
+        if label is not None and self.num_classes is not None:
             x = x + nn.Dense(
                 self.channels, kernel_init=init.kernel,
                 precision=jax.lax.Precision.HIGHEST, name="label",

@@ -1,18 +1,17 @@
 """Ancestral sampling (Ho et al. 2020, algorithm 2), between any two levels of any family."""
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cdt.diffusion.denoiser import Denoise
 from cdt.diffusion.process import Process, posterior
-from cdt.sampling.levels import scan_inputs
+from cdt.sampling.levels import ScanInputs, scan_inputs
 from cdt.sampling.noise import step_noise
 
 
 def ancestral(
-    denoise: Callable, process: Process, levels: np.ndarray, x: jax.Array, keys: jax.Array
+    denoise: Denoise, process: Process, levels: np.ndarray, x: jax.Array, keys: jax.Array
 ) -> jax.Array:
     """Draws x_s ~ p(x_s | x_t) down the grid; the last step, to the clean end, adds no noise.
 
@@ -22,7 +21,7 @@ def ancestral(
     Args: see `cdt.sampling`.
     """
 
-    def step(x, inputs):
+    def step(x: jax.Array, inputs: ScanInputs) -> tuple[jax.Array, None]:
         i, level, next_level = inputs
         x0, _, var_frac = denoise(x, jnp.full(len(x), level))
         q = posterior(process, level, next_level)

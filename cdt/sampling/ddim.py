@@ -1,18 +1,17 @@
 """DDIM (Song, Meng & Ermon 2021), in alpha and sigma so that it serves every family."""
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cdt.diffusion.denoiser import Denoise
 from cdt.diffusion.process import Process, posterior
-from cdt.sampling.levels import scan_inputs
+from cdt.sampling.levels import ScanInputs, scan_inputs
 from cdt.sampling.noise import step_noise
 
 
 def ddim(
-    denoise: Callable,
+    denoise: Denoise,
     process: Process,
     levels: np.ndarray,
     x: jax.Array,
@@ -28,7 +27,7 @@ def ddim(
     if not 0 <= eta <= 1:
         raise ValueError(f"DDIM was given eta = {eta} but needs it in [0, 1]; 0 is deterministic")
 
-    def step(x, inputs):
+    def step(x: jax.Array, inputs: ScanInputs) -> tuple[jax.Array, None]:
         i, level, next_level = inputs
         x0, eps, _ = denoise(x, jnp.full(len(x), level))
         alpha, sigma = process.alpha_sigma(next_level)

@@ -1,17 +1,16 @@
 """DPM-Solver++(2M), a multistep solver in the log-SNR (Lu et al. 2022, arXiv 2211.01095)."""
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cdt.diffusion.denoiser import Denoise
 from cdt.diffusion.process import Process
 from cdt.sampling.levels import scan_inputs
 
 
 def dpm_solver(
-    denoise: Callable, process: Process, levels: np.ndarray, x: jax.Array, keys: jax.Array
+    denoise: Denoise, process: Process, levels: np.ndarray, x: jax.Array, keys: jax.Array
 ) -> jax.Array:
     """Second-order steps for one evaluation of the denoiser each; deterministic.
 
@@ -31,7 +30,9 @@ def dpm_solver(
     # 1 / (2 r) with r = h_{i-1} / h_i; none at both ends, nor after a step from lambda = -inf.
     slope = jnp.zeros_like(h).at[1:-1].set(h[1:-1] / (2.0 * h[:-2]))
 
-    def step(carry, inputs):
+    def step(
+        carry: tuple[jax.Array, jax.Array], inputs: tuple[jax.Array, ...]
+    ) -> tuple[tuple[jax.Array, jax.Array], None]:
         x, x0_before = carry
         level, x_scale, x0_scale, slope = inputs
         x0, _, _ = denoise(x, jnp.full(len(x), level))

@@ -1,16 +1,15 @@
 """Euler's method on the probability-flow ODE, in the native level."""
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cdt.diffusion.denoiser import Denoise
 from cdt.diffusion.process import Process
-from cdt.sampling.levels import scan_inputs
+from cdt.sampling.levels import ScanInputs, scan_inputs
 
 
-def slope(denoise: Callable, process: Process, x: jax.Array, level: jax.Array) -> jax.Array:
+def slope(denoise: Denoise, process: Process, x: jax.Array, level: jax.Array) -> jax.Array:
     """dx/dlevel = alpha' x0 + sigma' eps, at a scalar level that is not the clean end.
 
     For EDM this is (x - D)/sigma (Karras et al. 2022, equation 3 with s = 1); for flow matching,
@@ -30,7 +29,7 @@ def slope(denoise: Callable, process: Process, x: jax.Array, level: jax.Array) -
 
 
 def euler(
-    denoise: Callable, process: Process, levels: np.ndarray, x: jax.Array, keys: jax.Array
+    denoise: Denoise, process: Process, levels: np.ndarray, x: jax.Array, keys: jax.Array
 ) -> jax.Array:
     """First-order steps; deterministic, one evaluation of the denoiser a step.
 
@@ -40,7 +39,7 @@ def euler(
     """
     del keys
 
-    def step(x, inputs):
+    def step(x: jax.Array, inputs: ScanInputs) -> tuple[jax.Array, None]:
         _, level, next_level = inputs
         return x + (next_level - level) * slope(denoise, process, x, level), None
 

@@ -1,18 +1,17 @@
 """Euler-Maruyama on the reverse-time SDE of flow matching (Ma et al. 2024, SiT)."""
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cdt.diffusion.denoiser import Denoise
 from cdt.diffusion.process import Process
-from cdt.sampling.levels import scan_inputs
+from cdt.sampling.levels import ScanInputs, scan_inputs
 from cdt.sampling.noise import step_noise
 
 
 def euler_maruyama(
-    denoise: Callable, process: Process, levels: np.ndarray, x: jax.Array, keys: jax.Array
+    denoise: Denoise, process: Process, levels: np.ndarray, x: jax.Array, keys: jax.Array
 ) -> jax.Array:
     """Stochastic steps of dx = [v - w s / 2] dt + sqrt(w) dW with w = 2 sigma, backwards in t.
 
@@ -26,19 +25,20 @@ def euler_maruyama(
 
     Source: Ma et al. 2024 (arXiv 2401.08740), equation 5, in whose code w is "sigma".
     """
-    if process.name != "flow":
+    derivatives = process.derivatives
+    if process.name != "flow" or derivatives is None:
         raise ValueError(
             f"Euler-Maruyama was given the family {process.name!r} but needs flow; edm has Heun's "
             "churn and ddpm the ancestral sampler"
         )
     indices, starts, ends = scan_inputs(levels)
 
-    def drift_step(x, level, next_level):
+    def drift_step(x: jax.Array, level: jax.Array, next_level: jax.Array) -> jax.Array:
         x0, eps, _ = denoise(x, jnp.full(len(x), level))
-        d_alpha, d_sigma = process.derivatives(level)
+        d_alpha, d_sigma = derivatives(level)
         return x + (next_level - level) * (d_alpha * x0 + d_sigma * eps + eps)
 
-    def step(x, inputs):
+    def step(x: jax.Array, inputs: ScanInputs) -> tuple[jax.Array, None]:
         i, level, next_level = inputs
         _, sigma = process.alpha_sigma(level)
         noise = step_noise(keys, i, x.shape[1:])

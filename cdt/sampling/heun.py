@@ -1,19 +1,18 @@
 """Heun's method on the probability-flow ODE, with EDM's churn (Karras et al. 2022)."""
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cdt.diffusion.denoiser import Denoise
 from cdt.diffusion.process import Process
 from cdt.sampling.euler import slope
-from cdt.sampling.levels import scan_inputs
+from cdt.sampling.levels import ScanInputs, scan_inputs
 from cdt.sampling.noise import step_noise
 
 
 def heun(
-    denoise: Callable,
+    denoise: Denoise,
     process: Process,
     levels: np.ndarray,
     x: jax.Array,
@@ -42,22 +41,24 @@ def heun(
         )
     indices, starts, ends = scan_inputs(levels)
 
-    def churn(x, level, i):
-        gamma = min(S_churn / len(starts), np.sqrt(2) - 1)
-        gamma = jnp.where((level >= S_min) & (level <= S_max), gamma, 0.0)
+    def churn(x: jax.Array, level: jax.Array, i: jax.Array) -> tuple[jax.Array, jax.Array]:
+        most = min(S_churn / len(starts), np.sqrt(2) - 1)
+        gamma = jnp.where((level >= S_min) & (level <= S_max), most, 0.0)
         raised = level * (1 + gamma)  # algorithm 2, line 5
         noise = S_noise * step_noise(keys, i, x.shape[1:])  # line 4
         # Line 6; raised^2 - level^2 as a product, which rounding cannot make negative.
         return x + level * jnp.sqrt(gamma * (2 + gamma)) * noise, raised
 
-    def euler_step(x, inputs):
+    def euler_step(
+        x: jax.Array, inputs: ScanInputs
+    ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
         i, level, next_level = inputs
         if S_churn > 0:
             x, level = churn(x, level, i)
         d = slope(denoise, process, x, level)  # line 7
         return x, level, d, x + (next_level - level) * d  # line 8
 
-    def step(x, inputs):
+    def step(x: jax.Array, inputs: ScanInputs) -> tuple[jax.Array, None]:
         next_level = inputs[2]
         x, level, d, x_next = euler_step(x, inputs)
         d_next = slope(denoise, process, x_next, next_level)  # line 10

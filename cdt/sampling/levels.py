@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+ScanInputs = tuple[jax.Array, jax.Array, jax.Array]  # step index, level, next level
+
 
 def rounded(num_levels: int, steps: int) -> np.ndarray:
     """DDPM timesteps t_i = round(i (T-1)/(steps-1)) descending, then -1 (Nichol & Dhariwal 2021).
@@ -76,13 +78,13 @@ def uniform_to(steps: int, last: float) -> np.ndarray:
     return np.append(np.linspace(1.0, last, steps), 0.0)
 
 
-def _check_steps(steps, most=None):
+def _check_steps(steps: int, most: int | None = None) -> None:
     if steps < 1 or (most is not None and steps > most):
         expected = "at least 1" if most is None else f"between 1 and {most}"
         raise ValueError(f"a sampler was given {steps} steps but needs {expected}; change steps")
 
 
-def scan_inputs(levels: np.ndarray) -> tuple[jax.Array, jax.Array, jax.Array]:
+def scan_inputs(levels: np.ndarray) -> ScanInputs:
     """What a sampler scans over: step indices int32[n], levels f32[n], next levels f32[n].
 
     Raises:

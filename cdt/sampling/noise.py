@@ -9,8 +9,8 @@ from cdt.diffusion.process import Process
 _INITIAL = 2**31 - 1  # folded into an example's key for its first draw; steps fold in 0, 1, ...
 
 
-def _draw(keys, data, shape):
-    def draw_one(key):
+def _draw(keys: jax.Array, data: int | jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    def draw_one(key: jax.Array) -> jax.Array:
         return jax.random.normal(jax.random.fold_in(key, data), shape, jnp.float32)
 
     return jax.vmap(draw_one)(keys)

@@ -12,7 +12,7 @@ class BinMeans(NamedTuple):
     """An exponential average for each of K bins."""
 
     mean: Array  # f32[K]; 0 until the bin is observed
-    count: Array  # f32[K], observations so far
+    count: Array  # type: ignore[assignment]  # f32[K], observations; not tuple.count
 
 
 def no_means(num_bins: int) -> BinMeans:

@@ -2,8 +2,9 @@
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
-from cdt.timesteps.base import Density, Draw, TimestepSampler
+from cdt.timesteps.base import Density, Draw, State, TimestepSampler
 
 
 def independent(density: Density) -> TimestepSampler:
@@ -12,7 +13,7 @@ def independent(density: Density) -> TimestepSampler:
     The state is the density's own.
     """
 
-    def sample(state, key, n):
+    def sample(state: State, key: Array, n: int) -> Draw:
         u = density.icdf(state, jax.random.uniform(key, (n,), jnp.float32))
         return Draw(u, density.weight(state, u))
 

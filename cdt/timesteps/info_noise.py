@@ -1,5 +1,6 @@
 """InfoNoise: train where the conditional entropy of the data falls fastest (Raya et al. 2026)."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -7,7 +8,7 @@ import numpy as np
 from jax import Array
 
 from cdt.timesteps import bins
-from cdt.timesteps.base import Density
+from cdt.timesteps.base import Density, Draw, Feedback
 
 
 class InfoNoiseState(NamedTuple):
@@ -76,10 +77,10 @@ def info_noise(
         gate = 1.0 / (1.0 + (c * inverse_s) ** 3)
         return bins.normalised(fall * gate * inverse_weight, widths, uniform_share)
 
-    def init():
+    def init() -> InfoNoiseState:
         return InfoNoiseState(bins.no_means(len(s)), widths, jnp.int32(0))
 
-    def update(state, draw, feedback):
+    def update(state: InfoNoiseState, draw: Draw, feedback: Feedback) -> InfoNoiseState:
         index = bins.bin_index(draw.u, knots)
         eps_error = bins.observe(state.eps_error, index, feedback.eps_error, decay)
         # Equal steps of ln s are of very unequal width in u: to wait until each bin was drawn would
@@ -92,7 +93,7 @@ def info_noise(
             jnp.where(due, 0, state.age + 1),
         )
 
-    def cdf(state, u):
+    def cdf(state: InfoNoiseState, u: Array) -> Array:
         return bins.cdf(state.mass, knots, u)
 
     return Density(
@@ -105,7 +106,9 @@ def info_noise(
     )
 
 
-def log_s_bins(log_snr, num_bins: int, margin: float = 1e-3) -> tuple[np.ndarray, np.ndarray]:
+def log_s_bins(
+    log_snr: Callable[[np.ndarray], np.ndarray], num_bins: int, margin: float = 1e-3
+) -> tuple[np.ndarray, np.ndarray]:
     """(knots f32[K+1] in u, ln s f64[K] in the bins' middles) for `info_noise`.
 
     Equal steps of ln s = -log SNR / 2 between u = margin and u = 1 - margin; the outermost bins

@@ -3,9 +3,10 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from jax.scipy.special import ndtr, ndtri
 
-from cdt.timesteps.base import Density
+from cdt.timesteps.base import Density, State
 
 
 def logit_normal(mean: float = 0.0, std: float = 1.0) -> Density:
@@ -24,11 +25,11 @@ def logit_normal(mean: float = 0.0, std: float = 1.0) -> Density:
         raise ValueError(f"The logit-normal density has std {std:g}; it must be positive.")
     below_one = np.nextafter(np.float32(1), np.float32(0))
 
-    def cdf(state, u):
+    def cdf(state: State, u: Array) -> Array:
         # log(u) - log1p(-u) is -inf and inf at the ends, where the distribution is 0 and 1.
         return ndtr((jnp.log(u) - jnp.log1p(-u) - mean) / std)
 
-    def icdf(state, q):
+    def icdf(state: State, q: Array) -> Array:
         return jnp.minimum(jax.nn.sigmoid(mean + std * ndtri(q)), below_one)
 
     return Density(

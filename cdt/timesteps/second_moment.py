@@ -2,9 +2,10 @@
 
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from cdt.timesteps import bins
-from cdt.timesteps.base import Density
+from cdt.timesteps.base import Density, Draw, Feedback
 
 
 def second_moment(
@@ -38,15 +39,15 @@ def second_moment(
     knots = np.linspace(0.0, 1.0, num_bins + 1).astype(np.float32)
     widths = jnp.asarray(np.diff(knots))
 
-    def mass(state):
+    def mass(state: bins.BinMeans) -> Array:
         root = jnp.sqrt(bins.filled(state))
         learned = bins.normalised(root * widths, widths, uniform_share)
         return jnp.where(bins.warm(state, warmup), learned, widths)
 
-    def weight(state, u):
+    def weight(state: bins.BinMeans, u: Array) -> Array:
         return (widths / mass(state))[bins.bin_index(u, knots)]
 
-    def update(state, draw, feedback):
+    def update(state: bins.BinMeans, draw: Draw, feedback: Feedback) -> bins.BinMeans:
         return bins.observe(state, bins.bin_index(draw.u, knots), feedback.loss**2, decay)
 
     return Density(

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from cdt.timesteps.base import Draw, TimestepSampler
+from cdt.timesteps.base import Draw, State, TimestepSampler
 
 # The published threshold is 1e-4 a timestep at T = 1000; in t / T it means the same for every T.
 _FLAT_SLOPE = 0.1
@@ -41,7 +41,7 @@ def speed(noise_variances: np.ndarray, tau: int = 700, k: float = 2.0) -> Timest
     middle = _dual_centre(noise_variances)
     often = k * tau / (k * tau + num_levels - tau)  # the share of t < tau
 
-    def sample(state, key: Array, n: int) -> Draw:
+    def sample(state: State, key: Array, n: int) -> Draw:
         q = jax.random.uniform(key, (n // 2 + 1,), jnp.float32)
         t = jnp.floor(jnp.interp(q, np.array([0, often, 1]), np.array([0, tau, num_levels])))
         t = jnp.minimum(t, num_levels - 1)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from cdt.timesteps.base import Draw, State, TimestepSampler
+from cdt.timesteps.base import Draw, Feedback, State, TimestepSampler
 
 
 class TwoPhaseState(NamedTuple):
@@ -32,7 +32,7 @@ def two_phase(first: TimestepSampler, then: TimestepSampler, switch_step: int) -
     if switch_step < 0:
         raise ValueError(f"The switch step is {switch_step}; it must be at least 0.")
 
-    def pick(state, a, b):
+    def pick(state: TwoPhaseState, a: Draw, b: Draw) -> list[Array]:
         switched = state.step >= switch_step
         return [jnp.where(switched, y, x) for x, y in zip(a, b, strict=True)]
 
@@ -40,10 +40,10 @@ def two_phase(first: TimestepSampler, then: TimestepSampler, switch_step: int) -
         draws = first.sample(state.first, key, n), then.sample(state.then, key, n)
         return Draw(*pick(state, *draws))
 
-    def update(state: TwoPhaseState, draw, feedback, step) -> TwoPhaseState:
+    def update(state: TwoPhaseState, draw: Draw, feedback: Feedback, step: Array) -> TwoPhaseState:
         switched = state.step >= switch_step
 
-        def learn(sampler, old, active):
+        def learn(sampler: TimestepSampler, old: State, active: Array) -> State:
             new = sampler.update(old, draw, feedback, step)
             return jax.tree.map(lambda a, b: jnp.where(active, a, b), new, old)
 

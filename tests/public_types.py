@@ -1,0 +1,23 @@
+"""What a type checker sees of `import cdt`, whose names are loaded late. `make lint` has mypy read
+this; nothing runs it."""
+
+from typing import Any, assert_type
+
+import numpy as np
+
+import cdt
+from cdt.history import Convergence
+
+
+def types(path: str) -> None:
+    run = cdt.load_run(path)
+    assert_type(run, cdt.Run)
+    assert_type(run.sample(3, classes=(1,), guidance=2.0), np.ndarray)
+    assert_type(run.step, int)
+    assert_type(run.model.image_shape, tuple[int, int, int])
+    assert_type(run.convergence(), Convergence)
+    assert_type(run.history(), list[dict[str, float]])
+    assert_type(cdt.read_history(path), list[dict[str, Any]])
+    assert_type(cdt.UserError("why"), cdt.UserError)
+    # An error of the checker's own: a name that is not there.
+    cdt.load_runs  # type: ignore[attr-defined] # noqa: B018
