@@ -31,9 +31,9 @@ train: $(VENV)/installed
 test: lint
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile
 
-# Kills, signals, damage, full disks: those of tests/faults that take too long for `make test`.
+# What takes too long for `make test`: most of it kills, signals, damage, full disks.
 test-faults: $(VENV)/installed-test
-	$(VENV)/bin/python -m pytest -n 2 --dist loadfile -m faults_slow tests/faults
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile -m slow
 
 test-notebooks: $(VENV)/installed-test
 	$(VENV)/bin/python -m pytest -n 2 tests/notebooks

@@ -71,8 +71,8 @@ def load_params(
       UserError: there is no checkpoint, or it belongs to another config.
     """
     check_identity(workdir, config)
-    std = build.posthoc_std(config)
-    name = build.ema_name(config) if std is None else ""
+    name = build.ema_name(config)
+    std = build.posthoc_std(name)
     shapes = jax.eval_shape(model.init, jax.random.key(0))
     if name == "raw":
         item, tree = "params", shapes
@@ -82,26 +82,41 @@ def load_params(
     placed = sharding.abstract(tree, shardings)
     checkpoints = Checkpointer(workdir / "checkpoints", keep=config.checkpoint.keep)
     if std is not None:
-        return _put_together(checkpoints, placed, config.ema.power_stds, std)
+        return checkpoints.steps()[0], put_together(checkpoints, placed, config.ema.power_stds, std)
     step, items, _ = checkpoints.restore_items({item: placed})
     return step, items[item] if name == "raw" else items[item][name]
 
 
-def _put_together(
-    checkpoints: Checkpointer, averages: PyTree, stds: Sequence[float], std: float
-) -> tuple[int, PyTree]:
-    """(the newest step, the power-function average of that width), from all checkpoints."""
-    steps = checkpoints.steps()
-    stored = list(itertools.product(steps, stds))
+def put_together(
+    checkpoints: Checkpointer,
+    abstract: PyTree,
+    stds: Sequence[float],
+    std: float,
+    present: tuple[int, PyTree] | None = None,
+) -> PyTree:
+    """The power-function average of any width, from all checkpoints; see `cdt.posthoc_ema`.
+
+    Args:
+      checkpoints: of the run; at least one, unless `present` is given.
+      abstract: the tree of averages by name, with shardings, that they are restored to.
+      stds: relative widths of the averages that the run tracks.
+      std: of the wanted one.
+      present: (steps done, averages by name) of a run that trains, later than all checkpoints.
+    """
+    steps = checkpoints.steps() if present is None or checkpoints.latest_step() else []
+    stored = list(itertools.product([present[0], *steps] if present else steps, stds))
     shares = dict(zip(stored, posthoc_ema.weights(stored, std).tolist(), strict=True))
     total = None
-    for step in steps:
-        _, items, _ = checkpoints.restore_items({"ema": averages}, step)
+    for step in dict.fromkeys(step for step, _ in stored):
+        if present and step == present[0]:
+            averages = present[1]
+        else:
+            averages = checkpoints.restore_items({"ema": abstract}, step)[1]["ema"]
         for width in stds:
             share = shares[step, width]
-            part = jax.tree.map(lambda x, c=share: c * x, items["ema"][build.power_name(width)])
+            part = jax.tree.map(lambda x, c=share: c * x, averages[build.power_name(width)])
             total = part if total is None else jax.tree.map(jnp.add, total, part)
-    return steps[0], total
+    return total
 
 
 def initial_params(config: ConfigDict, mesh: jax.sharding.Mesh, model: build.Model) -> PyTree:
@@ -134,7 +149,7 @@ def describe(config: ConfigDict, step: int, n: int) -> dict[str, object]:
         "sampler_steps": config.sample.steps,
         "evaluations": evaluations(config),
         "guidance": config.sample.guidance,
-        "ema": config.sample.ema or build.ema_name(config),
+        "ema": build.ema_name(config),
         "n": n,
         "seed": config.sample.seed,
     }

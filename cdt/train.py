@@ -30,8 +30,8 @@ from cdt.history import convergence
 from cdt.memory import describe, device_memory, planned_memory
 from cdt.plain_json import to_json
 from cdt.progress import Progress
-from cdt.sample import generate, initial_params
-from cdt.state import TrainState, from_items, starting_from, to_items
+from cdt.sample import generate, initial_params, put_together
+from cdt.state import from_items, starting_from, to_items
 from cdt.step import several_steps
 from cdt.validation import make_validation
 from cdt.workdir import check_identity, record_config
@@ -179,12 +179,15 @@ def _train(config: ConfigDict, path: epath.Path, stop: Stop) -> int:
     in_flight: deque[jax.Array] = deque()
     exit_code = EXIT_FINISHED
 
-    def save(done: int, required: bool) -> None:
-        meta = {"config": flatten(config), "open_all_at": open_all_at}
+    def finish_saving() -> None:
         try:
             checkpoints.wait()
-        except NotSaved as error:  # the one before this
+        except NotSaved as error:
             _go_on(error, stops_where_unsaved)
+
+    def save(done: int, required: bool) -> None:
+        meta = {"config": flatten(config), "open_all_at": open_all_at}
+        finish_saving()  # the one before this
         try:
             checkpoints.save(done, to_items(state), meta)
         except NotSaved as error:
@@ -195,6 +198,16 @@ def _train(config: ConfigDict, path: epath.Path, stop: Stop) -> int:
         with goodput.of("step"):
             while in_flight:
                 in_flight.popleft().block_until_ready()
+
+    def average(name: str, done: int) -> PyTree:
+        """The parameters that `build.ema_name` names."""
+        if name == "raw":
+            return state.params
+        if (std := build.posthoc_std(name)) is None:
+            return state.ema[name]
+        finish_saving()
+        kept, present = abstract_state.ema, (done, state.ema)
+        return put_together(checkpoints, kept, config.ema.power_stds, std, present)
 
     def run_validation(done: int, initial: np.ndarray | None) -> np.ndarray:
         loss = fetch(validate(state.params, validation_batch))
@@ -275,7 +288,7 @@ def _train(config: ConfigDict, path: epath.Path, stop: Stop) -> int:
             if done % every["sample"] == 0 or last:
                 finish_steps()
                 with goodput.of("evaluation"):
-                    params = _average(state, ema_name)
+                    params = average(ema_name, done)
                     images = generate(
                         sample, mesh, params, condition, grid_size, config.sample.batch_size
                     )
@@ -284,7 +297,7 @@ def _train(config: ConfigDict, path: epath.Path, stop: Stop) -> int:
             if evaluation and (done % every["evaluate"] == 0 or last):
                 finish_steps()
                 with goodput.of("evaluation"):
-                    values = {name: evaluation(_average(state, name)) for name in evaluated}
+                    values = {name: evaluation(average(name, done)) for name in evaluated}
                     writer.scalars(done, scalars(config, values))
             if done % every["log"] == 0:
                 window_start, window_began = done, time.perf_counter()
@@ -342,11 +355,6 @@ def _tell_bad_steps(config: ConfigDict, steps: np.ndarray, source: Source) -> No
             f"Step {step + 1} has changed nothing, as its loss or gradient was not finite. Its "
             f"batch holds these examples of {source.name}: {', '.join(map(str, indices(step)))}."
         )
-
-
-def _average(state: TrainState, name: str) -> PyTree:
-    """The parameters that `build.ema_name` names."""
-    return state.params if name == "raw" else state.ema[name]
 
 
 def _goodput(goodput: Goodput) -> dict[str, float]:

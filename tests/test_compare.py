@@ -18,13 +18,17 @@ ARMS = (
     # Fewer and other clusters than the baseline: validation is on the same intervals all the same.
     "curriculum: timesteps.name=curriculum timesteps.patience=2 timesteps.num_clusters=3 "
     "timesteps.clusters=snr",
+    # An average that is put together from what each run has saved so far.
+    "posthoc: sample.ema=posthoc0.15",
 )
 
 
 def config(**overrides):
     return smoke(
         **{"compare.arms": ARMS, "compare.seeds": 2, "compare.evaluations": 2,
-           "evaluate.num": 40, "train.duration": "8 steps", "sample.steps": 2} | overrides
+           "evaluate.num": 40, "train.duration": "8 steps", "sample.steps": 2,
+           "ema.power_stds": (0.05, 0.1), "checkpoint.every": "2 steps",
+           "checkpoint.keep": 9} | overrides
     )  # fmt: skip
 
 
@@ -37,7 +41,7 @@ def finished(tmp_path_factory):
 
 def test_what_a_comparison_leaves(finished):
     found = json.loads((finished / "comparison.json").read_text())
-    assert [*found["arms"]] == ["uniform", "curriculum"]
+    assert [*found["arms"]] == ["uniform", "curriculum", "posthoc"]
     assert found["conditions"]["arm curriculum"] == ARMS[1].partition(": ")[2]
     assert found["conditions"]["data"] == "digits/train"
     for arm in found["arms"].values():
@@ -46,15 +50,17 @@ def test_what_a_comparison_leaves(finished):
         assert {"precision", "recall", "kernel", "validation_loss"} <= arm["others"].keys()
     assert found["arms"]["uniform"]["stage_lengths"] is None
     assert np.sum(found["arms"]["curriculum"]["stage_lengths"], axis=1).tolist() == [8, 8]
-    base, other = found["results"]
+    base, *others = found["results"]
     assert base["verdict"] == "baseline" and base["difference"] == 0
     finals = [np.array(found["arms"][name]["metric"])[:, -1] for name in found["arms"]]
-    np.testing.assert_allclose(other["difference"], (finals[1] - finals[0]).mean())
+    for other, final in zip(others, finals[1:], strict=True):
+        np.testing.assert_allclose(other["difference"], (final - finals[0]).mean())
+        assert other["difference"] != 0
     with (finished / "comparison.csv").open() as file:
-        assert [row["arm"] for row in csv.DictReader(file)] == ["uniform", "curriculum"]
+        assert [row["arm"] for row in csv.DictReader(file)] == [*found["arms"]]
     text = (finished / "index.html").read_text()
     assert found["verdicts"][0].split(":")[0] in text and "reference-" in text
-    assert "digits/train, flow: 2 ways of training" in text
+    assert "digits/train, flow: 3 ways of training" in text
 
 
 def test_arms_start_alike_and_seeds_do_not(finished):
@@ -74,7 +80,7 @@ def test_running_again_trains_nothing_and_says_the_same(finished, capsys):
     params = arrays(finished / "runs" / "curriculum" / "seed_1")
     assert mode.compare(config(), str(finished)) == 0
     assert (finished / "comparison.json").read_text() == before
-    assert capsys.readouterr().out.count("finished already") == 4
+    assert capsys.readouterr().out.count("finished already") == 6
     again = arrays(finished / "runs" / "curriculum" / "seed_1")
     assert_same_arrays(params, again)
 
@@ -87,11 +93,11 @@ def test_a_signal_stops_it_and_it_goes_on(tmp_path, monkeypatch):
         if len(calls) == stop_at:
             signal.raise_signal(signal.SIGTERM)
 
-    for stop_at in (3, 25):  # in the first run; in a run of the second seed
+    for stop_at in (3, 36):  # in the first run; in a run of the second seed
         with monkeypatch.context() as patch:
             patch.setattr(Progress, "update", update)
             assert mode.compare(config(), str(tmp_path)) == 75
-        assert (tmp_path / "comparison.json").exists() == (stop_at == 25)
+        assert (tmp_path / "comparison.json").exists() == (stop_at == 36)
     found = json.loads((tmp_path / "comparison.json").read_text())
     assert [record["seeds"] for record in found["results"]] == [1, 1]
     assert "one seed says nothing about chance" in found["verdicts"][0]

@@ -1,18 +1,21 @@
 """Post-hoc EMA: widths in closed form, averages against sums, reconstruction against the average
 itself."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from cdt import build, optim
-from cdt import sample as sampling
 from cdt.checkpoint import Checkpointer
 from cdt.errors import UserError
+from cdt.evaluate import evaluate
 from cdt.posthoc_ema import gamma, weights
-from cdt.sample import load_params
+from cdt.sample import load_params, put_together
 from cdt.train import train
+from cdt.writers import read_history
 from smoke_runs import arrays, smoke
 
 TRACKS = (0.05, 0.10)
@@ -96,8 +99,7 @@ def test_a_run_keeps_what_is_needed_and_the_average_is_found(workdir):
     assert checkpoints.steps() == list(range(24, 0, -2))
     saved = arrays(workdir)
     abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), saved["ema"])
-    step, found = sampling._put_together(checkpoints, abstract, TRACKS, 0.07)
-    assert step == 24
+    found = put_together(checkpoints, abstract, TRACKS, 0.07)
 
     def distance(a, b):
         squares = jax.tree.map(lambda x, y: jnp.sum((x - y) ** 2), a, b)
@@ -122,12 +124,29 @@ def test_a_run_keeps_what_is_needed_and_the_average_is_found(workdir):
 )
 def test_what_cannot_be_put_together(changes, told):
     with pytest.raises(UserError, match=told):
-        build.posthoc_std(run_config(**changes))
+        build.ema_name(run_config(**changes))
+    with pytest.raises(UserError, match=told.replace("sample.ema", "evaluate.emas")):
+        build.evaluated_emas(run_config(**changes | {"evaluate.emas": (changes["sample.ema"],)}))
 
 
-def test_a_run_cannot_show_what_is_put_together_later(tmp_path):
-    config = run_config(**{"sample.ema": "posthoc0.1"})
-    with pytest.raises(UserError, match="put together from checkpoints; give it with"):
-        train(config, str(tmp_path))
+def test_a_run_evaluates_while_it_trains_what_it_can_put_together(tmp_path):
+    """At the end, before the last checkpoint is saved, as --mode=evaluate does after it."""
+    config = run_config(
+        **{"evaluate.every": "6 steps", "evaluate.emas": ("posthoc0.07", "posthoc0.15", "raw"),
+           "evaluate.num": 8, "sample.ema": "posthoc0.15", "checkpoint.keep_every": "4 steps"}
+    )  # fmt: skip
+    assert train(config, str(tmp_path)) == 0
+    key = "evaluation_pixels/frechet/ema_"
+    evaluated = [r for r in read_history(tmp_path) if f"{key}posthoc0.15" in r]
+    assert [record["step"] for record in evaluated] == [6, 12, 18, 24]
+    assert evaluate(config, str(tmp_path)) == 0
+    (file,) = (tmp_path / "evaluations").glob("*.json")
+    found = json.loads(file.read_text())
+    assert found["ema"] == "posthoc0.15"
+    assert evaluated[-1][f"{key}posthoc0.15"] == pytest.approx(found["frechet_train"], rel=1e-6)
+    assert evaluated[-1][f"{key}posthoc0.07"] != evaluated[-1][f"{key}posthoc0.15"]
+
+
+def test_a_step_that_is_not_saved_is_not_kept(tmp_path):
     with pytest.raises(UserError, match="keep_every is 3 steps, but .* saved each 2"):
         train(run_config(**{"checkpoint.keep_every": "3 steps"}), str(tmp_path))

@@ -20,7 +20,7 @@ from cdt.posthoc_ema import gamma
 from cdt.state import TrainState
 from cdt.step import TrainStep, make_init, make_train_step
 
-_POSTHOC = "posthoc"  # begins the name of an average that is put together after training
+_POSTHOC = "posthoc"  # begins the name of an average that is put together from stored ones
 
 
 class Training(NamedTuple):
@@ -123,44 +123,37 @@ def power_name(std: float) -> str:
     return f"power{std:g}"
 
 
-def posthoc_std(config: ConfigDict) -> float | None:
-    """The relative width of the average that is put together after training, if one is asked for.
-
-    Raises:
-      UserError: it is none, or the run tracks no power function.
-    """
-    name = config.sample.ema
-    if not name.startswith(_POSTHOC):
-        return None
-    try:
-        std = float(name.removeprefix(_POSTHOC))
-        gamma(std)
-    except ValueError:
-        raise UserError(
-            f"config.sample.ema is '{name}'; give '{_POSTHOC}' and a relative width between 0 and "
-            f"0.288, such as '{_POSTHOC}0.1'."
-        ) from None
-    if not config.ema.power_stds:
-        raise UserError(
-            f"config.sample.ema is '{name}', but the run tracks no power function; train with "
-            "config.ema.power_stds, such as (0.05, 0.1)."
-        )
-    return std
-
-
 def evaluated_emas(config: ConfigDict) -> tuple[str, ...]:
     """The averages that are evaluated while a run trains."""
-    names = (*ema_decays(config), "raw")
-    wanted = tuple(config.evaluate.emas) or (ema_name(config),)
-    return tuple(choose("evaluate.emas", name, names) for name in wanted)
+    wanted = config.evaluate.emas or (ema_name(config),)
+    return tuple(_known_average(config, "evaluate.emas", name) for name in wanted)
 
 
 def ema_name(config: ConfigDict) -> str:
     """The average to sample from, or "raw" for the parameters themselves."""
-    if config.sample.ema.startswith(_POSTHOC):
+    name = config.sample.ema or next(iter(ema_decays(config)), "raw")
+    return _known_average(config, "sample.ema", name)
+
+
+def posthoc_std(name: str) -> float | None:
+    """The relative width of an average that is put together from stored ones; None for others."""
+    return float(name.removeprefix(_POSTHOC)) if name.startswith(_POSTHOC) else None
+
+
+def _known_average(config: ConfigDict, key: str, name: str) -> str:
+    """`name`, or UserError if the run has no such average and cannot put it together."""
+    if not name.startswith(_POSTHOC):
+        return choose(key, name, (*ema_decays(config), "raw"))
+    try:
+        gamma(float(name.removeprefix(_POSTHOC)))
+    except ValueError:
         raise UserError(
-            f"config.sample.ema is '{config.sample.ema}', which is put together from checkpoints; "
-            "give it with --mode=sample or --mode=evaluate alone."
+            f"config.{key} is '{name}'; give '{_POSTHOC}' and a relative width between 0 and "
+            f"0.288, such as '{_POSTHOC}0.1'."
+        ) from None
+    if not config.ema.power_stds:
+        raise UserError(
+            f"config.{key} is '{name}', but the run tracks no power function; train with "
+            "config.ema.power_stds, such as (0.05, 0.1)."
         )
-    names = [*ema_decays(config), "raw"]
-    return choose("sample.ema", config.sample.ema or names[0], tuple(names))
+    return name

@@ -68,7 +68,7 @@ def read_weights(config: ConfigDict, workdir: epath.Path, license_name: str) -> 
     model = build.model(config, mesh)
     step, params = load_params(config, workdir, mesh, model)
     params = jax.tree.map(np.asarray, params)
-    average = config.sample.ema or build.ema_name(config)
+    average = build.ema_name(config)
     found = [json.loads(file.read_text()) for file in _evaluations(workdir, step)]
     family = config.process.name
     facts = {

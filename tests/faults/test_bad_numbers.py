@@ -112,7 +112,7 @@ def test_the_last_good_state_is_saved(tmp_path, monkeypatch, caplog):
     assert [m[1] for r in caplog.records if (m := re.match(LINE, r.getMessage()))] == list("23456")
 
 
-@pytest.mark.faults_slow
+@pytest.mark.slow
 def test_the_program_tells_how_to_repeat_the_step(tmp_path):
     def run(command):
         return subprocess.run(

@@ -118,7 +118,7 @@ def flip(relative, position, bit):
     return damage
 
 
-@pytest.mark.faults_slow
+@pytest.mark.slow
 def test_each_file_in_each_way(matrix, undisturbed):
     random = np.random.default_rng(0)
     files = matrix.files()
@@ -153,7 +153,7 @@ def test_each_file_in_each_way(matrix, undisturbed):
         assert outcomes[kind, "rejected"] >= len(needed["removed"])
 
 
-@pytest.mark.faults_slow
+@pytest.mark.slow
 def test_half_of_the_newest_step_is_deleted(matrix):
     files = matrix.files()
     for seed in range(20):
@@ -208,7 +208,7 @@ def test_what_is_no_damage_is_refused_and_stays(matrix, change, told):
     assert sorted(path.name for path in matrix._to.iterdir()) == [str(BEFORE), str(NEWEST)]
 
 
-@pytest.mark.faults_slow
+@pytest.mark.slow
 def test_the_program_goes_on_from_the_newest_good_step(undisturbed, tmp_path):
     """Two damaged steps: both are set aside, and saving goes on below them."""
     workdir = tmp_path / "run"

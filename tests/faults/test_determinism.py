@@ -86,7 +86,7 @@ def _is_time(key):
     return "seconds" in key or "time" in key or key in ("workdir", "versions")
 
 
-@pytest.mark.faults_slow
+@pytest.mark.slow
 @pytest.mark.parametrize("mode, folder", [(study, "difficulty"), (compare, "")])
 def test_studies(mode, folder, tmp_path):
     config = smoke(
@@ -101,7 +101,7 @@ def test_studies(mode, folder, tmp_path):
     np.testing.assert_equal(*found)
 
 
-@pytest.mark.faults_slow
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 2])
 def test_training_in_other_processes(count, tmp_path, monkeypatch):
     for number, name in enumerate("ab"):

@@ -30,7 +30,7 @@ ALL = {"config": 1000, "manifest": 500, "metadata": 500}
 
 
 def seeds(name):
-    slow = pytest.param(range(FAST, ALL[name]), marks=pytest.mark.faults_slow, id="rest")
+    slow = pytest.param(range(FAST, ALL[name]), marks=pytest.mark.slow, id="rest")
     return pytest.mark.parametrize("seeds", [pytest.param(range(FAST), id="first"), slow])
 
 

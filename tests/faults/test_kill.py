@@ -138,7 +138,7 @@ def test_killed_in_a_save_and_at_another_time(tmp_path):
     check(workdir, kills, whole, steps)
 
 
-@pytest.mark.faults_slow
+@pytest.mark.slow
 def test_killed_again_and_again(tmp_path):
     cache, steps = tmp_path / "cache", 480
     whole = undisturbed(tmp_path, cache, steps)

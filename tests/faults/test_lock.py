@@ -189,7 +189,7 @@ def test_modes_that_write_ask_for_the_lock(tmp_path, mode, words):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.faults_slow
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 2])
 def test_a_second_command_is_refused_and_reading_is_not(tmp_path, count):
     workdir, cache = tmp_path / "run", tmp_path / "cache"

@@ -15,7 +15,7 @@ from host_processes import Processes, training
 
 SECONDS = 30  # what a preempted machine leaves
 TERM, INT = signal.SIGTERM, signal.SIGINT
-slow = pytest.mark.faults_slow
+slow = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

@@ -29,7 +29,7 @@ from cdt.writers import read_history
 from smoke_runs import arrays, assert_same_arrays, smoke
 
 ROOT = Path(__file__).parents[2]
-slow = pytest.mark.faults_slow
+slow = pytest.mark.slow
 TOLD = r"step {} could not be written to .* those before it are intact"
 
 

@@ -11,7 +11,7 @@ from cdt import sharding
 from cdt.checkpoint import Checkpointer
 from test_sharded_step import BATCH, batch_of, compiled_step, mesh_of, small
 
-pytestmark = pytest.mark.faults_slow
+pytestmark = pytest.mark.slow
 
 MESHES = [(1, 1), (8, 1), (1, 8), (4, 2)]
 SAVED_AT, STEPS = 5, 20
