@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := runs/digits
 
-.PHONY: train test test-faults test-notebooks test-peers lint format
+.PHONY: train test test-faults test-notebooks test-matrix test-peers lint format
 
 $(VENV)/installed: requirements.txt
 	$(PYTHON) -m venv $(VENV)
@@ -37,6 +37,10 @@ test-faults: $(VENV)/installed-test
 
 test-notebooks: $(VENV)/installed-test
 	$(VENV)/bin/python -m pytest -n 2 tests/notebooks
+
+# A short suite on the other Pythons that are found here, and other series of JAX.
+test-matrix:
+	PYTHON=$(PYTHON) .ci/matrix
 
 test-peers: .venv-peers/installed
 	.venv-peers/bin/python -m pytest tests/peers

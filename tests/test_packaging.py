@@ -1,7 +1,9 @@
 """What `pip install` gives: the package, its configs, and a command that works anywhere."""
 
 import configparser
+import email
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -46,6 +48,16 @@ def test_the_wheel_is_small_and_holds_package_and_configs(wheel):
     ours |= {f"cdt/configs/{path.name}" for path in (ROOT / "configs").glob("*.py")}
     assert ours | {"cdt/py.typed"} <= names
     assert not [name for name in names if name.startswith(("tests/", "benchmarks/"))]
+
+
+def test_the_extras_that_the_readme_names(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        name = next(name for name in archive.namelist() if name.endswith("/METADATA"))
+        metadata = email.message_from_bytes(archive.read(name))
+    extras = {"gpu", "tpu", "text", "eval", "interop"}
+    assert extras | {"dev", "peers"} <= set(metadata.get_all("Provides-Extra"))
+    readme = (ROOT / "README.md").read_text()
+    assert all(re.search(rf"[`\[]{extra}[`\]]", readme) for extra in extras)
 
 
 def test_its_metadata_is_clean(wheel):
