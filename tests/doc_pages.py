@@ -63,7 +63,7 @@ CHEAP = {
     "difficulty.validations": 2,
     "difficulty.seeds": 1,
     "difficulty.num_pairs": 4,
-    "difficulty.num_draws": 16,
+    "difficulty.num_draws": 20,
     "difficulty.max_images": 50,
     "compare.arms": ("uniform: timesteps.name=uniform", "curriculum: timesteps.name=curriculum"),
     "compare.seeds": 1,
@@ -145,7 +145,7 @@ def blocks(page: Path) -> list[Block]:
 
 
 def commands(text: str) -> list[Command]:
-    """The commands of a shell block; lines end in `\\` to go on, `&&` joins two, `#` is a comment."""
+    """The commands of a shell block, of which a line may hold several, joined by `&&`."""
     found = []
     for line in text.replace("\\\n", " ").splitlines():
         words = shlex.split(line, comments=True)
@@ -202,7 +202,7 @@ def check_form(block: Block, environment: dict[str, str]) -> None:
 
 
 def _module(words: list[str]) -> str:
-    """"cdt.main" of `python -m cdt.main ...` and of `cdt ...`."""
+    """ "cdt.main" of `python -m cdt.main ...` and of `cdt ...`."""
     if words[:1] == ["cdt"]:
         return "cdt.main"
     ours = words[:2] == ["python", "-m"] and words[2:3] and words[2].startswith("cdt.")
@@ -317,4 +317,3 @@ def _shell(words: list[str], environment: dict[str, str]) -> None:
         words, env=os.environ | environment, cwd=ROOT, capture_output=True, text=True, check=False
     )  # fmt: skip
     assert done.returncode == 0, f"{shlex.join(words)}: {done.stdout}{done.stderr}"
-
