@@ -120,7 +120,8 @@ def put_together(
 
 
 def initial_params(config: ConfigDict, mesh: jax.sharding.Mesh, model: build.Model) -> PyTree:
-    """What the run in `init_from` samples with, for a run that starts there.
+    """What the run in `init_from` samples with, for a run that starts there; with the classes that
+    its network knows, which may be others, see `with_classes`.
 
     Raises:
       UserError: there is no such run, or its network is another.
@@ -135,6 +136,16 @@ def initial_params(config: ConfigDict, mesh: jax.sharding.Mesh, model: build.Mod
                 f"its network has {heads[0]} attention heads and this run's {heads[1]}; give the "
                 "same config.model."
             )
+        known, wanted = theirs.model.num_classes, config.model.num_classes
+        if known and not wanted:
+            raise UserError(
+                f"its network is told one of {known} classes and this run's none; give "
+                "config.model.num_classes, of those of your data."
+            )
+        if known != wanted:
+            like_theirs = config.copy_and_resolve_references()
+            like_theirs.model.num_classes = known
+            model = build.model(like_theirs, mesh)
         _, params = load_params(theirs, workdir, mesh, model)
     except UserError as error:
         raise UserError(f"config.init_from is '{config.init_from}': {error}") from error

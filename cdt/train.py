@@ -28,6 +28,7 @@ from cdt.evaluate import make_evaluation, scalars
 from cdt.goodput import Goodput
 from cdt.history import convergence
 from cdt.memory import describe, device_memory, planned_memory
+from cdt.models.conditioning import with_classes
 from cdt.plain_json import to_json
 from cdt.progress import Progress
 from cdt.sample import generate, initial_params, put_together
@@ -166,7 +167,7 @@ def _train(config: ConfigDict, path: epath.Path, stop: Stop) -> int:
     if restored is None:
         state = init[0](key)
         if weights is not None:
-            state, weights = starting_from(state, weights), None
+            state, weights = starting_from(state, with_classes(state.params, weights)), None
             print(f"starting from the weights of {config.init_from}")
         print(parameter_overview.get_parameter_overview(shapes.params, include_stats=False))
     else:

@@ -23,15 +23,13 @@ from absl import flags
 from etils import epath
 from ml_collections import ConfigDict
 
-from cdt import build, safetensors_file, torch_file
-from cdt.checkpoint import Checkpointer
-from cdt.config import flatten
+from cdt import build
 from cdt.errors import EXIT_FINISHED, UserError, user_errors
 from cdt.interop.diffusers_files import check_transformer_config
 from cdt.interop.dit_names import DIFFUSERS, OFFICIAL, to_params
+from cdt.interop.imported import new_checkpoints, other_network, read_weights, write_checkpoint
 from cdt.interop.sit import mean_channels, reversed_time
 from cdt.models.dit import DiT
-from cdt.workdir import check_identity, record_config
 
 PyTree = Any
 
@@ -59,34 +57,16 @@ def import_dit(config: ConfigDict, workdir: epath.PathLike, weights: epath.PathL
                 "config.process.name is 'edm', for which there are no such weights; give a config "
                 "of 'ddpm' (DiT) or 'flow' (SiT)."
             )
-        mesh = build.mesh(config)
-        model = build.model(config, mesh)
-        check_identity(path, config)
-        checkpoints = Checkpointer(path / "checkpoints", keep=config.checkpoint.keep)
-        if checkpoints.latest_step() is not None:
-            raise UserError(f"The workdir {path} holds checkpoints already; give another one.")
+        model = build.model(config)
+        checkpoints = new_checkpoints(config, path)
         if file.is_dir():
             file = _file_in(file, network, config)
-        state = _read(file)
+        state = read_weights(file)
         try:
             params = _params(state, network, config)
         except ValueError as error:
-            raise UserError(
-                f"The weights in {file} are not those of the config's network: {error}; give the "
-                "config that they were trained with."
-            ) from error
-
-    # What a loss learns beside the network starts as in a new run.
-    rest = jax.jit(lambda key: {k: v for k, v in model.init(key).items() if k not in params})
-    params = jax.device_put(params) | rest(jax.random.key(config.seed))
-    record_config(path, config)
-    items = {"params": params, "ema": {name: params for name in build.ema_decays(config)}}
-    origin = {"file": file.name, "sha256": safetensors_file.sha256(file)}
-    checkpoints.save(0, items, {"config": flatten(config), "imported": origin})
-    checkpoints.wait()
-    checkpoints.close()
-    count = sum(leaf.size for leaf in jax.tree.leaves(params))
-    print(f"{path}: a checkpoint of the {count:,} parameters in {file}")
+            raise other_network(file, error) from error
+    write_checkpoint(config, path, checkpoints, model, params, file)
     return EXIT_FINISHED
 
 
@@ -111,18 +91,6 @@ def _file_in(folder: epath.Path, network: DiT, config: ConfigDict) -> epath.Path
             "config of that network."
         ) from error
     return found[0]
-
-
-def _read(file: epath.Path) -> dict[str, np.ndarray]:
-    if file.suffix == ".safetensors":
-        return safetensors_file.read_tensors(file)
-    try:
-        return torch_file.read_state_dict(file, inside="ema")
-    except OSError as error:
-        raise UserError(
-            f"--weights is '{file}', which cannot be read ({error.strerror or error}); give a file "
-            "of weights or a folder of diffusers."
-        ) from error
 
 
 def _params(state: dict[str, np.ndarray], network: DiT, config: ConfigDict) -> PyTree:

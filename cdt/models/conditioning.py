@@ -1,6 +1,7 @@
 """What the network is told beside the image: the noise level and the class."""
 
 import math
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -85,3 +86,30 @@ class LabelEmbedder(nn.Module):
         # whose order of summation a GPU does not fix. HIGHEST copies the row exactly.
         one_hot = jax.nn.one_hot(label, rows, dtype=jnp.float32)
         return jnp.dot(one_hot, table, precision=jax.lax.Precision.HIGHEST).astype(self.dtype)
+
+
+def with_classes(fresh: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:
+    """The parameters of a trained network, made to know another number of classes.
+
+    Args:
+        fresh: parameters of a new network, a DiT or a U-Net, with or without classes.
+        params: of the trained one, which differs in its classes alone; it may know none.
+
+    Returns:
+        `params`, but where the numbers differ with the class embeddings of `fresh`. What the
+        trained network adds for no class is kept: the last row of a DiT's table, the bias of
+        DDPM++ (ADM adds nothing).
+    """
+    unet = "condition" in fresh
+    name = "label" if unet else "label_embed"
+    ours, theirs = ((tree["condition"] if unet else tree).get(name, {}) for tree in (fresh, params))
+    if jax.tree.map(jnp.shape, ours) == jax.tree.map(jnp.shape, theirs):
+        return params
+    if unet:
+        kept = {kind: leaf for kind, leaf in theirs.items() if kind == "bias"}
+        return params | {"condition": params["condition"] | {name: ours | kept}}
+    table = ours["table"]
+    if theirs:
+        null = table.at[-1].set(theirs["table"][-1])
+        table = jax.device_put(null, table.sharding)  # where the run has it
+    return params | {name: {"table": table}}

@@ -94,6 +94,23 @@ def test_a_run_starts_from_it(imported, tmp_path, capsys):
     assert "finished already: 6 of 6 steps" in capsys.readouterr().out
 
 
+def test_a_run_may_have_classes_of_its_own(imported, tmp_path):
+    """Theirs start as in a new run; what stands for none is kept, and everything else."""
+    _, params, workdir = imported
+    config = ddpm(**{"data.name": "mock", "model.num_classes": 3, "train.duration": "2 steps"})
+    config.optim.lr, config.optim.warmup, config.mesh.min_shard_size = 0.0, "0 steps", 64
+    config.mesh.data, config.mesh.fsdp = 2, 4
+    assert train(config, str(tmp_path / "new")) == 0
+    config.init_from = str(workdir)
+    assert train(config, str(tmp_path / "run")) == 0
+    fresh, found = (arrays(tmp_path / name)["params"] for name in ("new", "run"))
+    table = found["label_embed"]["table"]
+    assert table.shape == (4, 32)
+    np.testing.assert_array_equal(table[:3], fresh["label_embed"]["table"][:3])
+    np.testing.assert_array_equal(table[3], params["label_embed"]["table"][10])
+    assert_equal(found | {"label_embed": 0}, params | {"label_embed": 0})
+
+
 def test_of_another_run_it_is_what_that_run_samples_with(imported, tmp_path):
     config, params, _ = imported
     half = jax.tree.map(lambda leaf: leaf / 2, params)
@@ -112,6 +129,7 @@ def test_of_another_run_it_is_what_that_run_samples_with(imported, tmp_path):
         ({"init_from": "nowhere"}, "'nowhere': nowhere holds no run"),
         ({"model.num_heads": 1}, "its network has 4 attention heads and this run's 1"),
         ({"model.depth": 1}, "does not fit: ema/"),
+        ({"model.num_classes": 0}, "told one of 10 classes and this run's none; give config.mod"),
     ],
 )
 def test_what_a_run_cannot_start_from(imported, tmp_path, overrides, words):

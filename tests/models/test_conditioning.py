@@ -5,7 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cdt.models.conditioning import LabelEmbedder, TimestepEmbedder, timestep_embedding
+from cdt.models.conditioning import (
+    LabelEmbedder,
+    TimestepEmbedder,
+    timestep_embedding,
+    with_classes,
+)
+from cdt.models.unet import adm, ddpmpp
 
 
 @pytest.mark.parametrize("time", [0.0, 0.37, 1.0, -1.55, 500.0, 999.0])
@@ -50,3 +56,35 @@ def test_label_embedder_gradient_counts_labels():
     params = module.init(jax.random.key(0), label)
     gradient = jax.grad(lambda p: module.apply(p, label).sum())(params)["params"]["table"]
     np.testing.assert_array_equal(gradient, [[0, 0], [2, 2], [0, 0], [1, 1]])
+
+
+@pytest.mark.parametrize("make", [adm, ddpmpp])
+def test_a_unet_is_given_other_classes(make):
+    """Of ours the classes, of theirs everything else, DDPM++'s bias too."""
+
+    def params(num_classes, seed):
+        network = make(
+            channels=32, channel_mult=(1,), num_blocks=1, attention_resolutions=(), dropout=0.0,
+            out_channels=1, num_classes=num_classes,
+        )  # fmt: skip
+        label = None if num_classes is None else jnp.zeros(1, jnp.int32)
+        shapes = jax.eval_shape(
+            network.init, jax.random.key(0), jnp.zeros((1, 4, 4, 1)), jnp.zeros(1), label
+        )["params"]
+        rng = np.random.default_rng(seed)
+        return jax.tree.map(lambda leaf: rng.standard_normal(leaf.shape, np.float32), shapes)
+
+    trained, fresh, unconditional = params(7, 0), params(3, 1), params(None, 2)
+    found = with_classes(fresh, trained)
+    label = found["condition"].pop("label")
+    assert label["kernel"] is fresh["condition"]["label"]["kernel"]
+    if make is ddpmpp:
+        assert label["bias"] is trained["condition"]["label"]["bias"]
+    trained["condition"].pop("label")
+    assert jax.tree.all(jax.tree.map(lambda a, b: a is b, found, trained))
+
+    assert with_classes(fresh, fresh) is fresh
+    found = with_classes(fresh, unconditional)
+    assert found["condition"]["label"] == fresh["condition"]["label"]
+    assert found["final"] is unconditional["final"]
+    assert with_classes(unconditional, unconditional) is unconditional

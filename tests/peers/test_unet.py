@@ -19,6 +19,7 @@ sys.modules.setdefault("s3fs", types.ModuleType("s3fs"))
 from modulus.models.diffusion import DhariwalUNet, SongUNet  # noqa: E402
 
 from cdt.models.unet import adm, ddpmpp  # noqa: E402
+from edm_state import edm_state  # noqa: E402
 
 SIDE, CHANNELS, OUT_CHANNELS, CLASSES = 16, 3, 6, 10
 # Two levels with attention and one without; two heads of ADM at the last.
@@ -48,64 +49,6 @@ def random_params(model, *args):
 
     shapes = jax.eval_shape(model.init, jax.random.key(0), *args)["params"]
     return jax.tree_util.tree_map_with_path(draw, shapes)
-
-
-def peer_block_name(name):
-    """encoder_1_0 -> enc.8x8_block0, and so on."""
-    kind, *numbers = name.split("_")
-    if kind == "middle":
-        return f"dec.{SIDE // 4}x{SIDE // 4}_in{numbers[0]}"
-    side = SIDE >> int(numbers[0])
-    room = {"down": "enc", "encoder": "enc", "up": "dec", "decoder": "dec"}[kind]
-    return f"{room}.{side}x{side}_" + (kind if len(numbers) == 1 else f"block{numbers[1]}")
-
-
-def peer_state(style, params):
-    """Our parameters under the names and in the layouts of Modulus."""
-    state = {}
-
-    def copy(ours, theirs, order=lambda kernel: kernel, rank=4):
-        for part, value in ours.items():
-            value = order(np.asarray(value))
-            if part == "kernel":  # HWIO -> OIHW, a dense layer as a 1x1 convolution
-                if value.ndim == 2 and rank == 4:
-                    value = value[None, None]
-                value = value.T if value.ndim == 2 else value.transpose(3, 2, 0, 1)
-            name = {"kernel": "weight", "scale": "weight", "bias": "bias"}[part]
-            state[f"{theirs}.{name}"] = torch.from_numpy(value.copy())
-
-    def copy_block(ours, theirs):
-        copy(ours["norm_in"], f"{theirs}.norm0")
-        copy(ours["conv_in"], f"{theirs}.conv0")
-        copy(ours["condition"], f"{theirs}.affine", rank=2)
-        copy(ours["norm_out"], f"{theirs}.norm1")
-        copy(ours["conv_out"], f"{theirs}.conv1")
-        if "skip" in ours:
-            copy(ours["skip"], f"{theirs}.skip")
-        if "attention" in ours:
-            width = ours["attention"]["out"]["bias"].size
-            heads = max(1, width // 64) if style == "adm" else 1
-            # Ours: [q, k, v] of [head, channel]; theirs: [head, channel] of [q, k, v].
-            layout = np.arange(3 * width).reshape(3, heads, -1).transpose(1, 2, 0).ravel()
-            copy(ours["attention"]["norm"], f"{theirs}.norm2")
-            copy(ours["attention"]["qkv"], f"{theirs}.qkv", lambda value: value[..., layout])
-            copy(ours["attention"]["out"], f"{theirs}.proj")
-
-    for name, value in params.items():
-        if name == "condition":
-            copy(value["time_in"], "map_layer0", rank=2)
-            copy(value["time_out"], "map_layer1", rank=2)
-            copy(value["label"], "map_label", rank=2)
-            copy(value["augment_embed"], "map_augment", rank=2)
-        elif name == "stem":
-            copy(value, f"enc.{SIDE}x{SIDE}_conv")
-        elif name.startswith("final"):
-            part = "norm" if name == "final_norm" else "conv"
-            prefix = "out" if style == "adm" else f"dec.{SIDE}x{SIDE}_aux"
-            copy(value, f"{prefix}_{part}")
-        else:
-            copy_block(value, peer_block_name(name))
-    return state
 
 
 def to_nchw(x):
@@ -142,7 +85,7 @@ def test_forward_and_input_gradient(style):
         channel_mult=[*size["channel_mult"]], num_blocks=1,
         attn_resolutions=[*size["attention_resolutions"]], dropout=0.0, augment_dim=9,
     )  # fmt: skip
-    state = peer_state(style, params)
+    state = {n: torch.from_numpy(a) for n, a in edm_state(style, params, SIDE).items()}
     assert state.keys() == dict(peer.named_parameters()).keys()
     peer.load_state_dict(state, strict=False)  # it has buffers too, which are constants
     one_hot = np.eye(CLASSES + 1, CLASSES, dtype=np.float32)[label]  # zeros where there is no label

@@ -1,0 +1,79 @@
+"""Takes over the weights of EDM's U-Nets: ADM, and DDPM++.
+
+    python -m cdt.interop.import_edm --weights=FILE --config=CONFIG --workdir=DIR
+
+FILE holds the state dict of an `EDMPrecond` of NVlabs/edm, in `.pt` or `.safetensors`; PyTorch is not
+needed to read it. What NVlabs publishes are pickled programs, which run when they are opened, so
+they are refused. In a clone of their repository, whose files such a pickle needs,
+
+    python -c 'import pickle, torch; torch.save(pickle.load(open("X.pkl", "rb"))["ema"].state_dict(), "X.pt")'
+
+makes X.pt of X.pkl. With X one of `edm-cifar10-32x32-uncond-vp` CONFIG is configs/cifar10.py (of
+`-cond-vp` with --config.model.num_classes=10), of `edm-ffhq-64x64-uncond-vp` configs/ffhq64.py and of
+`edm-imagenet-64x64-cond-adm` configs/imagenet64.py. Those with `-ve`
+are NCSN++, which cdt does not have.
+
+DIR gets a checkpoint of step 0, in which the parameters and every average are those weights. The
+same config samples from it with `--mode=sample`, and a run in another workdir starts from it with
+`--config.init_from=DIR`. Exit codes are those of `cdt.main`.
+"""  # noqa: E501
+
+import sys
+
+import jax
+from absl import flags
+from etils import epath
+from ml_collections import ConfigDict
+
+from cdt import build
+from cdt.errors import EXIT_FINISHED, UserError, user_errors
+from cdt.interop.edm_names import to_params
+from cdt.interop.imported import new_checkpoints, other_network, read_weights, write_checkpoint
+from cdt.models.unet import ADM, DDPMPP
+
+_STYLES = {"adm": ADM, "ddpmpp": DDPMPP}
+
+
+def import_edm(config: ConfigDict, workdir: epath.PathLike, weights: epath.PathLike) -> int:
+    """Writes the checkpoint; returns the exit code.
+
+    Args:
+      config, workdir, weights: see above.
+
+    Raises:
+      UserError: the weights cannot be read or are of another network than the config's, or the
+        workdir holds a run already.
+    """
+    path, file = epath.Path(workdir), epath.Path(weights).expanduser()
+    with user_errors():
+        if not weights:
+            raise UserError("--weights is missing; give a file of weights.")
+        if config.model.name not in _STYLES or config.process.name != "edm":
+            raise UserError(
+                f"config.model.name is '{config.model.name}' and config.process.name "
+                f"'{config.process.name}'; EDM's weights need 'adm' or 'ddpmpp', and 'edm'."
+            )
+        if file.suffix == ".pkl":
+            raise UserError(
+                f"{file} is a pickled program, which is not opened; in a clone of NVlabs/edm make a "
+                f"state dict of it: torch.save(pickle.load(open('{file.name}', 'rb'))['ema']"
+                f".state_dict(), '{file.stem}.pt')."
+            )
+        model = build.model(config)
+        checkpoints = new_checkpoints(config, path)
+        state = read_weights(file)
+        shapes = dict(jax.eval_shape(model.init, jax.random.key(0)))
+        shapes.pop("loss_uncertainty", None)
+        try:
+            params = to_params(state, shapes, config.data.image_size, _STYLES[config.model.name])
+        except ValueError as error:
+            raise other_network(file, error) from error
+    write_checkpoint(config, path, checkpoints, model, params, file)
+    return EXIT_FINISHED
+
+
+if __name__ == "__main__":
+    from cdt.main import run
+
+    flags.DEFINE_string("weights", "", "File of weights.")
+    sys.exit(run(sys.argv, lambda config, path: import_edm(config, path, flags.FLAGS.weights)))
