@@ -55,8 +55,8 @@ def import_edm(config: ConfigDict, workdir: epath.PathLike, weights: epath.PathL
             )
         if file.suffix == ".pkl":
             raise UserError(
-                f"{file} is a pickled program, which is not opened; in a clone of NVlabs/edm make a "
-                f"state dict of it: torch.save(pickle.load(open('{file.name}', 'rb'))['ema']"
+                f"{file} is a pickled program, which is not opened; in a clone of NVlabs/edm "
+                f"make a state dict: torch.save(pickle.load(open('{file.name}', 'rb'))['ema']"
                 f".state_dict(), '{file.stem}.pt')."
             )
         model = build.model(config)
