@@ -165,6 +165,7 @@ def default_config() -> ConfigDict:
     config.sample.steps = 50
     config.sample.guidance = 1.0  # 1: none
     config.sample.guidance_interval = (0.0, 1.0)  # in u
+    config.sample.guidance_channels = 0  # the first of them; 0: all; DiT's own samples: 3 of 4
     config.sample.eta = 0.0  # ddim
     config.sample.last_step = 0.04  # euler_maruyama: size of the last step, which adds no noise
     config.sample.clip = False  # ddpm: clip the predicted x0 to [-1, 1] (pixels)

@@ -160,6 +160,7 @@ def describe(config: ConfigDict, step: int, n: int) -> dict[str, object]:
         "sampler_steps": config.sample.steps,
         "evaluations": evaluations(config),
         "guidance": config.sample.guidance,
+        "guidance_channels": config.sample.guidance_channels or "all",
         "ema": build.ema_name(config),
         "n": n,
         "seed": config.sample.seed,

@@ -13,7 +13,8 @@ IMAGENET holds train/CLASS/*.JPEG and val/CLASS/*.JPEG (image-net.org); the refe
 autoencoder is sd-vae-ft-ema of the Hugging Face hub, expected at data/sd-vae-ft-ema.
 
 DiT's settings (Peebles & Xie 2023). Expected without guidance after 400,000 steps: FID 19.5 (XL/2),
-43.5 (B/2; `:B`); after 7 million with guidance 1.5: 2.27. `:sit` is SiT (Ma et al. 2024) with its
+43.5 (B/2; `:B`); after 7 million with guidance 1.5 of 3 channels
+(--config.sample.guidance_channels=3): 2.27. `:sit` is SiT (Ma et al. 2024) with its
 SDE sampler: 33.0 (B/2) at 400,000 steps, 2.06 (XL/2) at the end. `:S`, `:B`, `:L` and `:XL`, alone
 or as in `:sit,B`, choose the size; `:smoke` and `:runlocal` as everywhere. Meant for 32 or more
 accelerators; hours not measured.

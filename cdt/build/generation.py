@@ -63,6 +63,11 @@ def sampler(config: ConfigDict, model: Model) -> Callable[[PyTree, Array, Condit
             f"config.sample.guidance is {c.guidance}, but the model is unconditional "
             "(config.model.num_classes = 0); set it to 1."
         )
+    if not 0 <= c.guidance_channels <= model.image_shape[-1]:
+        raise UserError(
+            f"config.sample.guidance_channels is {c.guidance_channels}; it must be 0, for all, or "
+            f"at most {model.image_shape[-1]}, the channels of an example."
+        )
     interval = tuple(c.guidance_interval)
     if len(interval) != 2 or not 0.0 <= interval[0] < interval[1] <= 1.0:
         raise UserError(
@@ -76,6 +81,7 @@ def sampler(config: ConfigDict, model: Model) -> Callable[[PyTree, Array, Condit
             classifier_free_guidance(
                 network, model.process, condition, model.null, c.guidance,
                 None if interval == (0.0, 1.0) else interval,
+                c.guidance_channels or None,
             )
         )  # fmt: skip
         denoise = make_denoiser(at, model.process, model.prediction, model.learn_variance, c.clip)

@@ -19,10 +19,11 @@ def classifier_free_guidance(
     null: Condition,
     scale: float,
     interval: tuple[float, float] | None = None,
+    channels: int | None = None,
 ) -> Network:
     """Builds network(x, level) = uncond + scale (cond - uncond), both in one batch.
 
-    Only the C mean channels are guided; variance channels come from the conditional output.
+    Only mean channels are guided; variance channels come from the conditional output.
 
     Args:
       network: (x [B, ..., C], native level [B], condition [B, ...]) -> raw output
@@ -32,6 +33,10 @@ def classifier_free_guidance(
       scale: w; 1 is the conditional model, 0 the unconditional one.
       interval: closed interval [lo, hi] of u outside which w = 1 (Kynkaanniemi et al. 2024), or
         None for guidance everywhere.
+      channels: how many of the C mean channels are guided, the first of them; the others are the
+        conditional model's, as in DiT's own samples of latents (`forward_with_cfg` of
+        facebookresearch/DiT guides 3 of 4). None: all.
+
     Raises:
       ValueError: if not 0 <= lo < hi <= 1.
     """
@@ -55,13 +60,13 @@ def classifier_free_guidance(
         both = network(pairs(x, x), pairs(level, level), both_conditions).astype(jnp.float32)
         both = both.reshape(-1, 2, *both.shape[1:])
         cond, uncond = both[:, 0], both[:, 1]
-        channels = x.shape[-1]
+        count = x.shape[-1] if channels is None else channels
         w = jnp.full(level.shape, scale, jnp.float32)
         if interval is not None:
             u = process.u(level)
             w = jnp.where((u >= interval[0]) & (u <= interval[1]), w, 1.0)
-        mean, base = cond[..., :channels], uncond[..., :channels]
+        mean, base = cond[..., :count], uncond[..., :count]
         mean = base + per_example(w, x) * (mean - base)
-        return jnp.concatenate([mean, cond[..., channels:]], axis=-1)
+        return jnp.concatenate([mean, cond[..., count:]], axis=-1)
 
     return guided

@@ -47,6 +47,16 @@ def test_two_calls(learn_variance, interval, scale):
     np.testing.assert_allclose(jax.jit(guided)(X, LEVEL), expected, rtol=1e-5, atol=1e-5)
 
 
+def test_of_the_first_channels_alone():
+    """DiT's `forward_with_cfg`: what is not guided is the conditional output."""
+    network = make_network(True)
+    guided = classifier_free_guidance(network, P, CONDITION, NULL, 4.0, channels=1)
+    found = guided(X, LEVEL)
+    whole = classifier_free_guidance(network, P, CONDITION, NULL, 4.0)(X, LEVEL)
+    np.testing.assert_array_equal(found[..., :1], whole[..., :1])
+    np.testing.assert_allclose(found[..., 1:], network(X, LEVEL, CONDITION)[..., 1:], rtol=1e-6)
+
+
 def test_one_call_of_the_network():
     calls = []
 
