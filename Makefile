@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := runs/digits
 
-.PHONY: train test test-faults test-notebooks test-matrix test-peers lint format
+.PHONY: train test test-faults test-notebooks test-matrix test-peers docs lint format
 
 $(VENV)/installed: requirements.txt
 	$(PYTHON) -m venv $(VENV)
@@ -44,6 +44,16 @@ test-matrix:
 
 test-peers: .venv-peers/installed
 	.venv-peers/bin/python -m pytest tests/peers
+
+# The site needs neither JAX nor any other requirement of cdt, so it has an environment of its own.
+.venv-docs/installed: requirements-docs.txt
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/python -m pip install -q -r requirements-docs.txt
+	touch $@
+
+# NO_MKDOCS_2_WARNING keeps the theme's announcement of its successor out of the output.
+docs: .venv-docs/installed
+	NO_MKDOCS_2_WARNING=true .venv-docs/bin/mkdocs build --quiet --strict
 
 lint: $(VENV)/installed-test
 	$(VENV)/bin/ruff check .

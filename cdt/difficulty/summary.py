@@ -223,8 +223,8 @@ def fitted_curriculum(
 ) -> dict[str, Any]:
     """Values for `config.timesteps`: clusters of equal difficulty, opened easiest first.
 
-    Args: see `fitted_edges` and `fitted_order`. Without a measured difficulty the order is the
-      paper's, from much noise to little.
+    The arguments are those of `fitted_edges` and `fitted_order`. Without a measured difficulty the
+    order is the paper's, from much noise to little.
 
     Returns:
       {"clusters": "custom", "num_clusters": N, "edges": [0.0, ..., 1.0], "order": "3,1,2"}.

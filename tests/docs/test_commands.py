@@ -1,0 +1,95 @@
+"""Every command and program of the documentation is run here, or marked with why it is not."""
+
+import json
+import re
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from cdt.data import emoji
+from doc_pages import PAGES, ROOT, Runner, blocks, check_form, problems
+
+NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
+
+
+def pictures(folder):
+    """A folder of pictures of two classes, with a damaged one."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 24), ("test", 12)):
+        for i in range(count):
+            path = folder / "pictures" / split / ("cat", "dog")[i % 2] / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(rng.integers(0, 255, (72, 80, 3), np.uint8)).save(path)
+    (folder / "pictures" / "train" / "cat" / "damaged.png").write_bytes(b"\x89PNG")
+
+
+def emoji_package(folder):
+    """What npm would have unpacked."""
+    entries = [
+        {"name": f"E{i}", "image": f"{i}.png", "category": "AB"[i % 2], "has_img_google": True}
+        for i in range(20)
+    ]
+    images = folder / "package" / emoji.PICTURES
+    images.mkdir(parents=True)
+    (folder / "package" / "emoji.json").write_text(json.dumps(entries))
+    for entry in entries:
+        Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(images / entry["image"])
+
+
+# What a page takes for granted in the reader's folder.
+PLACED = {
+    "README.md": (pictures,),
+    "docs/howto/data.md": (pictures,),
+    "docs/howto/text.md": (emoji_package,),
+}
+
+
+@pytest.fixture(scope="session")
+def compiled(tmp_path_factory):
+    return tmp_path_factory.mktemp("compiled")
+
+
+@pytest.fixture
+def cache(compiled):
+    """Compiled programs are kept for the other pages, and for no other test."""
+    names = (
+        "jax_compilation_cache_dir",
+        "jax_persistent_cache_min_compile_time_secs",
+        "jax_persistent_cache_min_entry_size_bytes",
+    )
+    before = {name: getattr(jax.config, name) for name in names}
+    yield compiled
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_page(name, tmp_path, monkeypatch, cache):
+    for place in PLACED.get(name, ()):
+        place(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    runner, exported = Runner(tmp_path, cache), {}
+    for block in blocks(ROOT / name):
+        assert not problems(block)
+        if block.language not in ("sh", "python"):
+            continue
+        try:
+            if block.marks:
+                check_form(block, exported)
+            else:
+                runner.run(block)
+        except (Exception, SystemExit) as error:
+            raise AssertionError(f"{block.where}: {error}") from error
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_command_is_outside_of_a_fence(name):
+    """An indented block would be code that nobody collects."""
+    fenced = False
+    lines = (ROOT / name).read_text().splitlines()
+    for number, (before, line) in enumerate(zip(["", *lines], lines, strict=False), 1):
+        fenced ^= line.lstrip().startswith("```")
+        indented = not fenced and not before.strip() and re.match(r" {4,}\S|\t", line)
+        assert not indented, f"{name}:{number}: fence what is shown: '{line}'"
