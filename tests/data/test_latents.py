@@ -334,6 +334,7 @@ def test_a_run_on_latents_trains_samples_and_is_evaluated(weights, prepared, tmp
         assert grid.mode == "RGB" and len(np.unique(np.asarray(grid))) > 50
 
 
+@pytest.mark.slow
 def test_samples_of_latents_with_text_have_their_captions(weights, tmp_path, monkeypatch):
     one_device = jax.devices()[:1]
     monkeypatch.setattr(jax, "devices", lambda *backend: one_device)

@@ -96,6 +96,7 @@ def config_of(pictures, **overrides):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_one_in_a_hundred_damaged(pictures, tmp_path, caplog):
     (pictures / "test" / "a" / "000.png").write_bytes(b"")  # the first that validation asks for
     with caplog.at_level(logging.WARNING):

@@ -77,6 +77,7 @@ def test_a_bad_step_is_told_with_its_examples(tmp_path, monkeypatch, caplog, gra
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(arrays(tmp_path)["params"]))
 
 
+@pytest.mark.slow
 def test_a_step_is_repeated_and_nothing_is_changed(tmp_path, capsys):
     config = smoke(**{"train.duration": "12 steps"})
     assert loop.train(config, str(tmp_path)) == 0

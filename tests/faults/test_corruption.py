@@ -171,6 +171,7 @@ def write_manifest(manifest, seal=False):
     return lambda s: replace(s / "meta" / "metadata", json.dumps(manifest).encode())
 
 
+@pytest.mark.slow
 def test_each_field_of_the_manifest(matrix):
     fields = matrix.manifest().keys()
     assert fields == {"schema", "versions", "types", "checksums", "meta", "crc32"}

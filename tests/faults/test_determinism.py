@@ -42,6 +42,7 @@ def test_training(two_runs):
     np.testing.assert_equal(*logged)  # nan equals nan
 
 
+@pytest.mark.slow
 def test_another_seed_is_another_run(two_runs, tmp_path):
     assert train(smoke(seed=1), str(tmp_path)) == 0
     with pytest.raises(AssertionError):

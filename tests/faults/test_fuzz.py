@@ -25,7 +25,7 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 # seeds of the mutations, in `make test` and in `make test-faults`
-FAST = 60
+FAST = 20
 ALL = {"config": 1000, "manifest": 500, "metadata": 500}
 
 

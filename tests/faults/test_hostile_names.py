@@ -65,6 +65,7 @@ def test_captions_name_no_picture_outside(tmp_path, name):
         list_pictures(tmp_path / "in")
 
 
+@pytest.mark.slow
 def test_no_secret_of_the_environment_is_written(tmp_path, monkeypatch):
     """By a run that logs, saves and fails once: into no file, and to no terminal."""
     secret = "s3cr3t-0123456789"

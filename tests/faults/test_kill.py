@@ -130,6 +130,7 @@ def check(workdir, kills, whole, steps):
         assert kill.reached - kill.saved <= (2 if kill.in_save else 1) * INTERVAL, kill
 
 
+@pytest.mark.slow
 def test_killed_in_a_save_and_at_another_time(tmp_path):
     cache, steps = tmp_path / "cache", 96
     whole = undisturbed(tmp_path, cache, steps)

@@ -50,7 +50,7 @@ def assert_saved(tmp_path, processes, count):
     [
         (1, TERM, False),
         (1, INT, False),
-        (2, TERM, False),
+        pytest.param(2, TERM, False, marks=slow),
         pytest.param(2, INT, False, marks=slow),
         pytest.param(2, TERM, True, marks=slow),
         pytest.param(2, INT, True, marks=slow),
