@@ -285,6 +285,7 @@ def warnings_of(caplog):
     return [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
 
 
+@slow
 def test_a_run_trains_on_while_its_checkpoints_are_away(undisturbed, tmp_path, monkeypatch, caplog):
     away_between(monkeypatch, tmp_path, 8, 20)
     assert loop.train(smoke(**EVERY), str(tmp_path)) == 0
@@ -297,6 +298,7 @@ def test_a_run_trains_on_while_its_checkpoints_are_away(undisturbed, tmp_path, m
     assert_same_arrays(arrays(tmp_path), undisturbed)
 
 
+@slow
 @pytest.mark.parametrize(("on_failure", "step"), [("stop", 12), ("continue", 24)])
 def test_a_run_that_cannot_save_ends_with_the_command_to_go_on(
     undisturbed, tmp_path, monkeypatch, on_failure, step
@@ -317,6 +319,7 @@ def test_on_failure_is_checked(tmp_path):
         loop.train(smoke(**{"checkpoint.on_failure": "ignore"}), str(tmp_path))
 
 
+@slow
 def test_a_run_without_metrics_ends_well(undisturbed, tmp_path, monkeypatch, caplog):
     """The disk took checkpoints and no line of metrics.jsonl: there is nothing to report on."""
 
@@ -331,9 +334,8 @@ def test_a_run_without_metrics_ends_well(undisturbed, tmp_path, monkeypatch, cap
     assert_same_arrays(arrays(tmp_path), undisturbed)
 
 
-@pytest.mark.parametrize(
-    ("mode", "folder"), [("sample", "samples"), pytest.param("evaluate", "evaluations", marks=slow)]
-)
+@slow
+@pytest.mark.parametrize(("mode", "folder"), [("sample", "samples"), ("evaluate", "evaluations")])
 def test_results_that_cannot_be_written_are_told(tmp_path, mode, folder):
     workdir = tmp_path / "run"
     assert loop.train(smoke(), str(workdir)) == 0

@@ -26,6 +26,7 @@ def endless(tmp_path, cache):
 
 
 # A killed process closes its connections; a frozen one, as on a host without power, does not.
+@pytest.mark.slow
 @pytest.mark.parametrize(("victim", "number"), [(0, signal.SIGKILL), (1, signal.SIGSTOP)])
 def test_when_a_process_is_lost_the_other_ends(tmp_path, cache, victim, number):
     with endless(tmp_path, cache) as processes:

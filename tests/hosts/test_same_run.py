@@ -80,6 +80,7 @@ def test_only_process_0_writes_and_prints(two):
     assert (workdir / "convergence.png").exists()
 
 
+@pytest.mark.slow
 def test_two_processes_resume_as_one(root, one, two):
     shutil.copytree(two[0], root / "two-one")
     shutil.rmtree(root / "two-one" / "checkpoints" / "12")
@@ -88,6 +89,7 @@ def test_two_processes_resume_as_one(root, one, two):
     assert_same_losses(root / "two-one", one, after=6)
 
 
+@pytest.mark.slow
 def test_two_processes_resume_as_four_past_a_damaged_checkpoint(root, one, two):
     workdir = shutil.copytree(two[0], root / "two-four")
     (manifest,) = (workdir / "checkpoints" / "12" / "meta").glob("metadata")
@@ -108,6 +110,7 @@ def test_two_processes_resume_as_four_past_a_damaged_checkpoint(root, one, two):
     assert [processes.err(k) for k in (1, 2, 3)] == [""] * 3
 
 
+@pytest.mark.slow
 def test_two_processes_sample(root, two):
     workdir, _ = two
     command = training(workdir, root / "cache", "--mode=sample", "--config.sample.num=5")
