@@ -72,6 +72,7 @@ def test_it_is_sampled_but_not_trained_in_place(imported):
         import_dit(config, workdir, workdir.parent / "a.safetensors")
 
 
+@pytest.mark.slow
 def test_a_run_starts_from_it(imported, tmp_path, capsys):
     config, params, made = imported
     workdir = tmp_path / "imported"
@@ -94,6 +95,7 @@ def test_a_run_starts_from_it(imported, tmp_path, capsys):
     assert "finished already: 6 of 6 steps" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_run_may_have_classes_of_its_own(imported, tmp_path):
     """Theirs start as in a new run; what stands for none is kept, and everything else."""
     _, params, workdir = imported
