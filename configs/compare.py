@@ -4,7 +4,7 @@
 
 `:DATA,FAMILY` with digits or fashion_mnist (see configs/fashion_mnist.py), flow or ddpm: the arms
 that docs/results.md reports, with seeds that chose nothing. `:DATA,FAMILY,sift` looks over many
-arms with one other seed, `:DATA,FAMILY,peers` has published methods that came later. The arms
+arms with one other seed, `:DATA,FAMILY,peers` has SpeeD and task routing (DTR). The arms
 `measured` need the curriculum of a difficulty study, in runs/study_DATA_FAMILY.
 
 A small DiT at a constant learning rate, stopped while the distance still falls: where every arm
