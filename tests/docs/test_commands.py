@@ -47,30 +47,31 @@ PLACED = {
 
 
 @pytest.fixture(scope="session")
-def compiled(tmp_path_factory):
-    return tmp_path_factory.mktemp("compiled")
+def folder_of_all(tmp_path_factory):
+    return tmp_path_factory.mktemp("shared")
 
 
 @pytest.fixture
-def cache(compiled):
-    """Compiled programs are kept for the other pages, and for no other test."""
+def shared(folder_of_all):
+    """What pages share; compiled programs are kept for them, and for no other test."""
     names = (
         "jax_compilation_cache_dir",
         "jax_persistent_cache_min_compile_time_secs",
         "jax_persistent_cache_min_entry_size_bytes",
     )
     before = {name: getattr(jax.config, name) for name in names}
-    yield compiled
+    yield folder_of_all
     for name, value in before.items():
         jax.config.update(name, value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_page(name, tmp_path, monkeypatch, cache):
+def test_page(name, tmp_path, monkeypatch, shared):
     for place in PLACED.get(name, ()):
         place(tmp_path)
     monkeypatch.chdir(tmp_path)
-    runner, exported = Runner(tmp_path, cache), {}
+    runner, exported = Runner(tmp_path, shared), {}
     for block in blocks(ROOT / name):
         assert not problems(block)
         if block.language not in ("sh", "python"):
