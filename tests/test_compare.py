@@ -85,6 +85,7 @@ def test_running_again_trains_nothing_and_says_the_same(finished, capsys):
     assert_same_arrays(params, again)
 
 
+@pytest.mark.slow
 def test_a_signal_stops_it_and_it_goes_on(tmp_path, monkeypatch):
     report = tmp_path / "comparison.json"
     steps = []

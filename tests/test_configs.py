@@ -71,7 +71,13 @@ def test_the_network_at_full_size(name):
     build.sampler(config, model)
 
 
-@pytest.mark.parametrize("name", FILES)
+# What takes more than ten seconds; networks and conditions like theirs are in the others.
+LONG = ("cifar10", "coco256_latent", "emoji64", "ffhq64")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow if n in LONG else ()) for n in FILES]
+)
 def test_smoke(name, tmp_path):
     config = get(name, "smoke")
     # Only the last step validates, samples, evaluates and saves.

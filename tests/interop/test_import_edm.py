@@ -63,6 +63,7 @@ def test_parameters_and_averages_are_the_weights(made, style):
         jax.tree.map(np.testing.assert_array_equal, found, params)
 
 
+@pytest.mark.slow
 def test_it_is_sampled_and_trained_on(made, tmp_path):
     config = small("ddpmpp")
     assert sample(config, str(made / "ddpmpp")) == 0

@@ -100,6 +100,7 @@ def test_unroll_and_remat_change_nothing(params, reference, unroll, remat):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cpu", [True, False])
 def test_remat_of_elementwise_work_keeps_the_dense_products(params, cpu, monkeypatch):
     monkeypatch.setattr("cdt.models.dense.cpu_matmuls", lambda: cpu)

@@ -88,6 +88,7 @@ def test_an_example_reads_its_own_text_as_far_as_it_goes(params, output):
     assert differs[2] > 1e-4 and jnp.delete(differs, 2).max() < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unroll, remat", [(True, "none"), (False, "block"), (True, "elementwise")])
 def test_unroll_and_remat_change_nothing(params, output, unroll, remat):
     module = SMALL.clone(unroll=unroll, remat=remat)

@@ -146,6 +146,7 @@ def reference(params):
     return loss_and_gradient(ROUTED, params)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unroll, remat", [(True, "none"), (False, "block"), (True, "elementwise")])
 def test_unroll_and_remat_change_nothing(params, reference, unroll, remat):
     jax.tree.map(

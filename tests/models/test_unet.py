@@ -205,6 +205,7 @@ def test_gradient_reaches_every_parameter(style):
         assert np.abs(leaf).max() > 1e-5, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("remat", ["elementwise", "block"])
 def test_remat_changes_nothing(remat):
     jax.tree.map(
