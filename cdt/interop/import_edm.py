@@ -11,7 +11,8 @@ they are refused. In a clone of their repository, whose files such a pickle need
 makes X.pt of X.pkl. With X one of `edm-cifar10-32x32-uncond-vp` CONFIG is configs/cifar10.py (of
 `-cond-vp` with --config.model.num_classes=10), of `edm-ffhq-64x64-uncond-vp` configs/ffhq64.py and of
 `edm-imagenet-64x64-cond-adm` configs/imagenet64.py. Those with `-ve`
-are NCSN++, which cdt does not have.
+are NCSN++, which cdt does not have; those called `baseline` have these names and sizes but another
+preconditioning, which nothing in the file tells: do not use them.
 
 DIR gets a checkpoint of step 0, in which the parameters and every average are those weights. The
 same config samples from it with `--mode=sample`, and a run in another workdir starts from it with
