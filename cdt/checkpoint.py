@@ -17,7 +17,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import jax
 import orbax.checkpoint as ocp
@@ -169,16 +169,6 @@ class Checkpointer:
         self.wait()
         return max(ocp.utils.checkpoint_steps(self._directory), default=None)
 
-    def steps(self) -> list[int]:
-        """All steps saved completely, damaged or not, the newest first.
-
-        Raises:
-          UserError: there is none.
-        """
-        if not (steps := self._steps()):
-            raise self._nothing()
-        return steps
-
     def wait(self) -> None:
         """Returns when everything is written; raises NotSaved where something could not be."""
         if self._manager is not None:
@@ -205,10 +195,10 @@ class Checkpointer:
 
     def _write(self, action: Callable[[], T]) -> T:
         """`action`, or NotSaved on all processes where the storage refused it to one of them."""
-        result: list[T] = []
+        result: T | None = None
         error: OSError | ValueError | None = None
         try:
-            result.append(action())
+            result = action()
         # TensorStore tells of a full disk by a ValueError.
         except (OSError, ValueError) as caught:
             error = caught
@@ -218,7 +208,7 @@ class Checkpointer:
             if jax.process_index() == 0:
                 self._remove_partial()
             raise self._not_saved(reasons[0]) from error
-        return result[0]
+        return cast(T, result)
 
     def _not_saved(self, reason: str) -> NotSaved:
         return NotSaved(
@@ -266,9 +256,9 @@ class Checkpointer:
         where = self._directory
         return UserError(f"There is no checkpoint in {where}: train first, or mend --workdir.")
 
-    def _steps(self) -> list[int]:
-        """Steps saved completely, the newest first, as process 0 sees them: on a network's file
-        system another may see the newest later."""
+    def steps(self) -> list[int]:
+        """All steps saved completely, damaged or not, the newest first; as process 0 sees them: on
+        a network's file system another may see the newest later."""
         self.wait()
         steps = gather(list(ocp.utils.checkpoint_steps(self._directory)))[0]
         self._newest = max(steps, default=None)
@@ -278,7 +268,7 @@ class Checkpointer:
         self, read: Callable[[int], T], only: int | None = None, *, set_aside: bool = False
     ) -> tuple[int, T] | None:
         """The newest step that `read` finds whole, and what it read; None if nothing was saved."""
-        steps = self._steps()
+        steps = self.steps()
         if only is not None and only not in steps:
             raise UserError(
                 f"There is no checkpoint of step {only} in {self._directory}; give one of those it "
@@ -373,10 +363,10 @@ class Checkpointer:
         `read` calls Orbax's handlers and not its manager, which waits for all processes after
         reading: for ever, when a file that one of them needs is damaged.
         """
-        result: list[T] = []
+        result: T | None = None
         reason = ""
         try:
-            result.append(read(self._directory / str(step)))
+            result = read(self._directory / str(step))
         except (jax.errors.JaxRuntimeError, MemoryError):
             raise  # too little memory is no fault of the file
         except Exception as error:  # damage shows as anything from KeyError to UnicodeError
@@ -385,7 +375,7 @@ class Checkpointer:
             gc.collect()
         if others := [text for text in gather(reason) if text]:
             raise Damaged(reason or others[0])
-        return result[0]
+        return cast(T, result)
 
 
 def _identity(directory: epath.Path) -> tuple[int, int]:

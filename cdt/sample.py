@@ -81,39 +81,48 @@ def load_params(
     shardings = sharding.state_sharding(mesh, tree, config.mesh.min_shard_size)
     placed = sharding.abstract(tree, shardings)
     checkpoints = Checkpointer(workdir / "checkpoints", keep=config.checkpoint.keep)
-    if std is not None:
-        return checkpoints.steps()[0], put_together(checkpoints, placed, config.ema.power_stds, std)
     step, items, _ = checkpoints.restore_items({item: placed})
+    if std is not None:
+        return step, put_together(checkpoints, items[item], config.ema.power_stds, std, step)
     return step, items[item] if name == "raw" else items[item][name]
 
 
 def put_together(
     checkpoints: Checkpointer,
-    abstract: PyTree,
+    averages: dict[str, PyTree],
     stds: Sequence[float],
     std: float,
-    present: tuple[int, PyTree] | None = None,
+    step: int,
 ) -> PyTree:
-    """The power-function average of any width, from all checkpoints; see `cdt.posthoc_ema`.
+    """The power-function average of any width at `step`; see `cdt.posthoc_ema`.
 
     Args:
-      checkpoints: of the run; at least one, unless `present` is given.
-      abstract: the tree of averages by name, with shardings, that they are restored to.
+      checkpoints: of the run; all that are older are used, so the more were kept, the closer.
+      averages: name -> f32 params, as they are at `step`.
       stds: relative widths of the averages that the run tracks.
       std: of the wanted one.
-      present: (steps done, averages by name) of a run that trains, later than all checkpoints.
+      step: steps done.
+
+    Raises:
+      UserError: nothing was done yet, or an older checkpoint is damaged.
     """
-    steps = checkpoints.steps() if present is None or checkpoints.latest_step() else []
-    stored = list(itertools.product([present[0], *steps] if present else steps, stds))
+    if step < 1:
+        raise UserError(
+            "config.sample.ema asks for an average that is put together, but the checkpoint is of "
+            "step 0, where nothing has been averaged; give 'raw'."
+        )
+    abstract = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), averages
+    )
+    steps = [step, *(older for older in checkpoints.steps() if older < step)]
+    stored = list(itertools.product(steps, stds))
     shares = dict(zip(stored, posthoc_ema.weights(stored, std).tolist(), strict=True))
     total = None
-    for step in dict.fromkeys(step for step, _ in stored):
-        if present and step == present[0]:
-            averages = present[1]
-        else:
-            averages = checkpoints.restore_items({"ema": abstract}, step)[1]["ema"]
+    for at in steps:
+        if at != step:
+            averages = checkpoints.restore_items({"ema": abstract}, at)[1]["ema"]
         for width in stds:
-            share = shares[step, width]
+            share = shares[at, width]
             part = jax.tree.map(lambda x, c=share: c * x, averages[build.power_name(width)])
             total = part if total is None else jax.tree.map(jnp.add, total, part)
     return total

@@ -207,8 +207,7 @@ def _train(config: ConfigDict, path: epath.Path, stop: Stop) -> int:
         if (std := build.posthoc_std(name)) is None:
             return state.ema[name]
         finish_saving()
-        kept, present = abstract_state.ema, (done, state.ema)
-        return put_together(checkpoints, kept, config.ema.power_stds, std, present)
+        return put_together(checkpoints, state.ema, config.ema.power_stds, std, done)
 
     def run_validation(done: int, initial: np.ndarray | None) -> np.ndarray:
         loss = fetch(validate(state.params, validation_batch))

@@ -98,8 +98,10 @@ def test_a_run_keeps_what_is_needed_and_the_average_is_found(workdir):
     checkpoints = Checkpointer(workdir / "checkpoints", keep=1)
     assert checkpoints.steps() == list(range(24, 0, -2))
     saved = arrays(workdir)
-    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), saved["ema"])
-    found = put_together(checkpoints, abstract, TRACKS, 0.07)
+    averages = jax.tree.map(jnp.asarray, saved["ema"])
+    found = put_together(checkpoints, averages, TRACKS, 0.07, 24)
+    with pytest.raises(UserError, match="of step 0, where nothing has been averaged; give 'raw'"):
+        put_together(checkpoints, averages, TRACKS, 0.07, 0)
 
     def distance(a, b):
         squares = jax.tree.map(lambda x, y: jnp.sum((x - y) ** 2), a, b)

@@ -14,7 +14,7 @@ from cdt.build.latents import decoder
 from cdt.build.models import Model, network_at
 from cdt.build.optimization import mesh
 from cdt.compilation import compiler_options
-from cdt.diffusion.denoiser import make_denoiser
+from cdt.diffusion.denoiser import Network, make_denoiser
 from cdt.diffusion.guidance import classifier_free_guidance
 from cdt.diffusion.process import Process
 from cdt.errors import UserError
@@ -77,13 +77,16 @@ def sampler(config: ConfigDict, model: Model) -> Callable[[PyTree, Array, Condit
 
     def sample(params: PyTree, indices: Array, condition: Condition) -> Array:
         network = network_at(model, params)
-        at = (lambda x, level: network(x, level, condition)) if not guided else (
-            classifier_free_guidance(
+
+        def plain(x: Array, level: Array) -> Array:
+            return network(x, level, condition)
+
+        at: Network = plain
+        if guided:
+            at = classifier_free_guidance(
                 network, model.process, condition, model.null, c.guidance,
-                None if interval == (0.0, 1.0) else interval,
-                c.guidance_channels or None,
-            )
-        )  # fmt: skip
+                None if interval == (0.0, 1.0) else interval, c.guidance_channels or None,
+            )  # fmt: skip
         denoise = make_denoiser(at, model.process, model.prediction, model.learn_variance, c.clip)
         keys = jax.vmap(functools.partial(jax.random.fold_in, jax.random.key(c.seed)))(indices)
         x = initial_noise(model.process, sample_levels, keys, model.image_shape)
