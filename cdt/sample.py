@@ -163,13 +163,14 @@ def initial_params(config: ConfigDict, mesh: jax.sharding.Mesh, model: build.Mod
 
 def describe(config: ConfigDict, step: int, n: int) -> dict[str, object]:
     """What must stand beside every picture and figure made from samples."""
+    channels = config.sample.guidance_channels
     return {
         "step": step,
         "sampler": config.sample.sampler,
         "sampler_steps": config.sample.steps,
         "evaluations": evaluations(config),
         "guidance": config.sample.guidance,
-        "guidance_channels": config.sample.guidance_channels or "all",
+        **({"guidance_channels": channels} if channels else {}),
         "ema": build.ema_name(config),
         "n": n,
         "seed": config.sample.seed,
