@@ -4,12 +4,10 @@ import os
 
 from hypothesis import settings
 
+from cpu_devices import xla_flags
+
 os.environ["JAX_PLATFORMS"] = "cpu"
-# Without optimisation XLA compiles twice as fast, which is what most of the time goes into.
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "")
-    + " --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
-)
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {xla_flags(8)}"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 

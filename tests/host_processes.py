@@ -8,6 +8,8 @@ import sys
 import time
 from pathlib import Path
 
+from cpu_devices import xla_flags
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -34,10 +36,9 @@ class Processes:
         self.port = free_port()
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
-        flags = f"--xla_force_host_platform_device_count={devices}"
         environment = os.environ | {
             "JAX_PLATFORMS": "cpu",
-            "XLA_FLAGS": f"{flags} --xla_backend_optimization_level=0",
+            "XLA_FLAGS": xla_flags(devices),
             "PYTHONPATH": f"{ROOT}",
             "PYTHONUNBUFFERED": "1",
         }

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cpu_devices import xla_flags
+
 ROOT = Path(__file__).parents[1]
 DIGITS = "--config=configs/digits.py:smoke"
 
 
 def environment(devices=1):
-    flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
-    return os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
+    return os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": xla_flags(devices)}
 
 
 def cdt(*arguments, devices=1):

@@ -26,6 +26,7 @@ from cdt.checkpoint import Checkpointer, NotSaved
 from cdt.errors import UserError
 from cdt.progress import Progress
 from cdt.writers import read_history
+from cpu_devices import xla_flags
 from smoke_runs import arrays, assert_same_arrays, smoke
 
 ROOT = Path(__file__).parents[2]
@@ -341,12 +342,11 @@ def test_results_that_cannot_be_written_are_told(tmp_path, mode, folder):
     assert loop.train(smoke(), str(workdir)) == 0
     shutil.rmtree(workdir / folder, ignore_errors=True)
     (workdir / folder).write_text("")
-    flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
     done = subprocess.run(
         [sys.executable, "-m", "cdt.main", "--config=configs/digits.py:smoke", f"--mode={mode}",
          f"--workdir={workdir}"],
         cwd=ROOT, capture_output=True, text=True, check=False, timeout=120,
-        env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags},
+        env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": xla_flags(8)},
     )  # fmt: skip
     assert done.returncode == 2, done.stderr
     (line,) = done.stderr.splitlines()
@@ -371,11 +371,10 @@ def test_the_program_on_a_disk_that_is_full(undisturbed, tmp_path):
     disk, kept = tmp_path / "disk", tmp_path / "kept"
     disk.mkdir()
     command = ["unshare", "--mount", "bash", "-c", FULL_DISK, "bash"]
-    flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
     done = subprocess.run(
         [*command, str(disk), str(ROOT), sys.executable, str(kept)],
         capture_output=True, text=True, check=False, timeout=300,
-        env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags},
+        env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": xla_flags(8)},
     )  # fmt: skip
     assert re.findall("exit code .*", done.stdout) == ["exit code 2", "exit code 0"], done.stderr
     assert "resuming at step 6 of 24" in done.stdout or "resuming at step 12" in done.stdout

@@ -8,6 +8,7 @@ import pytest
 from nbclient import NotebookClient
 
 from cdt.train import train
+from cpu_devices import xla_flags
 from smoke_runs import smoke
 
 ROOT = Path(__file__).parents[2]
@@ -20,7 +21,7 @@ def executed(name, monkeypatch, **environment):
     for key, value in environment.items():
         monkeypatch.setenv(key, str(value))
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
-    monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")
+    monkeypatch.setenv("XLA_FLAGS", xla_flags(1))
     monkeypatch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
     notebook = nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
     client = NotebookClient(notebook, timeout=600, resources={"metadata": {"path": FOLDER}})
