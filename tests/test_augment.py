@@ -122,6 +122,7 @@ def test_of_a_batch_each_by_its_own():
     assert out.shape == x.shape and jnp.isfinite(out).all() and (labels[:, 2] != 0).all()
 
 
+@pytest.mark.slow
 def test_a_run_learns_what_the_labels_mean_and_samples_without(tmp_path):
     assert train(smoke(**{"train.augment": 0.5}), str(tmp_path)) == 0  # draws samples too
     learned = arrays(tmp_path)["params"]["augment_embed"]["kernel"]

@@ -317,8 +317,11 @@ def test_a_flipped_bit_in_any_file_gives_the_exact_state_or_the_one_before(
 
 @pytest.mark.parametrize(
     "damage",
-    [truncate, lambda path: path.write_bytes(b""), lambda path: path.unlink()],
-    ids=["truncated", "emptied", "removed"],
+    [
+        pytest.param(truncate, id="truncated"),
+        pytest.param(lambda path: path.write_bytes(b""), id="emptied", marks=pytest.mark.slow),
+        pytest.param(lambda path: path.unlink(), id="removed", marks=pytest.mark.slow),
+    ],
 )
 def test_lost_data_gives_the_exact_state_or_the_one_before(two_steps, tmp_path, caplog, damage):
     step = two_steps / "20"

@@ -27,7 +27,7 @@ def config(**overrides):
     return smoke(
         **{"compare.arms": ARMS, "compare.seeds": 2, "compare.evaluations": 2,
            "evaluate.num": 40, "train.duration": "8 steps", "sample.steps": 2,
-           "ema.power_stds": (0.05, 0.1), "checkpoint.every": "2 steps", "checkpoint.keep": 9}
+           "ema.power_stds": (0.05, 0.1), "checkpoint.every": "4 steps", "checkpoint.keep": 9}
         | overrides
     )  # fmt: skip
 
@@ -39,6 +39,7 @@ def finished(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_what_a_comparison_leaves(finished):
     found = json.loads((finished / "comparison.json").read_text())
     assert [*found["arms"]] == ["uniform", "curriculum", "posthoc"]
@@ -63,6 +64,7 @@ def test_what_a_comparison_leaves(finished):
     assert "digits/train, flow: 3 ways of training" in text
 
 
+@pytest.mark.slow
 def test_arms_start_alike_and_seeds_do_not(finished):
     def first_validation(arm, seed):
         lines = (
@@ -75,6 +77,7 @@ def test_arms_start_alike_and_seeds_do_not(finished):
     assert first_validation("uniform", 0) != first_validation("uniform", 1)
 
 
+@pytest.mark.slow
 def test_running_again_trains_nothing_and_says_the_same(finished, capsys):
     before = (finished / "comparison.json").read_text()
     params = arrays(finished / "runs" / "curriculum" / "seed_1")
@@ -146,6 +149,7 @@ def test_bad_arms_are_refused_before_anything_is_trained(tmp_path, name):
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides, words",
     [({"compare.arms": (*ARMS, "p2: loss.weight=p2")}, "other arms"),

@@ -131,6 +131,7 @@ def test_what_cannot_be_put_together(changes, told):
         build.evaluated_emas(run_config(**changes | {"evaluate.emas": (changes["sample.ema"],)}))
 
 
+@pytest.mark.slow
 def test_a_run_evaluates_while_it_trains_what_it_can_put_together(tmp_path):
     """At the end, before the last checkpoint is saved, as --mode=evaluate does after it."""
     config = run_config(

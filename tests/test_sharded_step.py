@@ -86,7 +86,7 @@ def test_task_routing_and_speed_on_a_mesh_of_two_axes():
     assert moved["all-to-all"] + moved["collective-permute"] <= 0.15 * size
 
 
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("network", ["dit", pytest.param("ddpmpp", marks=pytest.mark.slow)])
 def test_a_step_gathers_parameters_and_reduces_gradients(network, capfd):
     """Once in the forward and once in the backward pass; nothing as large as an activation."""
     state, step, _ = compiled_step(small(network), mesh_of(4, 2))

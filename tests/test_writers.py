@@ -288,6 +288,7 @@ for event in EventFileLoader(sys.argv[1]).Load():
 """
 
 
+@pytest.mark.slow
 def test_tensorboard_reads_the_events(tmp_path):
     """With the real TensorFlow, in processes of their own: some 10 s of a core."""
     done = subprocess.run(

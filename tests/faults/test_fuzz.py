@@ -25,7 +25,7 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 # seeds of the mutations, in `make test` and in `make test-faults`
-FAST = 20
+FAST = 10
 ALL = {"config": 1000, "manifest": 500, "metadata": 500}
 
 
