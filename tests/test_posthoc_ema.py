@@ -92,6 +92,7 @@ def workdir(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_a_run_keeps_what_is_needed_and_the_average_is_found(workdir):
     """The track of width 0.07, from the two others alone."""
     config = run_config()

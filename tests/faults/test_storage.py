@@ -88,7 +88,14 @@ def small_files_only(directory):
     signal.signal(signal.SIGXFSZ, handler)
 
 
-@pytest.mark.parametrize("fault", [something_else_there, mount_lost, small_files_only])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        pytest.param(something_else_there, marks=slow),
+        pytest.param(mount_lost, marks=slow),
+        small_files_only,
+    ],
+)
 def test_failed_saves_are_told_soon_and_later_ones_work(tmp_path, fault):
     directory = tmp_path / "checkpoints"
     checkpoints = Checkpointer(directory, keep=9)
