@@ -1,10 +1,14 @@
 """XLA's flags for simulated CPU devices whose programs compile soon.
 
 Most of the tests' time goes into compilation. Without optimisation XLA is twice as fast at it, and
-with its older emitters of fused loops four times faster again.
+with the older emitters of fused loops, which jaxlib 0.10 still has, four times faster again.
 """
 
-FAST = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+from importlib.metadata import version
+
+FAST = "--xla_backend_optimization_level=0"
+if version("jaxlib").startswith("0.10."):  # an unknown flag ends the process
+    FAST += " --xla_cpu_use_fusion_emitters=false"
 
 
 def xla_flags(devices: int) -> str:
