@@ -301,6 +301,7 @@ def truncate(path):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
+@pytest.mark.slow
 def test_a_flipped_bit_in_any_file_gives_the_exact_state_or_the_one_before(
     two_steps, tmp_path, caplog
 ):

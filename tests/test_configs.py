@@ -72,7 +72,7 @@ def test_the_network_at_full_size(name):
 
 
 # What takes more than ten seconds; networks and conditions like theirs are in the others.
-LONG = ("cifar10", "coco256_latent", "emoji64", "ffhq64", "imagenet64")
+LONG = ("cifar10", "coco256_latent", "emoji64", "ffhq256_latent", "ffhq64", "imagenet64")
 
 
 @pytest.mark.parametrize(

@@ -92,7 +92,9 @@ def test_a_finished_run_is_left_alone(undisturbed, capsys):
     assert_same_arrays(arrays(undisturbed), before)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
 def test_stopped_and_resumed_equals_undisturbed_bitwise(
     undisturbed, tmp_path, monkeypatch, capsys, number
 ):

@@ -58,7 +58,10 @@ def indices_of(images, source):
     return [np.flatnonzero((every == image.ravel()).all(axis=1)).tolist() for image in images]
 
 
-@pytest.mark.parametrize("gradient_only", [False, True], ids=["loss", "gradient"])
+@pytest.mark.parametrize(
+    "gradient_only",
+    [pytest.param(False, id="loss", marks=pytest.mark.slow), pytest.param(True, id="gradient")],
+)
 def test_a_bad_step_is_told_with_its_examples(tmp_path, monkeypatch, caplog, gradient_only):
     config = smoke()
     source, _ = build.data(config)

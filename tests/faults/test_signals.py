@@ -49,7 +49,7 @@ def assert_saved(tmp_path, processes, count):
     ("count", "number", "slurm"),
     [
         (1, TERM, False),
-        (1, INT, False),
+        pytest.param(1, INT, False, marks=slow),
         pytest.param(2, TERM, False, marks=slow),
         pytest.param(2, INT, False, marks=slow),
         pytest.param(2, TERM, True, marks=slow),

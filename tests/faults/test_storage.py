@@ -242,7 +242,10 @@ needs_mounts = pytest.mark.skipif(not CAN_MOUNT, reason="mounting a small disk n
 
 
 @needs_mounts
-@pytest.mark.parametrize(("fault", "number"), [("full", errno.ENOSPC), ("read-only", errno.EROFS)])
+@pytest.mark.parametrize(
+    ("fault", "number"),
+    [("full", errno.ENOSPC), pytest.param("read-only", errno.EROFS, marks=slow)],
+)
 def test_a_person_is_told_in_one_sentence_and_nothing_else(tmp_path, fault, number):
     apart, reason = ["unshare", "--mount"], os.strerror(number)
     done = subprocess.run(
