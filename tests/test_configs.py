@@ -71,7 +71,7 @@ def test_the_network_at_full_size(name):
     build.sampler(config, model)
 
 
-# What takes more than ten seconds; networks and conditions like theirs are in the others.
+# What takes longest; networks and conditions like theirs are in the others.
 LONG = ("cifar10", "coco256_latent", "emoji64", "ffhq256_latent", "ffhq64", "imagenet64")
 
 

@@ -410,7 +410,7 @@ def test_the_command(weights, tmp_path, capsys):
     good = subprocess.run(
         [sys.executable, "-m", "cdt.data.latents", *arguments,
          f"--config.latents.weights={weights}"],
-        cwd=ROOT, capture_output=True, text=True, timeout=300,
+        cwd=ROOT, capture_output=True, text=True, timeout=110,
     )  # fmt: skip
     assert good.returncode == 0, good.stderr
     assert "image 1500/1500" in good.stderr and "297 images encoded" in good.stdout
