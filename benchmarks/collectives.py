@@ -5,14 +5,29 @@ import re
 from collections import Counter
 from typing import NamedTuple
 
+import numpy as np
+
 _KINDS = "all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute|collective-broadcast"
-_COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
+_COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\) -> (.*) \{$")
 _COLLECTIVE = re.compile(rf"= (.*?) ({_KINDS})(-start)?\(")
-_WHILE = re.compile(r"\swhile\(.*body=%?([\w.\-]+)")
+_WHILE = re.compile(r"\swhile\(.*condition=%?([\w.\-]+), body=%?([\w.\-]+)")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
+# A loop over a counter: from nought, in equal steps, below a constant.
+_CONSTANT = re.compile(r"%?([\w.\-]+) = [su]32\[\]\S* constant\((\d+)\)")
+_BELOW = re.compile(r"ROOT .* compare\(%?([\w.\-]+), %?([\w.\-]+)\), direction=LT")
+_OPERANDS = r"%?{} = .*? {}\((.*?)\)(?:, index=(\d+))?(?:,|$)"
 _CALLED = re.compile(r"(?:to_apply|calls|true_computation|false_computation)=%?([\w.\-]+)")
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 _SHAPE = re.compile(r"\b(pred|[a-z]+(\d+)\w*)\[([\d,]*)\]")
+# XLA:TPU spreads a collective over several fusions with products; they share the name of a chain.
+_CHAIN = re.compile(r'chain_id="(\d+)"')
+# Who sends to whom, in one of three notations.
+_LISTED = re.compile(r"(?:replica_groups|source_target_pairs)=\{(\{[\d,{}]*\})?\}")
+_IOTA = re.compile(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
+_MESH = re.compile(
+    r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\(\[([\d,]+)\](?:T\(([\d,]+)\))?\))?"
+    r" \{([^}]*)\}"
+)
 
 
 class Collective(NamedTuple):
@@ -22,26 +37,36 @@ class Collective(NamedTuple):
     shapes: tuple[tuple[int, ...], ...]  # of the result on each device
     num_bytes: int  # of the result on each device
     times: int  # in loops whose length is known: how often
+    beside: bool  # whether the device computes meanwhile
+    groups: tuple[tuple[int, ...], ...]  # of devices, by their place in the mesh; (): one of all
     op_name: str  # where in the Python program it comes from
 
 
 def collectives(hlo: str) -> list[Collective]:
-    """The collectives of `compiled.as_text()`.
+    """The collectives of `compiled.as_text()`, of a CPU, GPU or TPU.
 
     Raises:
       ValueError: a loop with a collective in it has no known length.
     """
-    bodies = _computations(hlo)
+    bodies, results = _computations(hlo)
     times = _times(bodies)
-    found = []
+    found, chains = [], set()
     for name, lines in bodies.items():
+        # XLA:TPU reduces and scatters in a fusion of this name, written as a reduction and a slice.
+        scatters = name.startswith("all-reduce-scatter")
         for line in lines:
             match = _COLLECTIVE.search(line)
             if match is None:
                 continue
+            if chain := _CHAIN.search(line):
+                if chain[1] in chains:
+                    continue
+                chains.add(chain[1])
             if times[name] is None:
                 raise ValueError(f"a loop of unknown length holds: {line.strip()[:200]}")
-            shapes = _SHAPE.findall(match[1])
+            shapes = _SHAPE.findall(results[name] if scatters else match[1])
+            if match[2] == "collective-permute":  # its start has counters among its results
+                shapes = [shape for shape in shapes if shape[2]]
             if match[3] and match[2] != "all-reduce":  # its result is (operands, results)
                 shapes = shapes[len(shapes) // 2 :]
             dims = tuple(tuple(int(d) for d in s[2].split(",") if d) for s in shapes)
@@ -50,7 +75,15 @@ def collectives(hlo: str) -> list[Collective]:
             )
             op_name = re.search(r'op_name="([^"]*)"', line)
             found.append(
-                Collective(match[2], dims, num_bytes, times[name], op_name[1] if op_name else "")
+                Collective(
+                    kind="reduce-scatter" if scatters else match[2],
+                    shapes=dims,
+                    num_bytes=num_bytes,
+                    times=times[name],
+                    beside=bool(chain or match[3]),
+                    groups=_groups(line),
+                    op_name=op_name[1] if op_name else "",
+                )
             )
     return found
 
@@ -63,17 +96,42 @@ def total_bytes(found: list[Collective]) -> Counter:
     return total
 
 
-def _computations(hlo: str) -> dict[str, list[str]]:
-    """{name: its lines}; the entry's name is ""."""
-    bodies, current = {}, None
+def sent_bytes(collective: Collective, num_devices: int, domain: int) -> tuple[float, float]:
+    """(bytes a device sends within a domain of fast links, bytes it sends beyond) in one run.
+
+    The best that a ring can do: of n devices, each sends (n - 1) / n of what is gathered or
+    scattered, and twice that of what is reduced. Where a group reaches over several domains,
+    devices of one domain first share the work, so that each sends only its part of it beyond.
+
+    Args:
+      collective: of a program on `num_devices`.
+      num_devices: all.
+      domain: how many devices, neighbours in number, fast links join.
+    """
+    groups = np.array(collective.groups or [range(num_devices)])
+    if collective.kind in ("collective-permute", "collective-broadcast"):
+        far = np.any(groups // domain != groups[:, :1] // domain)
+        size = collective.num_bytes * collective.times
+        return (0.0, size) if far else (size, 0.0)
+    n = groups.shape[1]
+    near = int((groups[0] // domain == groups[0, 0] // domain).sum())
+    size = collective.num_bytes * collective.times
+    size *= {"all-reduce": 2, "reduce-scatter": n}.get(collective.kind, 1)
+    return size * (near - 1) / near, size / near * (1 - near / n)
+
+
+def _computations(hlo: str) -> tuple[dict[str, list[str]], dict[str, str]]:
+    """({name: its lines}, {name: the shape of its result}); the entry's name is ""."""
+    bodies, results, current = {}, {}, None
     for line in hlo.splitlines():
         if header := _COMPUTATION.match(line):
-            current = bodies.setdefault("" if header[1] else header[2], [])
+            name = "" if header[1] else header[2]
+            current, results[name] = bodies.setdefault(name, []), header[3]
         elif line.startswith("}"):
             current = None
         elif current is not None:
             current.append(line)
-    return bodies
+    return bodies, results
 
 
 def _times(bodies: dict[str, list[str]]) -> dict[str, int | None]:
@@ -85,8 +143,8 @@ def _times(bodies: dict[str, list[str]]) -> dict[str, int | None]:
         times[name] = None if known is None or count is None else known + count
         for line in bodies[name]:
             if loop := _WHILE.search(line):
-                trips = _TRIPS.search(line)
-                enter(loop[1], count * int(trips[1]) if trips and count is not None else None)
+                trips = _trips(line, bodies[loop[1]], bodies[loop[2]])
+                enter(loop[2], None if trips is None or count is None else count * trips)
             called = _CALLED.findall(line)
             if branches := _BRANCHES.search(line):
                 called += [name.strip(" %") for name in branches[1].split(",")]
@@ -95,3 +153,61 @@ def _times(bodies: dict[str, list[str]]) -> dict[str, int | None]:
 
     enter("", 1)
     return times
+
+
+def _trips(loop: str, condition: list[str], body: list[str]) -> int | None:
+    """How often a loop runs, as XLA says, or as its counter tells."""
+    if known := _TRIPS.search(loop):
+        return int(known[1])
+    if (below := _BELOW.search(condition[-1])) is None:
+        return None
+    limit = _constants(condition).get(below[2])
+    counter = _defined(condition, below[1], "get-tuple-element")
+    results = re.findall(r"%([\w.\-]+)", body[-1].split(" tuple(")[-1])
+    added = counter and _defined(body, results[int(counter[2])], "add")
+    steps = re.findall(r"%([\w.\-]+)", added[1]) if added else []
+    step = next((_constants(body)[name] for name in steps if name in _constants(body)), None)
+    return None if limit is None or step is None else -(-limit // step)
+
+
+def _defined(lines: list[str], name: str, op: str) -> re.Match | None:
+    """(operands, index) of the instruction of that name, if it is of that kind."""
+    pattern = re.compile(_OPERANDS.format(re.escape(name), op))
+    return next((match for line in lines if (match := pattern.search(line))), None)
+
+
+def _constants(lines: list[str]) -> dict[str, int]:
+    return {match[1]: int(match[2]) for line in lines if (match := _CONSTANT.search(line))}
+
+
+def _groups(line: str) -> tuple[tuple[int, ...], ...]:
+    """The devices that a collective joins, one row a group; () for a group of all."""
+    if listed := _LISTED.search(line):
+        rows = re.findall(r"\{([\d,]+)\}", listed[1] or "")
+        return tuple(tuple(_integers(row)) for row in rows)
+    if iota := _IOTA.search(line):
+        return _rows(_counted(iota[2], iota[3]).reshape(_integers(iota[1])))
+    if mesh := _MESH.search(line):
+        axes = {name: int(size) for name, size in re.findall(r"'([^']+)'=(\d+)", mesh[1])}
+        devices = _counted(mesh[2] or ",".join(map(str, axes.values())), mesh[3])
+        inner = [list(axes).index(name) for name in re.findall(r"'([^']+)'", mesh[4])]
+        outer = [axis for axis in range(len(axes)) if axis not in inner]
+        size = math.prod(list(axes.values())[axis] for axis in inner)
+        devices = devices.reshape(list(axes.values())).transpose(outer + inner)
+        return _rows(devices.reshape(-1, size))
+    raise ValueError(f"no groups of devices that are understood: {line.strip()[:300]}")
+
+
+def _counted(shape: str, order: str | None) -> np.ndarray:
+    """0, 1, 2, ... in a shape, its axes then in another order."""
+    dims = _integers(shape)
+    counted = np.arange(math.prod(dims)).reshape(dims)
+    return counted.transpose(_integers(order)) if order else counted
+
+
+def _rows(groups: np.ndarray) -> tuple[tuple[int, ...], ...]:
+    return tuple(tuple(row) for row in groups.tolist())
+
+
+def _integers(text: str) -> list[int]:
+    return [int(number) for number in text.split(",")]

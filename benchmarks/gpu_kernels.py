@@ -3,37 +3,19 @@
     JAX_PLATFORMS=cpu python -m benchmarks.gpu_kernels --case dit_xl2 --set model.depth=2 \
       --set model.unroll=True
 
-Needs the CUDA plugin (jax[cuda13]) and no GPU: XLA compiles for the H100 described below, without
-autotuning. Lists the kernels of at least --megabytes in the order in which they run, with the bytes
+Needs the CUDA plugin (jax[cuda13]) and no GPU: XLA compiles for an H100, without autotuning (see
+benchmarks/targets.py). Lists the kernels of at least --megabytes in the order in which they run, with the bytes
 of their operands and results, and the sum of each kind. A kernel that only moves memory takes its
 bytes over about 3 TB/s there. DiTs alone: cuDNN's convolutions were not tried.
 """
 
 import argparse
-import os
 import re
 from collections import Counter
 from typing import NamedTuple
-from unittest import mock
 
-import jax
-import jax.numpy as jnp
-
-_H100 = """
-gpu_device_info {
-  threads_per_block_limit: 1024 threads_per_warp: 32 shared_memory_per_block: 49152
-  shared_memory_per_core: 233472 threads_per_core_limit: 2048 core_count: 132 fpus_per_core: 128
-  block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
-  memory_bandwidth: 3352320000000 l2_cache_size: 52428800 clock_rate_ghz: 1.98
-  device_memory_size: 84929347584 shared_memory_per_block_optin: 232448
-  cuda_compute_capability { major: 9 } registers_per_core_limit: 65536
-  registers_per_block_limit: 65536
-}
-platform_name: "CUDA"
-dnn_version_info { major: 9 minor: 12 patch: 0 }
-runtime_version { major: 13 minor: 0 patch: 0 }
-device_description_str: "NVIDIA H100 80GB HBM3"
-"""
+from benchmarks import targets
+from benchmarks.cases import CASES, case_config, parse_overrides
 
 _INSTRUCTION = re.compile(r"\s*(?:ROOT )?%?([\w.\-]+) = (\([^=]*?\)|\S+) ([\w\-]+)\((.*?)\)(.*)$")
 _ARRAY = re.compile(r"\b(pred|[a-z]+(\d+))\[([\d,]*)\]")
@@ -90,49 +72,15 @@ def _num_bytes(shape: str) -> int:
     return total
 
 
-def compiled_hlo(name: str, overrides: dict) -> str:
-    """The optimised program of a case's train step on one H100."""
-    from jax.experimental import topologies
-
-    from benchmarks.cases import case_config, first_batch
-    from cdt import build
-    from cdt.compilation import compile_program
-    from cdt.models import layers
-
-    topology = topologies.get_topology_desc(platform="cuda", target_config=_H100, topology="1x1x1")
-    place = jax.sharding.SingleDeviceSharding(topology.devices[0])
-
-    def abstract(tree):
-        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), tree)
-
-    with (
-        mock.patch.object(jax, "default_backend", lambda: "gpu"),
-        mock.patch.object(
-            layers, "has_fused_attention", lambda dtype, head_dim: dtype == jnp.bfloat16
-        ),
-    ):
-        config = case_config(name, **overrides)
-        batch, size = first_batch(config)
-        model = build.model(config)
-        parts = build.training(config, model, 1, size, build.open_all_at(config, size))
-        state = abstract(jax.eval_shape(parts.init, jax.random.key(0)))
-        lowered = jax.jit(parts.step, donate_argnums=0).lower(state, abstract(batch))
-        return compile_program(lowered).as_text()
-
-
 def main() -> None:
-    # Without a device there is nothing to try kernels on.
-    os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_gpu_autotune_level=0"
-
-    from benchmarks.cases import CASES, parse_overrides
-
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     dits = [name for name in CASES if name.startswith("dit")]
     parser.add_argument("--case", choices=dits, default="dit_xl2")
     parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="config")
     parser.add_argument("--megabytes", type=float, default=100.0)
     args = parser.parse_args()
-    found = kernels(compiled_hlo(args.case, parse_overrides(args.set)))
+    config = case_config(args.case, **{"model.dtype": "bfloat16"} | parse_overrides(args.set))
+    found = kernels(targets.compiled_step(config, targets.CHIPS["h100"]).as_text())
     totals = Counter()
     for kernel in found:
         totals[kernel.kind] += kernel.num_bytes
@@ -148,4 +96,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    targets.prepare_environment()
     main()

@@ -1,104 +1,138 @@
 """On paper: the MFU that a DiT can be expected to reach on many chips.
 
-    python -m benchmarks.roofline [--case dit_xl2] [--batch_per_chip 32] [--efficiency 0.45]
+    JAX_PLATFORMS=cpu python -m benchmarks.roofline [--chip v5e --chips 64] [--case dit_xl2] \
+      [--batch_per_chip 32] [--efficiency 0.45] [--set model.unroll=True] [--out FILE.json]
 
-A step computes for FLOPs / (peak * efficiency), the efficiency being what one chip reaches, and
-sends what the compiled programs send (docs/benchmarks.md, "Collectives"): with fsdp parameters are
-gathered in the forward and in the backward pass and gradients reduced and scattered; replicas
-reduce the gradients, first within a domain of fast links, then their shares between domains. All of
-it is counted in float32, and n chips send (n - 1) / n of what passes around their ring. MFU is
-given for communication that hides behind computation not at all and wholly: the truth lies between.
+For each machine the train step is compiled as for the real one (benchmarks/targets.py: needs libtpu
+or the CUDA plugin, and no such chip), which tells the memory that it takes and what it sends. A
+step computes for FLOPs / (peak * efficiency), the efficiency being what one chip reaches, and sends
+what the program sends at the rate of the links. MFU is given for sending that hides behind
+computing not at all, and as far as the program sends while it computes.
+
+Where --fsdp does not say otherwise, the state is split over as few chips as hold it in a quarter of
+their memory. Of the choices of `model.remat` the first is taken whose step fits.
 """
 
 import argparse
+import time
 from typing import NamedTuple
 
 import jax
+from ml_collections import ConfigDict
 
-from benchmarks.cases import case_config
+from benchmarks import records, targets
+from benchmarks.cases import case_config, parse_overrides
+from benchmarks.collectives import collectives, sent_bytes
 from benchmarks.flops import forward_flops
 from cdt import build
+from cdt.memory import USABLE, Memory, planned_memory
+from cdt.models.remat import REMATS
 
-
-class Chip(NamedTuple):
-    """Data sheets; links as in Austin et al. 2025, "How to Scale Your Model"."""
-
-    name: str
-    peak: float  # bfloat16 FLOP/s
-    memory: float  # bytes
-    link: float  # bytes/s that a chip sends within a domain: both directions of a torus' axis
-    domain: int  # chips that such links join
-    network: float  # bytes/s of a chip's share of what joins domains
-
-
-CHIPS = (
-    Chip("v5e", 197e12, 16e9, 90e9, 256, 3.1e9),
-    Chip("v5p", 459e12, 95e9, 180e9, 8960, 6.2e9),
-    Chip("Trillium", 918e12, 32e9, 180e9, 256, 12.5e9),
-    Chip("H100", 989e12, 80e9, 450e9, 8, 50e9),
-)
 NUM_CHIPS = (1, 8, 64, 256, 1024)
-AVERAGES = 1
 FLOAT = 4  # bytes
+GB = 1e9
 
 
-def share(n: int) -> float:
-    """What each of n chips sends of the bytes that pass around their ring."""
-    return (n - 1) / n
+class Program(NamedTuple):
+    """What a compiled train step says of itself, and what follows for its time."""
+
+    remat: str
+    memory: Memory
+    sent: float  # bytes that a chip sends in a step
+    sending: float  # seconds
+    hidden: float  # of these, those in which it may compute meanwhile
+    compile_seconds: float
 
 
-def communication(num_params: int, n: int, fsdp: int, chip: Chip) -> tuple[float, float]:
-    """(bytes that a chip sends in a step, the seconds this takes).
+def fitting(config: ConfigDict, chip: targets.Chip, number: int, fsdp: int) -> Program | None:
+    """The step with the least rematerialisation that the chip's memory holds; None: with none."""
+    for remat in REMATS:
+        config.model.remat = remat
+        began = time.perf_counter()
+        try:
+            step = targets.compiled_step(config, chip, number, fsdp)
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            continue
+        memory = planned_memory(step)
+        if chip.platform == "cuda" and memory.total > USABLE * chip.memory:
+            continue
+        seconds = time.perf_counter() - began
+        sent = sending = hidden = 0.0
+        for collective in collectives(step.as_text()):
+            near, far = sent_bytes(collective, number, chip.domain)
+            took = near / chip.link + far / chip.network
+            sent += near + far
+            sending += took
+            hidden += took * collective.beside
+        return Program(remat, memory, sent, sending, hidden, seconds)
+    return None
 
-    Args:
-      num_params: of the network.
-      n: chips.
-      fsdp: of them, those that split the parameters, in one domain; n / fsdp replicas.
-      chip: which.
-    """
-    size = FLOAT * num_params
-    near = min(n, chip.domain) // fsdp  # replicas in a domain
-    far = n // (near * fsdp)  # domains
-    within = 3 * size * share(fsdp) + 2 * size / fsdp * share(near)
-    between = 2 * size / (fsdp * near) * share(far)
-    return within + between, within / chip.link + between / chip.network
+
+def fewest(state: float, chip: targets.Chip, number: int) -> int:
+    """As few of the chips as hold the state's bytes in a quarter of their memory."""
+    fsdp = 1
+    while state / fsdp > chip.memory / 4 and fsdp < min(number, chip.domain):
+        fsdp *= 2
+    return fsdp
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--chip", choices=[*targets.CHIPS], action="append")
+    parser.add_argument("--chips", type=int, choices=NUM_CHIPS, action="append", help="how many")
+    parser.add_argument("--fsdp", type=int, help="chips that share the state, not the fewest")
     parser.add_argument("--case", default="dit_xl2")
     parser.add_argument("--batch_per_chip", type=int, default=32)
     parser.add_argument("--efficiency", type=float, default=0.45, help="MFU of one chip")
+    parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="config")
+    parser.add_argument("--out", help="JSON file to add the records to")
     args = parser.parse_args()
 
-    config = case_config(args.case)
+    overrides = {"model.dtype": "bfloat16"} | parse_overrides(args.set)
+    config = case_config(args.case, **overrides)
     shapes = jax.eval_shape(build.model(config).init, jax.random.key(0))
     num_params = sum(leaf.size for leaf in jax.tree.leaves(shapes))
-    flops = 3 * args.batch_per_chip * forward_flops(config)
-    state = FLOAT * num_params * (3 + AVERAGES)  # parameters, two moments, averages
-    print(f"{args.case}: {num_params / 1e6:.0f} M parameters, {flops / 1e12:.1f} TFLOP a chip")
-    print("| chips | mesh data x fsdp | batch | state a chip | sent a chip | step | MFU |")
-    print("|---|---|---|---|---|---|---|")
-    for chip in CHIPS:
-        computing = flops / (chip.peak * args.efficiency)
-        for n in NUM_CHIPS:
-            # As few chips share the state as hold it in a quarter of their memory.
-            fsdp = 1
-            while state / fsdp > chip.memory / 4 and fsdp < min(n, chip.domain):
-                fsdp *= 2
-            sent, sending = communication(num_params, n, fsdp, chip)
-            mfu = [flops / s / chip.peak for s in (computing + sending, max(computing, sending))]
+    forward = args.batch_per_chip * forward_flops(config)
+    state = FLOAT * num_params * 4  # parameters, two moments, one average
+    print(
+        f"{args.case}: {num_params / 1e6:.0f} M parameters, {3 * forward / 1e12:.1f} TFLOP a chip"
+    )
+    print("| chips | mesh data x fsdp | batch | remat | memory | sent a chip | step | MFU |")
+    print("|---|---|---|---|---|---|---|---|")
+    for name in args.chip or targets.CHIPS:
+        chip = targets.CHIPS[name]
+        for number in args.chips or NUM_CHIPS:
+            fsdp = args.fsdp or fewest(state, chip, number)
+            config.train.batch_size = number * args.batch_per_chip
+            program = fitting(config, chip, number, fsdp)
+            start = f"| {number} {name} | {number // fsdp} x {fsdp} | {config.train.batch_size:,} "
+            if program is None:
+                print(f"{start}| does not fit | | | | |", flush=True)
+                continue
+            passes = 4 if program.remat == "block" else 3
+            computing = passes * forward / (chip.peak * args.efficiency)
+            shown = program.sending - program.hidden
+            steps = (computing + program.sending, max(computing, program.hidden) + shown)
+            mfu = [3 * forward / seconds / chip.peak for seconds in steps]
             cells = (
-                f"{n} {chip.name}",
-                f"{n // fsdp} x {fsdp}",
-                f"{n * args.batch_per_chip:,}",
-                f"{state / fsdp / 1e9:.1f} GB",
-                f"{sent / 1e9:.2f} GB",
-                f"{1e3 * computing:.0f} + {1e3 * sending:.0f} ms",
+                program.remat,
+                f"{program.memory.arguments / GB:.1f} + {program.memory.temporary / GB:.1f} GB",
+                f"{program.sent / GB:.2f} GB",
+                f"{1e3 * computing:.0f} + {1e3 * program.sending:.0f} ms",
                 f"{100 * mfu[0]:.0f}-{100 * mfu[1]:.0f} %",
             )
-            print(f"| {' | '.join(cells)} |")
+            print(f"{start}| {' | '.join(cells)} |", flush=True)
+            records.append(
+                args.out,
+                "roofline",
+                {"case": args.case, "chip": name, "number": number, "fsdp": fsdp, "mfu": mfu}
+                | {"batch_size": config.train.batch_size, "computing_seconds": computing}
+                | program._replace(memory=program.memory._asdict())._asdict(),
+            )
 
 
 if __name__ == "__main__":
+    targets.prepare_environment()
     main()

@@ -6,7 +6,7 @@ import jax
 
 _GIB = 2**30
 # What the allocator loses to fragments, and other programs of a run take, on a device that is full.
-_USABLE = 0.92
+USABLE = 0.92
 
 
 class Memory(NamedTuple):
@@ -45,7 +45,7 @@ def describe(memory: Memory, limit: int | None) -> str:
     if limit is None:
         return line
     line += f" of {limit / _GIB:.2f}"
-    if memory.total <= _USABLE * limit:
+    if memory.total <= USABLE * limit:
         return line
     if memory.arguments > memory.temporary:
         advice = "--config.mesh.fsdp splits the state over more devices"

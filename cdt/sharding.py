@@ -1,10 +1,13 @@
 """The device mesh, who holds which part of the state, and host batches as global arrays."""
 
+import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -16,7 +19,7 @@ def make_mesh(data: int, fsdp: int, devices: Sequence[jax.Device] | None = None)
 
     Args:
       data, fsdp: sizes; -1, at most once, is whatever the other leaves over.
-      devices: default all.
+      devices: default all; those of one slice of a TPU or one node of GPUs become neighbours.
 
     Raises:
       ValueError: the sizes do not multiply to the number of devices.
@@ -32,8 +35,26 @@ def make_mesh(data: int, fsdp: int, devices: Sequence[jax.Device] | None = None)
             f"A mesh of data={data} x fsdp={fsdp} does not fit {len(devices)} device(s); the two "
             "must multiply to that number (-1, once, is what is left)."
         )
-    return jax.make_mesh(
-        tuple(sizes), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2, devices=devices
+    return Mesh(
+        _placed(sizes[0], sizes[1], devices), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2
+    )
+
+
+def _placed(data: int, fsdp: int, devices: Sequence[jax.Device]) -> np.ndarray:
+    """The devices as [data, fsdp], such that neighbours in the mesh have fast links.
+
+    Slices of a TPU, or nodes of GPUs, are joined by a network that is slower than the links within
+    them. So replicas are laid over as many of them as there are replicas for, and "fsdp" crosses
+    only what is left: it exchanges the more.
+    """
+    # `jax.make_mesh` places devices of one slice alone, and on a TPU some meshes of it not at all.
+    slices = Counter(getattr(device, "slice_index", 0) for device in devices)
+    if len(slices) == 1 or len(set(slices.values())) > 1:
+        return mesh_utils.create_device_mesh((data, fsdp), devices, allow_split_physical_axes=True)
+    over = math.gcd(data, len(slices))
+    rest = len(slices) // over
+    return mesh_utils.create_hybrid_device_mesh(
+        (data // over, fsdp // rest), (over, rest), devices, allow_split_physical_axes=True
     )
 
 

@@ -1,3 +1,5 @@
+from dataclasses import dataclass
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,6 +21,35 @@ def test_mesh_sizes(given, shape):
 def test_meshes_that_do_not_fit(given):
     with pytest.raises(ValueError, match="does not fit 8 device"):
         sharding.make_mesh(*given)
+
+
+@dataclass(frozen=True, order=True)
+class NodeGpu:
+    """As much of a device as placing it takes: JAX calls the nodes of a GPU cluster slices."""
+
+    id: int
+    slice_index: int
+    platform: str = "gpu"
+    device_kind: str = "NVIDIA H100"
+
+
+@pytest.mark.parametrize(
+    ("slices", "given", "of_fsdp", "of_data"),  # slices that one row, and one column, reaches over
+    [(4, (-1, 1), 1, 4), (4, (-1, 8), 1, 4), (4, (2, 16), 2, 2), (4, (1, 32), 4, 1),
+     (3, (-1, 4), 1, 3), (6, (4, 12), 3, 2)],
+)  # fmt: skip
+def test_the_state_is_split_within_a_slice_where_it_can(slices, given, of_fsdp, of_data):
+    gpus = [NodeGpu(i, i // 8) for i in range(8 * slices)]
+    mesh = sharding.make_mesh(*given, gpus)
+    assert sorted(mesh.devices.flat) == gpus
+    indices = np.vectorize(lambda gpu: gpu.slice_index)(mesh.devices)
+    assert {len(set(row)) for row in indices} == {of_fsdp}
+    assert {len(set(column)) for column in indices.T} == {of_data}
+
+
+def test_slices_of_different_sizes():
+    gpus = [NodeGpu(i, int(i >= 2)) for i in range(6)]
+    assert sharding.make_mesh(-1, 3, gpus).devices.ravel().tolist() == gpus
 
 
 def test_state_is_split_along_the_largest_divisible_dimension():
