@@ -4,9 +4,9 @@
       --set model.unroll=True
 
 Needs the CUDA plugin (jax[cuda13]) and no GPU: XLA compiles for an H100, without autotuning (see
-benchmarks/targets.py). Lists the kernels of at least --megabytes in the order in which they run, with the bytes
-of their operands and results, and the sum of each kind. A kernel that only moves memory takes its
-bytes over about 3 TB/s there. DiTs alone: cuDNN's convolutions were not tried.
+benchmarks/targets.py). Lists the kernels of at least --megabytes in the order in which they run,
+with the bytes of their operands and results, and the sum of each kind. A kernel that only moves
+memory takes its bytes over about 3 TB/s there. DiTs alone: cuDNN's convolutions were not tried.
 """
 
 import argparse
