@@ -141,6 +141,7 @@ def run(
         from cdt import distributed
         from cdt.compilation import use_persistent_cache
         from cdt.lock import locked
+        from cdt.memory import memory_errors
 
         use_persistent_cache(config.compilation_cache)
         distributed.join(
@@ -163,7 +164,11 @@ def run(
             if command is None:
                 writes = mode not in READING_MODES
                 command = getattr(importlib.import_module(f"cdt.{MODES[mode]}"), MODES[mode])
-            with locked(workdir) if writes else nullcontext(), storage_errors():
+            with (
+                locked(workdir) if writes else nullcontext(),
+                storage_errors(),
+                memory_errors(),
+            ):
                 return command(config, workdir)
     except UserError as error:
         print(f"cdt: {error}", file=sys.stderr)

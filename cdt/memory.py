@@ -1,8 +1,12 @@
-"""How much memory a compiled program will take on each device, before it runs."""
+"""How much memory a compiled program will take on each device, and what to do if there is less."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import jax
+
+from cdt.errors import UserError
 
 _GIB = 2**30
 # What the allocator loses to fragments, and other programs of a run take, on a device that is full.
@@ -55,3 +59,24 @@ def describe(memory: Memory, limit: int | None) -> str:
             "--config.train.accumulate=2 halves them"
         )
     return f"{line}, which looks too large: {advice}"
+
+
+@contextmanager
+def memory_errors() -> Iterator[None]:
+    """Turns what JAX raises where a device has too little memory into a UserError.
+
+    A TPU's compiler refuses a program that will not fit; GPUs and CPUs fail as it runs.
+    """
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        reason = str(error).partition("\n")[0]
+        if "RESOURCE_EXHAUSTED" not in reason and "Out of memory" not in reason:
+            raise
+        raise UserError(
+            f"The memory of a device is too small for this ({reason.strip().rstrip('.')}); what "
+            "was saved before is intact. In training --config.model.remat=block, "
+            "--config.train.accumulate=2, a smaller --config.train.batch_size, or more devices "
+            "with --config.mesh.fsdp need less on each; in sampling and evaluation a smaller "
+            "--config.sample.batch_size."
+        ) from error

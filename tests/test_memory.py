@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from cdt.memory import Memory, describe, planned_memory
+from cdt.errors import UserError
+from cdt.memory import Memory, describe, memory_errors, planned_memory
 
 GIB = 2**30
 
@@ -51,3 +52,15 @@ def test_what_is_kept_for_the_backward_pass_is_temporary():
 )
 def test_what_a_person_reads(memory, limit, expected):
     assert re.search(expected, describe(memory, limit))
+
+
+def test_a_device_that_is_too_small():
+    with pytest.raises(UserError, match=r"too small for this \(.*Out of memory.*remat=block"):
+        with memory_errors():
+            jax.jit(lambda: jnp.ones(2**44))().block_until_ready()
+
+
+def test_other_errors_of_the_runtime_are_raised_as_they_are():
+    with pytest.raises(jax.errors.JaxRuntimeError, match="not now"):
+        with memory_errors():
+            raise jax.errors.JaxRuntimeError("UNAVAILABLE: not now")
