@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := runs/digits
 
-.PHONY: train test test-faults test-notebooks test-matrix test-peers docs lint format
+.PHONY: train test test-faults test-notebooks test-matrix test-peers test-tpu docs lint format
 
 $(VENV)/installed: requirements.txt
 	$(PYTHON) -m venv $(VENV)
@@ -44,6 +44,16 @@ test-matrix:
 
 test-peers: .venv-peers/installed
 	.venv-peers/bin/python -m pytest tests/peers
+
+# Programs compiled for slices of TPUs that are not there. Where libtpu is installed, JAX and cdt take
+# the machine for a TPU's, so it has an environment of its own.
+.venv-tpu/installed: requirements.txt requirements-test.txt requirements-tpu.txt
+	$(PYTHON) -m venv .venv-tpu
+	.venv-tpu/bin/python -m pip install -q -r requirements.txt -r requirements-test.txt -r requirements-tpu.txt
+	touch $@
+
+test-tpu: .venv-tpu/installed
+	.venv-tpu/bin/python -m pytest -n 2 tests/tpu
 
 # The site needs neither JAX nor any other requirement of cdt, so it has an environment of its own.
 .venv-docs/installed: requirements-docs.txt

@@ -3,6 +3,7 @@
 import math
 import re
 from collections import Counter
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -88,7 +89,7 @@ def collectives(hlo: str) -> list[Collective]:
     return found
 
 
-def total_bytes(found: list[Collective]) -> Counter:
+def total_bytes(found: Iterable[Collective]) -> Counter:
     """{kind: bytes of the results on each device in one run of the program}."""
     total = Counter()
     for collective in found:
@@ -163,8 +164,12 @@ def _trips(loop: str, condition: list[str], body: list[str]) -> int | None:
         return None
     limit = _constants(condition).get(below[2])
     counter = _defined(condition, below[1], "get-tuple-element")
-    results = re.findall(r"%([\w.\-]+)", body[-1].split(" tuple(")[-1])
-    added = counter and _defined(body, results[int(counter[2])], "add")
+    if counter is None:
+        return None
+    name = re.findall(r"%([\w.\-]+)", body[-1].split(" tuple(")[-1])[int(counter[2])]
+    while copied := _defined(body, name, "copy"):
+        name = copied[1].lstrip("%")
+    added = _defined(body, name, "add")
     steps = re.findall(r"%([\w.\-]+)", added[1]) if added else []
     step = next((_constants(body)[name] for name in steps if name in _constants(body)), None)
     return None if limit is None or step is None else -(-limit // step)

@@ -1,0 +1,29 @@
+"""Where the mesh lies on the slices of a TPU."""
+
+import numpy as np
+import pytest
+
+from benchmarks import targets
+from cdt import sharding
+
+SIZES = [
+    (name, number)
+    for name, chip in targets.CHIPS.items()
+    if chip.platform == "tpu"
+    for number in (1, 8, 64, 256, 1024)
+]
+
+
+@pytest.mark.parametrize("name, number", SIZES)
+def test_every_power_of_two_is_a_mesh(name, number):
+    """And no row of it, which exchanges the parameters, leaves a slice that could hold it."""
+    chip = targets.CHIPS[name]
+    devices = targets.devices(chip, number)
+    fsdp = 1
+    while fsdp <= number:
+        mesh = sharding.make_mesh(-1, fsdp, devices)
+        assert mesh.devices.shape == (number // fsdp, fsdp)
+        assert set(mesh.devices.flat) == set(devices)
+        slices = np.vectorize(lambda device: getattr(device, "slice_index", 0))(mesh.devices)
+        assert {len(set(row)) for row in slices} == {max(1, fsdp // chip.domain)}
+        fsdp *= 2
