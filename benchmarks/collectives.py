@@ -22,6 +22,8 @@ _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 _SHAPE = re.compile(r"\b(pred|[a-z]+(\d+)\w*)\[([\d,]*)\]")
 # XLA:TPU spreads a collective over several fusions with products; they share the name of a chain.
 _CHAIN = re.compile(r'chain_id="(\d+)"')
+# What keeps a GPU or a TPU busy: products, and attention.
+_PRODUCT = re.compile(r"__cublas|__cudnn|= \S+ fusion\(.*(?:%dynamic_slice_fusion|kind=kOutput)")
 # Who sends to whom, in one of three notations.
 _LISTED = re.compile(r"(?:replica_groups|source_target_pairs)=\{(\{[\d,{}]*\})?\}")
 _IOTA = re.compile(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
@@ -38,7 +40,7 @@ class Collective(NamedTuple):
     shapes: tuple[tuple[int, ...], ...]  # of the result on each device
     num_bytes: int  # of the result on each device
     times: int  # in loops whose length is known: how often
-    beside: bool  # whether the device computes meanwhile
+    beside: bool  # whether the device computes products meanwhile
     groups: tuple[tuple[int, ...], ...]  # of devices, by their place in the mesh; (): one of all
     op_name: str  # where in the Python program it comes from
 
@@ -55,7 +57,7 @@ def collectives(hlo: str) -> list[Collective]:
     for name, lines in bodies.items():
         # XLA:TPU reduces and scatters in a fusion of this name, written as a reduction and a slice.
         scatters = name.startswith("all-reduce-scatter")
-        for line in lines:
+        for place, line in enumerate(lines):
             match = _COLLECTIVE.search(line)
             if match is None:
                 continue
@@ -81,7 +83,7 @@ def collectives(hlo: str) -> list[Collective]:
                     shapes=dims,
                     num_bytes=num_bytes,
                     times=times[name],
-                    beside=bool(chain or match[3]),
+                    beside=bool(chain or (match[3] and _overlapped(lines, place))),
                     groups=_groups(line),
                     op_name=op_name[1] if op_name else "",
                 )
@@ -183,6 +185,17 @@ def _defined(lines: list[str], name: str, op: str) -> re.Match | None:
 
 def _constants(lines: list[str]) -> dict[str, int]:
     return {match[1]: int(match[2]) for line in lines if (match := _CONSTANT.search(line))}
+
+
+def _overlapped(lines: list[str], start: int) -> bool:
+    """Whether a product is scheduled between the start of a collective and its end."""
+    name = lines[start].strip().removeprefix("ROOT ").partition(" = ")[0]
+    for line in lines[start + 1 :]:
+        if "-done(" in line and f"({name})" in line:
+            return False
+        if _PRODUCT.search(line):
+            return True
+    return False
 
 
 def _groups(line: str) -> tuple[tuple[int, ...], ...]:
