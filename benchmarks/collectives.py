@@ -205,7 +205,8 @@ def _groups(line: str) -> tuple[tuple[int, ...], ...]:
         return tuple(tuple(_integers(row)) for row in rows)
     if iota := _IOTA.search(line):
         return _rows(_counted(iota[2], iota[3]).reshape(_integers(iota[1])))
-    if mesh := _MESH.search(line):
+    mesh = _MESH.search(line)
+    if mesh and ":" not in mesh[4]:  # which would be a part of an axis
         axes = {name: int(size) for name, size in re.findall(r"'([^']+)'=(\d+)", mesh[1])}
         devices = _counted(mesh[2] or ",".join(map(str, axes.values())), mesh[3])
         inner = [list(axes).index(name) for name in re.findall(r"'([^']+)'", mesh[4])]
