@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Everything in benchmarks/ that needs a GPU or TPU, in one call of under 25 minutes.
 #
-#     benchmarks/accelerator.sh OUT.json [PYTHON]
+#     benchmarks/accelerator.sh OUT.json [PYTHON] [REGEX]
 #
+# With a regular expression only those whose command it matches, such as 'adm64|dit_l2|eager'.
 # Each measurement is a process of its own, so that each has the whole memory; one that fails or
 # runs out of time leaves the others be, and is named at the end. What matters most comes first;
 # ADM comes last, as the search for its convolutions takes minutes. PyTorch's peers run where torch
@@ -10,6 +11,7 @@
 set -euo pipefail
 out=${1:?give the JSON file to write}
 python=${2:-python}
+only=${3:-}
 cd "$(dirname "$0")/.."
 cache=$(mktemp -d)
 trap 'rm -rf -- "${cache:?}"' EXIT
@@ -17,6 +19,7 @@ export JAX_COMPILATION_CACHE_DIR="$cache"
 failed=()
 
 measure() { # SECONDS ARGUMENT...
+  [[ "${*:2}" =~ $only ]] || return 0
   timeout "$1" "$python" -m "${@:2}" --out "$out" || failed+=("${*:2}")
 }
 
