@@ -23,7 +23,7 @@ from ml_collections import ConfigDict
 from benchmarks import records, targets
 from benchmarks.cases import case_config, parse_overrides
 from benchmarks.collectives import collectives, sent_bytes
-from benchmarks.flops import forward_flops
+from benchmarks.flops import forward_flops, peak_flops
 from cdt import build
 from cdt.memory import USABLE, Memory, planned_memory
 from cdt.models.remat import REMATS
@@ -99,28 +99,32 @@ def main() -> None:
     print(
         f"{args.case}: {num_params / 1e6:.0f} M parameters, {3 * forward / 1e12:.1f} TFLOP a chip"
     )
-    print("| chips | mesh data x fsdp | batch | remat | memory | sent a chip | step | MFU |")
-    print("|---|---|---|---|---|---|---|---|")
+    print(
+        "| chips | mesh data x fsdp | batch | remat | memory | sent a chip | step | beside | MFU |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|")
     for name in args.chip or targets.CHIPS:
         chip = targets.CHIPS[name]
+        peak = peak_flops(targets.devices(chip, 1)[0])
         for number in args.chips or NUM_CHIPS:
             fsdp = args.fsdp or fewest(state, chip, number)
             config.train.batch_size = number * args.batch_per_chip
             program = fitting(config, chip, number, fsdp)
             start = f"| {number} {name} | {number // fsdp} x {fsdp} | {config.train.batch_size:,} "
             if program is None:
-                print(f"{start}| does not fit | | | | |", flush=True)
+                print(f"{start}| does not fit | | | | | |", flush=True)
                 continue
             passes = 4 if program.remat == "block" else 3
-            computing = passes * forward / (chip.peak * args.efficiency)
+            computing = passes * forward / (peak * args.efficiency)
             shown = program.sending - program.hidden
             steps = (computing + program.sending, max(computing, program.hidden) + shown)
-            mfu = [3 * forward / seconds / chip.peak for seconds in steps]
+            mfu = [3 * forward / seconds / peak for seconds in steps]
             cells = (
                 program.remat,
                 f"{program.memory.arguments / GB:.1f} + {program.memory.temporary / GB:.1f} GB",
                 f"{program.sent / GB:.2f} GB",
                 f"{1e3 * computing:.0f} + {1e3 * program.sending:.0f} ms",
+                f"{1e3 * program.hidden:.0f} ms",
                 f"{100 * mfu[0]:.0f}-{100 * mfu[1]:.0f} %",
             )
             print(f"{start}| {' | '.join(cells)} |", flush=True)

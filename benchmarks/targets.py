@@ -43,7 +43,6 @@ class Chip(NamedTuple):
 
     name: str
     platform: str  # "tpu" or "cuda"
-    peak: float  # bfloat16 FLOP/s
     memory: float  # bytes
     link: float  # bytes/s that a chip sends within a domain: both directions of a torus' axis
     domain: int  # chips that such links join
@@ -51,18 +50,26 @@ class Chip(NamedTuple):
     layouts: dict[int, str]  # number of chips: how those of one domain lie
 
 
-_SQUARES = {1: "1x1", 8: "2x4", 16: "4x4", 64: "8x8", 256: "16x16"}
+_SQUARES = {1: "1x1", 8: "2x4", 64: "8x8", 256: "16x16"}
 _CUBES = {1: "1x1x1", 8: "2x2x2", 64: "4x4x4", 256: "4x8x8", 1024: "8x8x16"}
 CHIPS = {
-    "v5e": Chip("v5e", "tpu", 197e12, 16e9, 90e9, 256, 3.1e9, _SQUARES),
-    "v5p": Chip("v5p", "tpu", 459e12, 95e9, 180e9, 8960, 6.2e9, _CUBES),
-    "v6e": Chip("v6e", "tpu", 918e12, 32e9, 180e9, 256, 12.5e9, _SQUARES),
-    "h100": Chip("h100", "cuda", 989e12, 80e9, 450e9, 8, 50e9, {}),
+    chip.name: chip
+    for chip in (
+        Chip("v5e", "tpu", 16e9, 90e9, 256, 3.1e9, _SQUARES),
+        Chip("v5p", "tpu", 95e9, 180e9, 8960, 6.2e9, _CUBES),
+        Chip("v6e", "tpu", 32e9, 180e9, 256, 12.5e9, _SQUARES),
+        Chip("h100", "cuda", 80e9, 450e9, 8, 50e9, {}),
+    )
 }
 
 
 def devices(chip: Chip, number: int) -> list[jax.Device]:
-    """Abstract devices, neighbours in number within a domain."""
+    """Abstract devices, neighbours in number within a domain.
+
+    Args:
+      chip: which.
+      number: one of its `layouts`, or whole domains.
+    """
     if chip.platform == "cuda":
         near = min(number, chip.domain)
         return topologies.get_topology_desc(
