@@ -8,6 +8,7 @@ Durations are strings: "2000" or "2000 steps", "500_000 examples", "30 epochs".
 
 import difflib
 import json
+import math
 from collections.abc import Iterable
 
 from etils import epath
@@ -276,6 +277,7 @@ _ELEMENTS = {
     "sample.prompts": str,
     "timesteps.edges": float,
 }
+_MAY_BE_INFINITE = {"sample.churn_max"}  # no upper end, as is EDM's own default
 
 
 def _is_a(kind: type, value: object) -> bool:
@@ -287,7 +289,7 @@ def check_keys(config: ConfigDict) -> None:
     """Raises UserError unless the config has exactly the schema's keys, with values of its types.
 
     An int is accepted where the schema has a float, a list where it has a tuple, whose elements are
-    then checked too.
+    then checked too. Numbers are finite, but for those in _MAY_BE_INFINITE.
     """
     known, given = flatten(default_config()), flatten(config)
     for key in given:
@@ -304,6 +306,8 @@ def check_keys(config: ConfigDict) -> None:
                 f"config.{key} is {value!r}, a {type(value).__name__}; it must be a "
                 f"{type(default).__name__} such as {default!r}."
             )
+        if isinstance(value, float) and not math.isfinite(value) and key not in _MAY_BE_INFINITE:
+            raise UserError(f"config.{key} is {value}; give a finite number such as {default!r}.")
         kind = _ELEMENTS.get(key)
         if kind is None or not isinstance(value, Iterable):
             continue
@@ -313,6 +317,8 @@ def check_keys(config: ConfigDict) -> None:
                     f"config.{key} holds {element!r}, a {type(element).__name__}; its elements "
                     f"must be of type {kind.__name__}."
                 )
+            if isinstance(element, float) and not math.isfinite(element):
+                raise UserError(f"config.{key} holds {element}; give finite numbers.")
 
 
 def with_fitted_edges(config: ConfigDict) -> None:

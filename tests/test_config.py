@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -61,6 +62,20 @@ def test_elements_of_another_type(key, value):
         schema.check_keys(config)
 
 
+@pytest.mark.parametrize(
+    "key, value",
+    [("optim.lr", np.nan), ("process.p_mean", -np.inf), ("ema.decays", (0.9, np.nan))],
+)
+def test_numbers_are_finite(key, value):
+    config = default_config()
+    config.update_from_flattened_dict({key: value})
+    with pytest.raises(UserError, match=rf"config.{key} (is|holds) -?(nan|inf); give .*finite"):
+        schema.check_keys(config)
+    config = default_config()
+    config.sample.churn_max = np.inf
+    schema.check_keys(config)
+
+
 def test_every_tuple_has_a_type_for_its_elements():
     defaults = schema.flatten(default_config())
     assert schema._ELEMENTS.keys() == {k for k, v in defaults.items() if isinstance(v, tuple)}
@@ -115,6 +130,9 @@ def test_any_value_is_of_the_right_type_or_one_sentence(key, value):
     if fits and isinstance(default, tuple):
         kinds = {float: (float, int)}.get(schema._ELEMENTS[key], schema._ELEMENTS[key])
         fits = all(isinstance(element, kinds) for element in value)
+    numbers = value if isinstance(value, (tuple, list)) else (value,)
+    if fits and key != "sample.churn_max":
+        fits = all(np.isfinite(x) for x in numbers if isinstance(x, float))
     try:
         schema.check_keys(config)
     except UserError as error:

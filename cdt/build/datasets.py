@@ -6,7 +6,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from cdt import sharding
-from cdt.build.choices import choose
+from cdt.build.choices import at_least, choose
 from cdt.build.latents import autoencoder_sha256, scaling_record
 from cdt.data import sources
 from cdt.data.bad_examples import Examples
@@ -78,6 +78,7 @@ def source(config: ConfigDict, split: str) -> sources.Source:
 
 def data(config: ConfigDict) -> tuple[sources.Source, sources.Source]:
     """The training and the held-out source, checked against the config."""
+    at_least(config, "seed", 0)  # which NumPy's generators, that order the batches, ask for
     train = source(config, config.data.train_split)
     test = source(config, config.data.test_split)
     if train.text and test.text and train.text.manifest.encoding != test.text.manifest.encoding:

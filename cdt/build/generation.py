@@ -56,6 +56,8 @@ def sampler(config: ConfigDict, model: Model) -> Callable[[PyTree, Array, Condit
     Image i depends on `sample.seed`, i and its condition alone: not on the batch or the devices.
     """
     c = config.sample
+    for key in ("sample.num", "sample.batch_size"):
+        at_least(config, key, 1)
     sample_levels, run = _levels_and_sampler(config, model.process)
     guided = c.guidance != 1.0
     if guided and not model.null:
@@ -128,6 +130,7 @@ def _levels_and_sampler(
             f"'{process.name}'; only 'heun' on 'edm' churns, by 0 or more: set it to 0."
         )
     if c.sampler == "ddim":
+        at_least(config, "sample.eta", 0)
         run = functools.partial(run, eta=c.eta)
     elif c.churn:
         run = functools.partial(
@@ -138,5 +141,6 @@ def _levels_and_sampler(
 
 def feature_space(config: ConfigDict) -> FeatureFn:
     """The feature function that evaluation compares images in."""
-    at_least(config, "evaluate.batch_size", 1)
+    for key in ("evaluate.num", "evaluate.batch_size"):
+        at_least(config, key, 1)
     return choose("evaluate.features", config.evaluate.features, FEATURES)(config.evaluate)

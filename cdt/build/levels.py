@@ -63,6 +63,7 @@ def cluster_edges(config: ConfigDict, process: Process) -> np.ndarray:
 
 def validation_edges(config: ConfigDict, process: Process) -> np.ndarray:
     """f32[M+1]: the edges in u of the clusters whose validation loss is measured."""
+    at_least(config, "validation.images", 1)
     number = config.validation.clusters
     if number == 0:
         return cluster_edges(config, process)

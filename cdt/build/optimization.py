@@ -88,6 +88,13 @@ def optimizer(
 ) -> tuple[optax.GradientTransformation, optim.Schedule]:
     """(the optimizer, its learning rate) of a run of that many steps."""
     c = config.optim
+    for key in ("optim.lr", "optim.weight_decay", "optim.clip_norm"):
+        at_least(config, key, 0)
+    for key, decay in [("b1", c.b1), ("b2", c.b2)]:
+        if not 0.0 <= decay < 1.0:
+            raise UserError(f"config.optim.{key} is {decay}; it must lie in [0, 1).")
+    if not c.eps > 0.0:
+        raise UserError(f"config.optim.eps is {c.eps}; it must be positive.")
     warmup = steps(config, "optim.warmup", num_examples, least=0)
     schedule = optim.learning_rate(c.schedule, c.lr, warmup, total_steps)
     tx = optim.optimizer(c.name, schedule, c.b1, c.b2, c.eps, c.weight_decay, c.clip_norm or None)
