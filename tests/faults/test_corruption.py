@@ -100,7 +100,7 @@ class Matrix:
 
 
 @pytest.fixture
-def matrix(undisturbed, abstract, states, tmp_path, caplog):
+def matrix(undisturbed, abstract, states, tmp_path, caplog, frozen_heap):
     return Matrix(undisturbed, abstract, states, tmp_path, caplog)
 
 

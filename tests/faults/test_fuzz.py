@@ -181,7 +181,7 @@ def two_steps(tmp_path_factory):
 
 
 @seeds("manifest")
-def test_manifests(two_steps, seeds):
+def test_manifests(two_steps, seeds, frozen_heap):
     """The manifest of the newest step as JSON with another value in it, its checksum mended or not,
     and as bytes."""
     path = two_steps / "20" / "meta" / "metadata"
@@ -201,7 +201,7 @@ def test_manifests(two_steps, seeds):
 
 
 @seeds("metadata")
-def test_metadata_of_the_storage(two_steps, seeds, tmp_path):
+def test_metadata_of_the_storage(two_steps, seeds, tmp_path, frozen_heap):
     """Files of Orbax and TensorStore that describe arrays, and names that no step has."""
     directory = shutil.copytree(two_steps, tmp_path / "checkpoints")
     step = directory / "20"
