@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := runs/digits
 
-.PHONY: train test test-faults test-notebooks test-matrix test-peers test-tpu docs lint format
+.PHONY: train test test-faults test-notebooks test-matrix test-peers test-tpu test-slurm docs lint format
 
 $(VENV)/installed: requirements.txt
 	$(PYTHON) -m venv $(VENV)
@@ -54,6 +54,11 @@ test-peers: .venv-peers/installed
 
 test-tpu: .venv-tpu/installed
 	.venv-tpu/bin/python -m pytest -n 2 tests/tpu
+
+# Jobs in a SLURM of three nodes, which are namespaces of this machine. Takes ten minutes, root, and of
+# Debian's packages slurmctld, slurmd, slurm-client and iproute2.
+test-slurm: $(VENV)/installed-test
+	$(VENV)/bin/python -m pytest tests/slurm
 
 # The site needs neither JAX nor any other requirement of cdt, so it has an environment of its own.
 .venv-docs/installed: requirements-docs.txt
