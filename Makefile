@@ -16,10 +16,16 @@ $(VENV)/installed-test: $(VENV)/installed requirements-test.txt
 	$(VENV)/bin/python -m pip install -q -r requirements-test.txt
 	touch $@
 
-# The peers (PyTorch and libraries that bring it) get an environment of their own.
-.venv-peers/installed: requirements.txt requirements-test.txt requirements-peers.txt
-	$(PYTHON) -m venv .venv-peers
-	.venv-peers/bin/python -m pip install -q -r requirements.txt -r requirements-test.txt
+# $(call beside,NAME): an environment that has what .venv has, for packages that .venv must not have.
+define beside
+	$(PYTHON) -m venv $(1)
+	$(VENV)/bin/python -c "$(PACKAGES)" >"$$($(1)/bin/python -c "$(PACKAGES)")/venv.pth"
+endef
+PACKAGES := import sysconfig; print(sysconfig.get_path('purelib'))
+
+# PyTorch, and libraries that bring it.
+.venv-peers/installed: $(VENV)/installed-test requirements-peers.txt
+	$(call beside,.venv-peers)
 	.venv-peers/bin/python -m pip install -q --no-deps -r requirements-peers.txt
 	touch $@
 
@@ -43,13 +49,13 @@ test-matrix:
 	PYTHON=$(PYTHON) .ci/matrix
 
 test-peers: .venv-peers/installed
-	.venv-peers/bin/python -m pytest tests/peers
+	.venv-peers/bin/python -m pytest -n 2 --dist loadfile tests/peers
 
 # Programs compiled for slices of TPUs that are not there. Where libtpu is installed, JAX and cdt take
-# the machine for a TPU's, so it has an environment of its own.
-.venv-tpu/installed: requirements.txt requirements-test.txt requirements-tpu.txt
-	$(PYTHON) -m venv .venv-tpu
-	.venv-tpu/bin/python -m pip install -q -r requirements.txt -r requirements-test.txt -r requirements-tpu.txt
+# the machine for a TPU's.
+.venv-tpu/installed: $(VENV)/installed-test requirements-tpu.txt
+	$(call beside,.venv-tpu)
+	.venv-tpu/bin/python -m pip install -q -r requirements-tpu.txt
 	touch $@
 
 test-tpu: .venv-tpu/installed
