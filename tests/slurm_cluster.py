@@ -113,7 +113,8 @@ class Cluster:
         self.environment = {"SLURM_CONF": str(folder / "slurm.conf")}
         self._hosts: dict[str, Host] = {}
         try:
-            self._hosts = {host: Host(host, hosts_file) for host in ADDRESSES}
+            for name in ADDRESSES:
+                self._hosts[name] = Host(name, hosts_file)
             self._connect()
             self._start_daemons()
         except BaseException:
