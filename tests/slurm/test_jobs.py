@@ -84,7 +84,7 @@ def test_a_wrong_value_ends_the_job(cluster, tmp_path):
 
 
 def test_before_its_time_is_up_a_job_saves_and_goes_on_until_it_is_cancelled(cluster, tmp_path):
-    job = Job(cluster, tmp_path, *ENDLESS, options=["--time=2", "--signal=TERM@30"])
+    job = Job(cluster, tmp_path, *ENDLESS, options=["--time=3", "--signal=TERM@60"])
     job.wait_for("launch: the program has saved; the job is in the queue again.")
     (saved,) = job.said(r"stopped by a signal and saved at step (\d+);")
     assert job.said(STARTED)
