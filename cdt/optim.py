@@ -20,7 +20,7 @@ def learning_rate(name: str, peak: float, warmup_steps: int, total_steps: int) -
     Args:
       name: after a linear warm-up from 0, "constant" stays at `peak`; "cosine" falls to 0 at
         `total_steps`; "rsqrt" is peak * sqrt(warmup_steps / step) (Vaswani et al. 2017).
-      peak: highest learning rate, > 0.
+      peak: highest learning rate, >= 0; 0 trains nothing.
       warmup_steps: >= 0; "rsqrt" needs >= 1, as its decay starts there.
       total_steps: length of the run.
 
