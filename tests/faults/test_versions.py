@@ -1,15 +1,19 @@
-"""Checkpoints of every version stay restorable, value by value."""
+"""Checkpoints of every version stay restorable, value by value, and its runs go on."""
 
 import json
 import tarfile
 
 import jax
+import numpy as np
 import pytest
 
+from cdt import train as loop
 from cdt.checkpoint import Checkpointer
 from cdt.leaves import leaf_checksums
 from cdt.state import to_items
+from cdt.writers import read_history
 from faults.make_version_fixture import STEP, VERSIONS, fixture_config, parts_of
+from smoke_runs import smoke
 
 
 @pytest.mark.parametrize("archive", sorted(VERSIONS.glob("*.tar.xz")), ids=lambda path: path.name)
@@ -27,3 +31,25 @@ def test_a_checkpoint_of_each_version_is_restored(archive, tmp_path):
         for item, tree in items.items()
     }
     assert found == saved and sum(map(len, saved.values())) > 50
+
+
+def test_a_run_of_version_0_1_0_goes_on(tmp_path):
+    """Steps 7 to 12 of a workdir that version 0.1.0 left after step 6, against the numbers that it
+    logged for them itself: the curriculum goes on in stage 2 of 3."""
+    with tarfile.open(VERSIONS / "runs" / "0.1.0.tar.xz") as packed:
+        packed.extractall(tmp_path, filter="data")
+    config = smoke(**{
+        "model.hidden_size": 8, "model.depth": 1, "model.num_heads": 2, "train.batch_size": 8,
+        "timesteps.density": "logit_normal", "timesteps.logit_mean": -0.5,
+        "timesteps.logit_std": 0.8, "timesteps.num_clusters": 3, "timesteps.max_share": 0.75,
+        "timesteps.patience": 2, "timesteps.max_stage_steps": 4, "ema.decays": (0.9,),
+        "validation.images": 8, "validation.every": "6 steps", "log.every": "3 steps",
+        "checkpoint.every": "6 steps", "sample.every": "6 steps", "sample.num": 4,
+        "sample.steps": 1, "train.duration": "12 steps",
+    })  # fmt: skip
+    assert loop.train(config, str(tmp_path / "run")) == 0
+    expected = json.loads((VERSIONS / "runs" / "0.1.0.json").read_text())
+    found = [r for r in read_history(tmp_path / "run") if r["step"] > 6 and "event" not in r]
+    assert [r["step"] for r in found] == [r["step"] for r in expected] == [9, 12, 12]
+    for then, now in zip(expected, found, strict=True):
+        np.testing.assert_allclose([now[name] for name in then], list(then.values()), rtol=1e-4)
