@@ -9,9 +9,9 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from cdt import build
-from cdt.compilation import compile_program
+from cdt import from_config
 from cdt.config import default_config
+from cdt.devices.compilation import compile_program
 from cdt.models.dit import named_dit
 
 PyTree = Any
@@ -99,7 +99,7 @@ def parse_overrides(texts: list[str]) -> dict[str, Any]:
 
 def first_batch(config: ConfigDict) -> tuple[dict[str, np.ndarray], int]:
     """(the first images of the data with their labels, size of the data)."""
-    source, _ = build.data(config)
+    source, _ = from_config.data(config)
     indices = np.arange(config.train.batch_size) % source.size
     batch = {"image": source.images(indices), "label": source.labels[indices].astype(np.int32)}
     return batch, source.size
@@ -133,8 +133,10 @@ class Step(NamedTuple):
 def compiled_step(config: ConfigDict) -> Step:
     """The train step of a config on one device, with its state before the first step."""
     batch, data_size = first_batch(config)
-    model = build.model(config)
-    parts = build.training(config, model, 1, data_size, build.open_all_at(config, data_size))
+    model = from_config.model(config)
+    parts = from_config.training(
+        config, model, 1, data_size, from_config.open_all_at(config, data_size)
+    )
     on_device = jax.device_put(batch)
     state = jax.jit(parts.init)(jax.random.key(0))
     began = time.perf_counter()

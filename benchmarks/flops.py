@@ -6,7 +6,7 @@ from collections.abc import Callable
 import jax
 from ml_collections import ConfigDict
 
-from cdt import build
+from cdt import from_config
 from cdt.models.dit import DiT
 
 # Dense bfloat16 products, FLOP/s of one chip, from the makers' data sheets.
@@ -46,7 +46,7 @@ def forward_flops(config: ConfigDict) -> int:
     # In float32, where attention is written out in products on every backend.
     config = config.copy_and_resolve_references()
     config.model.dtype = "float32"
-    model = build.model(config)
+    model = from_config.model(config)
     params = jax.eval_shape(model.init, jax.random.key(0))
     condition = {name: jax.numpy.asarray(value)[None] for name, value in model.null.items()}
     x = jax.ShapeDtypeStruct((1, *model.image_shape), "float32")

@@ -29,7 +29,7 @@ from cdt.data import sources
 from cdt.data.folder import folder
 from cdt.data.pipeline import make_batch
 from cdt.data.prepare import run
-from cdt.data.prepared import prepared
+from cdt.data.prepared_format import prepared
 
 SIZE, COUNT, BATCH = 64, 2048, 128
 

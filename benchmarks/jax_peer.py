@@ -19,7 +19,7 @@ import numpy as np
 from benchmarks import flops
 from benchmarks.cases import case_config, compiled_step
 from benchmarks.turns import CALLS_A_TURN, paired_ratio, take_turns
-from cdt.malloc import keep_freed_memory
+from cdt.devices.malloc import keep_freed_memory
 
 CASES = ("digits", "dit_s4")
 PEER = "hackable-diffusion"

@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cdt import safetensors_file
 from cdt.data.sources import mock
+from cdt.files import safetensors
 from cdt.models.autoencoder import Autoencoder
 from cdt.models.autoencoder_weights import autoencoder_params
 
@@ -45,7 +45,7 @@ def main():
     )
     x = jnp.asarray(images, jnp.float32) / 127.5 - 1
     if arguments.weights:
-        params = autoencoder_params(network, safetensors_file.read_tensors(arguments.weights))
+        params = autoencoder_params(network, safetensors.read_tensors(arguments.weights))
     else:
         params = jax.jit(network.init)(jax.random.key(0), x[:, :8, :8])["params"]
     params = jax.device_put(params)

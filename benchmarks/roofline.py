@@ -24,8 +24,8 @@ from benchmarks import records, targets
 from benchmarks.cases import case_config, parse_overrides
 from benchmarks.collectives import collectives, sent_bytes
 from benchmarks.flops import forward_flops, peak_flops
-from cdt import build
-from cdt.memory import USABLE, Memory, planned_memory
+from cdt import from_config
+from cdt.devices.memory import USABLE, Memory, planned_memory
 from cdt.models.remat import REMATS
 
 NUM_CHIPS = (1, 8, 64, 256, 1024)
@@ -92,7 +92,7 @@ def main() -> None:
 
     overrides = {"model.dtype": "bfloat16"} | parse_overrides(args.set)
     config = case_config(args.case, **overrides)
-    shapes = jax.eval_shape(build.model(config).init, jax.random.key(0))
+    shapes = jax.eval_shape(from_config.model(config).init, jax.random.key(0))
     num_params = sum(leaf.size for leaf in jax.tree.leaves(shapes))
     forward = args.batch_per_chip * forward_flops(config)
     state = FLOAT * num_params * 4  # parameters, two moments, one average

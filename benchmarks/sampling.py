@@ -17,14 +17,14 @@ from ml_collections import ConfigDict
 from benchmarks import records
 from benchmarks.cases import CASES, case_config, parse_overrides
 from benchmarks.flops import forward_flops, peak_flops
-from cdt import build
-from cdt.sample import evaluations
+from cdt import from_config
+from cdt.modes.sample import evaluations
 
 
 def compiled_sampler(config: ConfigDict, batch_size: int):
     """(the program, its arguments, seconds of compilation)."""
-    model = build.model(config)
-    sample = build.sampler(config, model)
+    model = from_config.model(config)
+    sample = from_config.sampler(config, model)
     params = jax.jit(model.init)(jax.random.key(0))
     indices = np.arange(batch_size, dtype=np.int32)
     told = {"label": indices % config.model.num_classes}

@@ -43,14 +43,17 @@ def measure(data: int, fsdp: int) -> None:
     from benchmarks.cases import case_config, first_batch
     from benchmarks.collectives import collectives, total_bytes
     from benchmarks.train_step import seconds_a_step
-    from cdt import build, sharding
-    from cdt.compilation import compile_program
+    from cdt import from_config
+    from cdt.devices import sharding
+    from cdt.devices.compilation import compile_program
 
     config = case_config("digits", **{"mesh.data": data, "mesh.fsdp": fsdp})
-    mesh = build.mesh(config)
+    mesh = from_config.mesh(config)
     batch, size = first_batch(config)
-    model = build.model(config, mesh)
-    parts = build.training(config, model, mesh.size, size, build.open_all_at(config, size))
+    model = from_config.model(config, mesh)
+    parts = from_config.training(
+        config, model, mesh.size, size, from_config.open_all_at(config, size)
+    )
     shapes = jax.eval_shape(parts.init, jax.random.key(0))
     where = sharding.state_sharding(mesh, shapes, min_size=2**10)
     state = jax.jit(parts.init, out_shardings=where)(jax.random.key(0))

@@ -16,8 +16,9 @@ from jax.experimental import topologies
 from ml_collections import ConfigDict
 
 from benchmarks.cases import first_batch
-from cdt import build, sharding
-from cdt.compilation import compile_program
+from cdt import from_config
+from cdt.devices import sharding
+from cdt.devices.compilation import compile_program
 from cdt.models import layers
 
 # What XLA would read off the chip. Without one it cannot try kernels either, hence no autotuning.
@@ -111,8 +112,10 @@ def compiled_step(
     with traced_for(chip):
         mesh = sharding.make_mesh(-1, fsdp, devices(chip, number))
         batch, size = first_batch(config)
-        model = build.model(config, mesh)
-        parts = build.training(config, model, mesh.size, size, build.open_all_at(config, size))
+        model = from_config.model(config, mesh)
+        parts = from_config.training(
+            config, model, mesh.size, size, from_config.open_all_at(config, size)
+        )
         shapes = jax.eval_shape(parts.init, jax.random.key(0))
         placed = sharding.state_sharding(mesh, shapes, config.mesh.min_shard_size)
         program = jax.jit(

@@ -28,7 +28,7 @@ from benchmarks.cases import case_config, compiled_step
 from benchmarks.flops import forward_flops
 from benchmarks.torch_dit import torch_step
 from benchmarks.turns import CALLS_A_TURN, paired_ratio, take_turns
-from cdt.malloc import keep_freed_memory
+from cdt.devices.malloc import keep_freed_memory
 
 MATMUL_SIDE = 2048
 CASES = ("digits", "dit_s4")

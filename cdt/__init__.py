@@ -13,20 +13,20 @@ Importing the package imports none of JAX, TensorFlow and PyTorch; using a name 
 import importlib
 from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
+from cdt.version import __version__ as __version__
 
 if TYPE_CHECKING:  # with a __getattr__ every name would be there
     from cdt.config import default_config
     from cdt.errors import UserError
+    from cdt.monitoring.writers import read_history
     from cdt.run import Run, load_run
-    from cdt.writers import read_history
 
 _HOMES = {
     "Run": "cdt.run",
     "UserError": "cdt.errors",
     "default_config": "cdt.config",
     "load_run": "cdt.run",
-    "read_history": "cdt.writers",
+    "read_history": "cdt.monitoring.writers",
 }
 
 __all__ = ["Run", "UserError", "default_config", "load_run", "read_history"]

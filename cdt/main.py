@@ -27,19 +27,12 @@ from ml_collections import ConfigDict, config_flags
 
 from cdt import __version__
 from cdt import config as schema
+from cdt.devices.malloc import keep_freed_memory
 from cdt.errors import EXIT_FINISHED, EXIT_USER_ERROR, UserError, storage_errors
-from cdt.malloc import keep_freed_memory
 
 FLAGS = flags.FLAGS
-# mode -> the module and its function of the same name.
-MODES = {
-    "train": "train",
-    "sample": "sample",
-    "evaluate": "evaluate",
-    "difficulty": "study",
-    "compare": "compare",
-    "replay": "replay",
-}
+# Each is a module of `cdt.modes` with a function of the same name.
+MODES = ("train", "sample", "evaluate", "difficulty", "compare", "replay")
 # Those that several processes take part in together.
 SHARED_MODES = ("train", "sample", "evaluate", "replay")
 # Those that may run while another trains in the same workdir.
@@ -138,13 +131,13 @@ def run(
         schema.with_fitted_edges(config)
         keep_freed_memory()  # before JAX starts its threads
         # Imported once the command line is known to be sound: JAX takes a second to load.
-        from cdt import distributed
-        from cdt.compilation import use_persistent_cache
-        from cdt.lock import locked
-        from cdt.memory import memory_errors
+        from cdt.devices import processes
+        from cdt.devices.compilation import use_persistent_cache
+        from cdt.devices.memory import memory_errors
+        from cdt.workdir.lock import locked
 
         use_persistent_cache(config.compilation_cache)
-        distributed.join(
+        processes.join(
             FLAGS.coordinator,
             FLAGS.num_processes,
             FLAGS.process_id,
@@ -152,8 +145,8 @@ def run(
             heartbeat_seconds=FLAGS.heartbeat_seconds,
             stops_together=command is None and mode == "train",
         )
-        with distributed.together():
-            if distributed.several():
+        with processes.together():
+            if processes.several():
                 _check_alike(config, workdir, mode)
                 if command is not None or mode not in SHARED_MODES:
                     raise UserError(
@@ -163,7 +156,7 @@ def run(
             writes = command_writes
             if command is None:
                 writes = mode not in READING_MODES
-                command = getattr(importlib.import_module(f"cdt.{MODES[mode]}"), MODES[mode])
+                command = getattr(importlib.import_module(f"cdt.modes.{mode}"), mode)
             with (
                 locked(workdir) if writes else nullcontext(),
                 storage_errors(),
@@ -177,8 +170,8 @@ def run(
 
 def _check_alike(config: ConfigDict, workdir: str, mode: str) -> None:
     """Raises UserError unless all processes were started alike and run the same libraries."""
-    from cdt.agreement import check_alike
-    from cdt.manifest import library_versions
+    from cdt.devices.agreement import check_alike
+    from cdt.workdir.manifest import library_versions
 
     told = {f"config.{key}": value for key, value in schema.flatten(config).items()}
     versions = {f"the version of {name}": value for name, value in library_versions().items()}

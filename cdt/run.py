@@ -5,13 +5,13 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from cdt import build
+from cdt import from_config
 from cdt.config import unknown_key
 from cdt.errors import user_errors
-from cdt.history import Convergence, convergence
-from cdt.sample import generate, load_params
-from cdt.workdir import recorded_config
-from cdt.writers import read_history
+from cdt.modes.sample import generate, load_params
+from cdt.monitoring.history import Convergence, convergence
+from cdt.monitoring.writers import read_history
+from cdt.workdir.record import recorded_config
 
 PyTree = Any
 
@@ -34,8 +34,8 @@ class Run:
         self.config.mesh.data, self.config.mesh.fsdp = -1, 1
         self.config.sample.ema = ema or self.config.sample.ema
         with user_errors():
-            self._mesh = build.mesh(self.config)
-            self.model = build.model(self.config, self._mesh)
+            self._mesh = from_config.mesh(self.config)
+            self.model = from_config.model(self.config, self._mesh)
             self.step, self.params = load_params(self.config, self.path, self._mesh, self.model)
 
     def sample(self, n: int = 16, **settings: object) -> np.ndarray:
@@ -61,8 +61,8 @@ class Run:
                 raise unknown_key(f"sample.{key}")
             config.sample[key] = value
         with user_errors():
-            sampler = build.sampler(config, self.model)
-            condition = build.sample_condition(config, self.model)
+            sampler = from_config.sampler(config, self.model)
+            condition = from_config.sample_condition(config, self.model)
             images = generate(
                 sampler, self._mesh, self.params, condition, n, config.sample.batch_size
             )

@@ -5,10 +5,10 @@ import json
 import jax
 import numpy as np
 
-from cdt import build
+from cdt import from_config
+from cdt.files.safetensors import write_tensors
 from cdt.interop.dit_names import OFFICIAL, from_params
 from cdt.interop.import_dit import import_dit
-from cdt.safetensors_file import write_tensors
 from smoke_runs import smoke
 
 SIDE = 4  # tokens of an image of 8x8
@@ -27,7 +27,7 @@ def latent_ddpm(**overrides):
 
 def random_params(config):
     """Random kernels of about the usual scale, biases too: nothing at the zeros of the start."""
-    shapes = jax.eval_shape(build.model(config).init, jax.random.key(0))
+    shapes = jax.eval_shape(from_config.model(config).init, jax.random.key(0))
     rng = np.random.default_rng(0)
     return jax.tree.map(lambda leaf: 0.15 * rng.standard_normal(leaf.shape, np.float32), shapes)
 

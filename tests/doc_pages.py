@@ -21,11 +21,11 @@ from absl.testing import flagsaver
 from ml_collections import ConfigDict
 
 from cdt import main
-from cdt.compare import parse_arms
 from cdt.config import check_keys, default_config, flatten, unknown_key
 from cdt.data import emoji, prepare, text
 from cdt.data.command_line import parsed
 from cdt.errors import EXIT_FINISHED
+from cdt.modes.compare import parse_arms
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])

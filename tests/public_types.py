@@ -6,7 +6,7 @@ from typing import Any, assert_type
 import numpy as np
 
 import cdt
-from cdt.history import Convergence
+from cdt.monitoring.history import Convergence
 
 
 def types(path: str) -> None:

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from cdt.checkpoint import Checkpointer
+from cdt.workdir.checkpoint import Checkpointer
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 

@@ -6,10 +6,10 @@ import jax
 import numpy as np
 import pytest
 
-from cdt import build
-from cdt import train as loop
+from cdt import from_config
 from cdt.config import check_keys, flatten
 from cdt.errors import UserError
+from cdt.modes import train as loop
 from smoke_runs import CONFIGS, load
 
 # config and variant -> millions of parameters, as published where the network is a published one.
@@ -59,16 +59,16 @@ def test_the_network_at_full_size(name):
     config = get(name)
     check_keys(config)
     config.data.name = "mock"  # of the data's form, without the data
-    model = build.model(config)
+    model = from_config.model(config)
     shapes = jax.eval_shape(model.init, jax.random.key(0))
     millions = sum(x.size for x in jax.tree.leaves(shapes)) / 1e6
     if FULL[name] is not None:
         np.testing.assert_allclose(millions, FULL[name], rtol=2e-3)
-    parts = build.training(config, model, 1, 1_000_000, 1000)
+    parts = from_config.training(config, model, 1, 1_000_000, 1000)
     assert parts.num_stages == 20
     config.timesteps.name = "uniform"
-    assert build.training(config, model, 1, 1_000_000, 1000).num_stages == 1
-    build.sampler(config, model)
+    assert from_config.training(config, model, 1, 1_000_000, 1000).num_stages == 1
+    from_config.sampler(config, model)
 
 
 # What takes longest; networks and conditions like theirs are in the others.

@@ -7,63 +7,32 @@ import pytest
 
 ROOT = Path(__file__).parents[1] / "cdt"
 
-MODES = {"train", "sample", "evaluate", "study", "compare", "replay"}
-
-# package or module -> the parts of cdt it may import (itself always).
+# room -> the rooms that it may import (itself always). A room is a folder or a file of cdt/.
 ALLOWED = {
-    "diffusion": set(),
-    "timesteps": set(),
-    "curriculum": {"timesteps"},
-    "models": set(),
-    "interop": {"models"},
-    "sampling": {"diffusion"},
-    "data": {"atomic", "errors", "numpy_file", "progress", "signals"},
-    "evals": {"atomic", "data", "numpy_file", "torch_file"},
-    "torch_file": set(),
-    "numpy_file": set(),
-    "safetensors_file": {"atomic"},
-    "comparison": set(),
-    "report": {"atomic", "comparison", "plain_json"},
-    "plain_json": set(),
-    "atomic": set(),
-    "difficulty": {
-        "curriculum",
-        "diffusion",
-        "optim",
-        "plots",
-        "state",
-        "step",
-        "timesteps",
-        "validation",
-    },
     "errors": set(),
-    "state": {"curriculum"},
-    "optim": {"posthoc_ema"},
-    "augment": set(),
-    "posthoc_ema": set(),
-    "sharding": set(),
-    "step": {"curriculum", "timesteps", "optim", "state"},
-    "validation": {"step"},
+    "version": set(),
+    "files": set(),
+    "timesteps": set(),
+    "diffusion": set(),
+    "models": set(),
     "config": {"errors"},
-    "identity": {"config"},
-    "checkpoint": {"agreement", "errors", "leaves", "manifest", "orbax_noise"},
-    "orbax_noise": set(),
-    "agreement": {"errors"},
-    "cluster": set(),
-    "distributed": {"agreement", "cluster", "errors", "signals"},
-    "manifest": {"errors", "leaves"},
-    "compilation": set(),
-    "malloc": set(),
-    "signals": {"errors"},
-    "lock": {"agreement", "atomic", "errors"},
-    "workdir": {"atomic", "config", "errors", "identity"},
-    "leaves": set(),
-    "writers": {"errors"},
-    "progress": set(),
-    "history": {"plots"},
-    "plots": {"atomic"},
+    "curriculum": {"timesteps"},
+    "sampling": {"diffusion"},
+    "devices": {"errors"},
+    "monitoring": {"errors", "files"},
+    "training": {"curriculum", "timesteps"},
+    "difficulty": {"curriculum", "diffusion", "monitoring", "timesteps", "training"},
+    "comparison": {"files"},
+    "workdir": {"config", "devices", "errors", "files"},
+    "data": {"devices", "errors", "files", "monitoring"},
+    "evals": {"data", "files"},
+    "interop": {"errors", "files", "models"},
+    "variants": {"config"},
 }
-# Programs of their own, like cdt.main.
+BUILDER = "from_config"  # imports all of these
+# What the modes and programs import, and nothing below them does.
+TOP = {"from_config", "modes", "run", "main", "__main__", "variants"}
+# Programs of their own, like cdt.main, and what they share.
 PROGRAMS = {
     "data/latents.py",
     "interop/export_diffusers.py",
@@ -71,17 +40,17 @@ PROGRAMS = {
     "interop/export_stablehlo.py",
     "interop/import_dit.py",
     "interop/import_edm.py",
-    "interop/imported.py",  # what these two share
+    "interop/imported.py",
 }
-# outside package -> the only modules that may import it.
+# outside package -> the only files or rooms that may import it.
 OWNED = {
-    "orbax": {"checkpoint"},
-    "clu.metric_writers": {"writers"},
-    "tensorflow": {"writers"},
-    "safetensors": {"safetensors_file"},
-    "ml_collections": {"config", "identity", "build", "variants", "workdir", "main"} | MODES,
+    "orbax": {"workdir/checkpoint.py"},
+    "clu.metric_writers": {"monitoring/writers.py"},
+    "tensorflow": {"monitoring/writers.py"},
+    "safetensors": {"files/safetensors.py"},
+    "ml_collections": {"config", "from_config", "main", "modes", "variants", "workdir"},
     "flax.linen": {"models"},
-    "flax": {"models", "state", "leaves"},
+    "flax": {"models", "training/state.py", "workdir/leaves.py"},
 }
 
 
@@ -100,38 +69,39 @@ def room_of(path: Path) -> str:
     return "main" if name in PROGRAMS else name.partition("/")[0].removesuffix(".py")
 
 
+def rooms_in(names: set[str]) -> set[str]:
+    inside = {name.split(".")[1] for name in names if name.startswith("cdt.")}
+    return {room for room in inside if (ROOT / room).is_dir() or (ROOT / f"{room}.py").exists()}
+
+
 FILES = sorted(ROOT.rglob("*.py"))
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_imports_go_downward(path):
-    room = room_of(path)
-    inside = {name.split(".")[1] for name in imports_of(path) if name.startswith("cdt.")}
-    inside = {n for n in inside if (ROOT / n).is_dir() or (ROOT / f"{n}.py").exists()}
+    room, used = room_of(path), rooms_in(imports_of(path))
     if room in ALLOWED:
-        assert inside - {room} <= ALLOWED[room]
-    if room == "compare":  # it trains its arms and describes their samples
-        assert inside & MODES <= {"compare", "train", "sample"}
-    elif room == "run":  # what notebooks use
-        assert inside & MODES <= {"sample"}
-    elif room not in MODES | {"main"}:
-        assert not inside & (MODES | {"main"})
-        if room != "build":
-            assert "build" not in inside
+        assert used - {room} <= ALLOWED[room]
+    elif room == BUILDER:
+        assert not used & (TOP - {BUILDER})
+    elif room == "modes":
+        assert not used & (TOP - {BUILDER, "modes"})
+
+
+def test_every_room_has_a_rule():
+    rooms = {room_of(path) for path in FILES} - {"__init__"}
+    assert rooms - ALLOWED.keys() <= TOP
+    assert ALLOWED.keys() <= rooms
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_outside_packages_have_one_importer(path):
-    for package, rooms in OWNED.items():
+    here = {path.relative_to(ROOT).as_posix(), room_of(path)}
+    for package, owners in OWNED.items():
         uses = any(n == package or n.startswith(package + ".") for n in imports_of(path))
-        assert not uses or room_of(path) in rooms, f"{package} belongs to {rooms}"
+        assert not uses or here & owners, f"{package} belongs to {owners}"
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_no_private_jax(path):
     assert not any(name.startswith("jax._src") for name in imports_of(path))
-
-
-def test_every_rule_names_something_that_exists():
-    for name in ALLOWED:
-        assert (ROOT / name).is_dir() or (ROOT / f"{name}.py").exists(), name

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import cdt
-from cdt.sample import sample
-from cdt.train import train
+from cdt.modes.sample import sample
+from cdt.modes.train import train
 from smoke_runs import arrays, smoke
 
 

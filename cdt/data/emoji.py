@@ -15,8 +15,8 @@ from typing import Any
 
 from etils import epath
 
-from cdt import atomic
 from cdt.errors import EXIT_FINISHED, EXIT_USER_ERROR, UserError
+from cdt.files import atomic
 
 PICTURES = "img/google/64"
 # Unicode's names of the Fitzpatrick modifiers.

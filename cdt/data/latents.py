@@ -18,11 +18,11 @@ from contextlib import closing
 from etils import epath
 from ml_collections import ConfigDict
 
-from cdt import build
+from cdt import from_config
 from cdt.data import moments
+from cdt.devices.signals import StopRequest
 from cdt.errors import EXIT_FINISHED, EXIT_STOPPED, UserError, user_errors
-from cdt.progress import Progress
-from cdt.signals import StopRequest
+from cdt.monitoring.progress import Progress
 
 
 def prepare(config: ConfigDict, workdir: epath.PathLike, *, block_size: int = 256) -> int:
@@ -40,20 +40,20 @@ def prepare(config: ConfigDict, workdir: epath.PathLike, *, block_size: int = 25
     if config.data.name == "latents":
         raise UserError("config.data.name is 'latents'; give the config of the images themselves.")
     with user_errors():
-        sources = dict(zip(("train", "test"), build.data(config), strict=True))
-        sha256, scaling = build.autoencoder_sha256(config), build.scaling_record(config)
+        sources = dict(zip(("train", "test"), from_config.data(config), strict=True))
+        sha256, scaling = from_config.autoencoder_sha256(config), from_config.scaling_record(config)
         manifests = {}
         for split, source in sources.items():
             planned = moments.plan(
                 source,
-                build.latent_shape(config, source.shape),
+                from_config.latent_shape(config, source.shape),
                 sha256,
                 scaling,
                 mirror=config.data.flip and split == "train",
                 block_size=block_size,
             )
             manifests[split] = moments.resumed(epath.Path(workdir) / split, planned)
-        encode = build.encoder(config)
+        encode = from_config.encoder(config)
 
     with StopRequest() as stop:
         for split, manifest in manifests.items():

@@ -21,9 +21,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from etils import epath
 
-from cdt import atomic
 from cdt.data.sources import Source
 from cdt.errors import UserError
+from cdt.files import atomic
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
@@ -44,7 +44,7 @@ class Manifest(NamedTuple):
     mirrored: bool  # whether the mirror images were encoded too
     num_classes: int | None  # None: no labels
     autoencoder: str  # SHA-256 of its file of weights
-    scaling: Mapping[str, Any]  # see `cdt.diffusion.latents.Scaling`
+    scaling: Mapping[str, Any]  # see `cdt.diffusion.latent_scaling.Scaling`
     block_size: int  # images
     checksums: list[int]  # CRC-32 of the moments of each finished block, in order
     schema: int = SCHEMA
@@ -180,7 +180,7 @@ def latents(
 
     Returns:
       A source whose `images` are float16[n, h, w, 2C] moments, for
-      `cdt.diffusion.latents.posterior_sample`, and whose `shape` is (h, w, C).
+      `cdt.diffusion.latent_scaling.posterior_sample`, and whose `shape` is (h, w, C).
 
     Raises:
       UserError: there are no such latents, or only a part of them; they are damaged; or they were

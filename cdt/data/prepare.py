@@ -4,9 +4,9 @@
 
 reads DIR/train (class folders, captions.jsonl, or neither) and writes OUT/train, for
 `config.data.name = "prepared"` and `config.data.path = OUT`. The same with --split=test prepares
-the other split; a set that has none is divided with --holdout=0.1. cdt/data/prepared.py describes
-what is written, cdt/data/folder.py the folders. --check --out=OUT reads a prepared split again
-and compares its hash.
+the other split; a set that has none is divided with --holdout=0.1. cdt/data/prepared_format.py
+describes what is written, cdt/data/folder.py the folders. --check --out=OUT reads a prepared split
+again and compares its hash.
 
 Running the same command again goes on after the last finished shard. Exit codes: 0 finished; 2
 something given was wrong (one sentence says what); 75 stopped by a signal, run again.
@@ -27,10 +27,10 @@ from cdt.data import sources
 from cdt.data.command_line import parsed
 from cdt.data.folder import from_listing, list_pictures
 from cdt.data.idx import idx
-from cdt.data.preparation import Part, prepare
-from cdt.data.prepared import FORMS, Manifest, check, prepared
+from cdt.data.prepared_format import FORMS, Manifest, check, prepared
 from cdt.data.shards import Stopped
 from cdt.data.sources import BadExample, Source
+from cdt.data.split_writer import Part, prepare
 from cdt.errors import EXIT_FINISHED, EXIT_STOPPED, EXIT_USER_ERROR, UserError
 
 _SHARD = 4096  # examples, unless --shards says otherwise

@@ -18,10 +18,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from cdt import atomic
 from cdt.data.pictures import fit
-from cdt.data.prepared import example_digest
+from cdt.data.prepared_format import example_digest
 from cdt.data.sources import BadExample, Source
+from cdt.files import atomic
 
 
 class Task(NamedTuple):

@@ -10,7 +10,7 @@ from etils import epath
 
 from cdt.data.text_states import TextStates
 from cdt.errors import UserError
-from cdt.numpy_file import open_npz
+from cdt.files.npz import open_npz
 
 
 class BadExample(UserError):

@@ -22,16 +22,16 @@ import numpy as np
 from absl import flags
 from etils import epath
 
-from cdt import atomic
 from cdt.data.captions import caption_lines
 from cdt.data.command_line import parsed
-from cdt.data.prepared import prepared
+from cdt.data.prepared_format import prepared
 from cdt.data.sources import Source
 from cdt.data.text_encoder import TextEncoder, load_encoder
 from cdt.data.text_states import TextManifest, text_folder
+from cdt.devices.signals import StopRequest
 from cdt.errors import EXIT_FINISHED, EXIT_STOPPED, EXIT_USER_ERROR, UserError
-from cdt.progress import Progress
-from cdt.signals import StopRequest
+from cdt.files import atomic
+from cdt.monitoring.progress import Progress
 
 _UNFINISHED = "unfinished.json"
 

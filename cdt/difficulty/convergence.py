@@ -15,10 +15,10 @@ import optax
 from jax import Array
 
 from cdt.difficulty.single_cluster import SingleClusterState, single_cluster
-from cdt.optim import Ema, ema
-from cdt.plots import normalised_convergence
-from cdt.state import TrainState
-from cdt.step import (
+from cdt.monitoring.plots import normalised_convergence
+from cdt.training.optim import Ema, ema
+from cdt.training.state import TrainState
+from cdt.training.step import (
     Batch,
     Condition,
     ExampleLoss,
@@ -27,7 +27,7 @@ from cdt.step import (
     make_train_step,
     pixels_to_x0,
 )
-from cdt.validation import make_validation
+from cdt.training.validation import make_validation
 
 PyTree = Any
 
@@ -61,13 +61,14 @@ def make_programs(
     noise and relative positions within its interval.
 
     Args:
-      training_loss: what is optimised, see `cdt.step.ExampleLoss`.
+      training_loss: what is optimised, see `cdt.training.step.ExampleLoss`.
       validation_loss: what the curves show, of the same parameters.
       init_params: PRNG key -> params.
       tx: optimizer.
       edges: f32[N+1] of all clusters, from `curriculum.clusters.edge_table`.
       seed: of every random stream; noise and batches are those of ordinary training.
-      null, condition_dropout, accumulate, max_bad_steps, to_x0: see `cdt.step.make_train_step`.
+      null, condition_dropout, accumulate, max_bad_steps, to_x0: see
+        `cdt.training.step.make_train_step`.
     """
     timesteps = single_cluster(edges)
     averages: Ema = ema({})  # the parameters themselves are what is validated

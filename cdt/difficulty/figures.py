@@ -1,6 +1,6 @@
 """Pictures of a difficulty study as PNG files.
 
-The convergence curves of the clusters are those of a run: `cdt.plots.convergence_plot`.
+The convergence curves of the clusters are those of a run: `cdt.monitoring.plots.convergence_plot`.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from etils import epath
 
-from cdt import plots
 from cdt.difficulty.relative_entropy import RelativeEntropy
+from cdt.monitoring import plots
 
 if TYPE_CHECKING:  # matplotlib is imported where it is used
     from matplotlib.artist import Artist
     from matplotlib.figure import Figure
 
 _MEASURED = "#5b2a86"
-# Of the shares: dark to pale, as the clusters are in `cdt.plots`.
+# Of the shares: dark to pale, as the clusters are in `cdt.monitoring.plots`.
 _COLOURS = ("#1b1040", "#b5367a", "#f0925a", "#2a8c8c", "#7a7a2a")
 
 

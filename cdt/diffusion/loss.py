@@ -10,10 +10,10 @@ from jax import Array
 from jax.scipy.special import ndtr
 
 from cdt.diffusion.guidance import Condition
+from cdt.diffusion.loss_weights import Weight
 from cdt.diffusion.prediction import Prediction, split_output, target, to_x0_eps
 from cdt.diffusion.process import Process, corrupt, per_example, posterior
 from cdt.diffusion.uncertainty import LogVariance
-from cdt.diffusion.weights import Weight
 
 PyTree = Any
 # (params, scaled x, time input, condition, PRNG key or None) -> raw output

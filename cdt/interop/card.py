@@ -22,7 +22,8 @@ def model_card(
       title: name of the model.
       usage: Markdown.
       facts: {what: words}, as a table.
-      config: what made the run the run it is, see `cdt.identity`; of paths the last part is shown.
+      config: what made the run the run it is, see `cdt.workdir.identity`; of paths the last part
+        is shown.
       evaluations: tables of metrics with their conditions, as aligned text.
       license_name: as hubs abbreviate it, such as "apache-2.0"; empty where it is not known.
       samples: name of a picture beside the card; empty: there is none.

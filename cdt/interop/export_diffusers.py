@@ -20,8 +20,9 @@ from absl import flags
 from etils import epath
 from ml_collections import ConfigDict
 
-from cdt import atomic, build, safetensors_file
+from cdt import from_config
 from cdt.errors import EXIT_FINISHED, UserError, user_errors
+from cdt.files import atomic, safetensors
 from cdt.interop.diffusers_files import (
     PIPELINE_CLASSES,
     model_index,
@@ -81,7 +82,7 @@ def export_diffusers(
     """Writes the folder; returns the exit code. For arguments and errors see above."""
     with user_errors():
         folder = new_folder(out)
-        network = build.dit(config)
+        network = from_config.dit(config)
         _check(config)
         names = _labels(labels, config.model.num_classes)
         vae_config = _vae_config(config, epath.Path(vae).expanduser()) if vae else None
@@ -99,7 +100,7 @@ def export_diffusers(
     with written_whole(folder) as partial:
         transformer = partial / "transformer"
         _write_json(transformer / "config.json", transformer_config(network, channels, side))
-        safetensors_file.write_tensors(transformer / _WEIGHTS, state, {"format": "pt"})
+        safetensors.write_tensors(transformer / _WEIGHTS, state, {"format": "pt"})
         _write_json(partial / "scheduler" / "scheduler_config.json", scheduler)
         if vae_config is not None:
             _write_json(partial / "vae" / "config.json", vae_config)

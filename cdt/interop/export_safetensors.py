@@ -28,14 +28,15 @@ from absl import flags
 from etils import epath
 from ml_collections import ConfigDict
 
-from cdt import __version__, atomic, build, safetensors_file
+from cdt import __version__, from_config
 from cdt.config import flatten
 from cdt.errors import EXIT_FINISHED, UserError, user_errors
-from cdt.evaluate import table
-from cdt.identity import identity
+from cdt.files import atomic, safetensors
 from cdt.interop.card import model_card
-from cdt.leaves import named_leaves
-from cdt.sample import load_params
+from cdt.modes.evaluate import table
+from cdt.modes.sample import load_params
+from cdt.workdir.identity import identity
+from cdt.workdir.leaves import named_leaves
 
 _USAGE = """
 ```python
@@ -45,7 +46,7 @@ from safetensors.numpy import load_file
 params = unflatten_dict(load_file("model.safetensors"), sep="/")
 ```
 
-are the parameters of the network that `cdt.build.model` makes of the config.
+are the parameters of the network that `cdt.from_config.model` makes of the config.
 """
 
 
@@ -64,11 +65,11 @@ def read_weights(config: ConfigDict, workdir: epath.Path, license_name: str) -> 
     Raises:
       UserError: there is no checkpoint, or it belongs to another config.
     """
-    mesh = build.mesh(config)
-    model = build.model(config, mesh)
+    mesh = from_config.mesh(config)
+    model = from_config.model(config, mesh)
     step, params = load_params(config, workdir, mesh, model)
     params = jax.tree.map(np.asarray, params)
-    average = build.ema_name(config)
+    average = from_config.ema_name(config)
     found = [json.loads(file.read_text()) for file in _evaluations(workdir, step)]
     family = config.process.name
     facts = {
@@ -148,7 +149,7 @@ def export_safetensors(config: ConfigDict, workdir: str, out: str, license_name:
 def write_weights(folder: epath.Path, config: ConfigDict, weights: Weights) -> None:
     """model.safetensors and config.json."""
     path = folder / "model.safetensors"
-    safetensors_file.write_tensors(path, named_leaves(weights.params), {"step": str(weights.step)})
+    safetensors.write_tensors(path, named_leaves(weights.params), {"step": str(weights.step)})
     atomic.write(folder / "config.json", json.dumps(flatten(config), indent=1, sort_keys=True))
 
 

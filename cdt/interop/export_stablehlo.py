@@ -21,10 +21,11 @@ from etils import epath
 from jax import export
 from ml_collections import ConfigDict
 
-from cdt import atomic, build
+from cdt import from_config
 from cdt.diffusion.denoiser import make_denoiser
 from cdt.diffusion.guidance import Condition
 from cdt.errors import EXIT_FINISHED, user_errors
+from cdt.files import atomic
 from cdt.interop.export_safetensors import (
     command_line,
     new_folder,
@@ -66,7 +67,7 @@ def export_stablehlo(config: ConfigDict, workdir: str, out: str, license_name: s
     with user_errors():
         folder = new_folder(out)
         weights = read_weights(config, epath.Path(workdir), license_name)
-        model = build.model(config)
+        model = from_config.model(config)
     program = denoiser(model, weights.params)
     with written_whole(folder) as partial:
         write_weights(partial, config, weights)
@@ -76,13 +77,13 @@ def export_stablehlo(config: ConfigDict, workdir: str, out: str, license_name: s
     return EXIT_FINISHED
 
 
-def denoiser(model: build.Model, params: PyTree) -> export.Exported:
+def denoiser(model: from_config.Model, params: PyTree) -> export.Exported:
     """(params, x f32[b, H, W, C], level f32[b], condition {name: [b, ...]}) -> {"x0", "eps"}."""
 
     def denoise(
         params: PyTree, x: jax.Array, level: jax.Array, condition: Condition
     ) -> dict[str, jax.Array]:
-        network = build.network_at(model, params)
+        network = from_config.network_at(model, params)
         found = make_denoiser(
             lambda x, level: network(x, level, condition),
             model.process,
@@ -104,7 +105,7 @@ def denoiser(model: build.Model, params: PyTree) -> export.Exported:
     )
 
 
-def _usage(model: build.Model) -> str:
+def _usage(model: from_config.Model) -> str:
     shape = ", ".join(map(str, model.image_shape))
     parts = []
     for name, value in model.null.items():

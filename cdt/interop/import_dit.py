@@ -23,7 +23,7 @@ from absl import flags
 from etils import epath
 from ml_collections import ConfigDict
 
-from cdt import build
+from cdt import from_config
 from cdt.errors import EXIT_FINISHED, UserError, user_errors
 from cdt.interop.diffusers_files import check_transformer_config
 from cdt.interop.dit_names import DIFFUSERS, OFFICIAL, to_params
@@ -51,13 +51,13 @@ def import_dit(config: ConfigDict, workdir: epath.PathLike, weights: epath.PathL
     with user_errors():
         if not weights:
             raise UserError("--weights is missing; give a file of weights or a diffusers folder.")
-        network = build.dit(config)
+        network = from_config.dit(config)
         if config.process.name == "edm":
             raise UserError(
                 "config.process.name is 'edm', for which there are no such weights; give a config "
                 "of 'ddpm' (DiT) or 'flow' (SiT)."
             )
-        model = build.model(config)
+        model = from_config.model(config)
         checkpoints = new_checkpoints(config, path)
         if file.is_dir():
             file = _file_in(file, network, config)

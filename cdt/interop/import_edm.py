@@ -26,7 +26,7 @@ from absl import flags
 from etils import epath
 from ml_collections import ConfigDict
 
-from cdt import build
+from cdt import from_config
 from cdt.errors import EXIT_FINISHED, UserError, user_errors
 from cdt.interop.edm_names import to_params
 from cdt.interop.imported import new_checkpoints, other_network, read_weights, write_checkpoint
@@ -60,7 +60,7 @@ def import_edm(config: ConfigDict, workdir: epath.PathLike, weights: epath.PathL
                 f"make a state dict: torch.save(pickle.load(open('{file.name}', 'rb'))['ema']"
                 f".state_dict(), '{file.stem}.pt')."
             )
-        model = build.model(config)
+        model = from_config.model(config)
         checkpoints = new_checkpoints(config, path)
         state = read_weights(file)
         shapes = dict(jax.eval_shape(model.init, jax.random.key(0)))

@@ -7,11 +7,12 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from cdt import build, safetensors_file, torch_file
-from cdt.checkpoint import Checkpointer
+from cdt import from_config
 from cdt.config import flatten
 from cdt.errors import UserError
-from cdt.workdir import check_identity, record_config
+from cdt.files import pytorch, safetensors
+from cdt.workdir.checkpoint import Checkpointer
+from cdt.workdir.record import check_identity, record_config
 
 PyTree = Any
 
@@ -38,9 +39,9 @@ def read_weights(file: epath.Path) -> dict[str, np.ndarray]:
       ValueError: it is damaged, or no such file.
     """
     if file.suffix == ".safetensors":
-        return safetensors_file.read_tensors(file)
+        return safetensors.read_tensors(file)
     try:
-        return torch_file.read_state_dict(file, inside="ema")
+        return pytorch.read_state_dict(file, inside="ema")
     except OSError as error:
         raise UserError(
             f"--weights is '{file}', which cannot be read ({error.strerror or error}); give a file "
@@ -60,7 +61,7 @@ def write_checkpoint(
     config: ConfigDict,
     workdir: epath.Path,
     checkpoints: Checkpointer,
-    model: build.Model,
+    model: from_config.Model,
     params: PyTree,
     file: epath.Path,
 ) -> None:
@@ -77,8 +78,8 @@ def write_checkpoint(
     rest = jax.jit(lambda key: {k: v for k, v in model.init(key).items() if k not in params})
     params = jax.device_put(params) | rest(jax.random.key(config.seed))
     record_config(workdir, config)
-    items = {"params": params, "ema": {name: params for name in build.ema_decays(config)}}
-    origin = {"file": file.name, "sha256": safetensors_file.sha256(file)}
+    items = {"params": params, "ema": {name: params for name in from_config.ema_decays(config)}}
+    origin = {"file": file.name, "sha256": safetensors.sha256(file)}
     checkpoints.save(0, items, {"config": flatten(config), "imported": origin})
     checkpoints.wait()
     checkpoints.close()

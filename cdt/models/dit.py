@@ -150,7 +150,8 @@ class DiT(nn.Module):
                 the network has no classes.
             text: float [B, L, W], states of a text encoder; None if and only if it reads no text.
             text_length: int32 [B] in 1..L, how many of an example's states count.
-            augment: float [B, 9], what was done to the images, see `cdt.augment`; None: nothing.
+            augment: float [B, 9], what was done to the images, see `cdt.training.augment`; None:
+                nothing.
 
         Returns:
             float32 [B, H, W, out_channels].

@@ -11,7 +11,7 @@ from cdt.models.dense import Dense, SplitDense, spread
 
 def unconstrained(x: jax.Array) -> jax.Array:
     """What a network does with activations [B, ...] that may lie as the compiler likes; see
-    `cdt.sharding.split_batch` for the other choice."""
+    `cdt.devices.sharding.split_batch` for the other choice."""
     return x
 
 

@@ -196,7 +196,8 @@ class UNet(nn.Module):
             label: int32 [B] in 0..num_classes; None if and only if the network is unconditional.
                 num_classes is the null class. It has no row of its own: it embeds to zero, as a
                 dropped label does in EDM, so that the parameters are those of the published nets.
-            augment: float [B, 9], what was done to the images, see `cdt.augment`; None: nothing.
+            augment: float [B, 9], what was done to the images, see `cdt.training.augment`; None:
+                nothing.
 
         Returns:
             float32 [B, H, W, out_channels].

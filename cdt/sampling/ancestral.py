@@ -6,7 +6,7 @@ import numpy as np
 
 from cdt.diffusion.denoiser import Denoise
 from cdt.diffusion.process import Process, posterior
-from cdt.sampling.levels import ScanInputs, scan_inputs
+from cdt.sampling.grids import ScanInputs, scan_inputs
 from cdt.sampling.noise import step_noise
 
 

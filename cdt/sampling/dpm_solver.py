@@ -6,7 +6,7 @@ import numpy as np
 
 from cdt.diffusion.denoiser import Denoise
 from cdt.diffusion.process import Process
-from cdt.sampling.levels import scan_inputs
+from cdt.sampling.grids import scan_inputs
 
 
 def dpm_solver(

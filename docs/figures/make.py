@@ -19,26 +19,26 @@ import numpy as np
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
-from cdt import plots
 from cdt.curriculum import clusters, pacing
 from cdt.curriculum.sampler import curriculum, opening_order
 from cdt.diffusion import prediction, schedules
+from cdt.diffusion.loss_weights import x0_error_weight
 from cdt.diffusion.process import ddpm, edm, flow
-from cdt.diffusion.weights import x0_error_weight
+from cdt.monitoring import plots
+from cdt.monitoring.writers import read_history
 from cdt.timesteps.base import Feedback
 from cdt.timesteps.independent import independent
 from cdt.timesteps.info_noise import info_noise, log_s_bins
 from cdt.timesteps.logit_normal import logit_normal
 from cdt.timesteps.second_moment import second_moment
 from cdt.timesteps.uniform import uniform
-from cdt.writers import read_history
 
 HERE = Path(__file__).parent
 RUN = HERE / "digits_run.json"
 RECORDED = 300  # steps, past the last stage
 # What the run in it was trained with: configs/digits.py.
 PATIENCE, CLUSTERS, OPEN_ALL_AT, DIMENSIONS = 5, 20, 250, 64
-# Dark is least noise, as in `cdt.plots`.
+# Dark is least noise, as in `cdt.monitoring.plots`.
 CLUSTER_COLOURS = LinearSegmentedColormap.from_list(
     "clusters", ["#1b1040", "#5b2a86", "#b5367a", "#ee6a5d", "#fdb366"]
 )

@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 import numpy as np
 from PIL import Image
 
-from cdt.comparison import figures
+from cdt.comparison import charts
 from cdt.comparison.arm import Arm
 from cdt.comparison.page import page
 
@@ -38,12 +38,12 @@ class Reader(HTMLParser):
 
 def test_pictures_are_valid_and_differ():
     pictures = [
-        figures.metric_plot(ARMS, "Frechet"),
-        figures.difference_plot(ARMS, "Frechet"),
-        figures.validation_plot(ARMS),
-        figures.progress_plot(ARMS),
-        figures.progress_plot(ARMS[:2]),
-        figures.metric_plot([a._replace(metric=a.metric[:1]) for a in ARMS], "Frechet"),
+        charts.metric_plot(ARMS, "Frechet"),
+        charts.difference_plot(ARMS, "Frechet"),
+        charts.validation_plot(ARMS),
+        charts.progress_plot(ARMS),
+        charts.progress_plot(ARMS[:2]),
+        charts.metric_plot([a._replace(metric=a.metric[:1]) for a in ARMS], "Frechet"),
     ]
     assert len(set(pictures)) == len(pictures)
     for picture in pictures:
@@ -51,7 +51,7 @@ def test_pictures_are_valid_and_differ():
 
 
 def test_the_page_needs_nothing_else():
-    picture = figures.validation_plot(ARMS)
+    picture = charts.validation_plot(ARMS)
     text = page(
         "a <title>", ["curriculum: worse & proud"],
         {"Table": (["arm", "verdict"], [["<b>", "worse"], ["x", "better"]])},
@@ -73,7 +73,7 @@ TAGS = {"html", "head", "meta", "title", "style", "body", "h1", "h2", "ul", "li"
 
 def test_names_and_captions_are_text_and_nothing_else():
     """In every place where words of a config or a data set can stand."""
-    picture = figures.validation_plot(ARMS)
+    picture = charts.validation_plot(ARMS)
     text = page(
         HOSTILE, [HOSTILE], {HOSTILE: ([HOSTILE], [[HOSTILE, "better"]])},
         {HOSTILE: picture}, {HOSTILE: picture}, {HOSTILE: HOSTILE},

@@ -16,20 +16,20 @@ import pytest
 from PIL import Image
 
 from autoencoder_files import FACTOR, TINY, write_autoencoder
-from cdt import build
+from cdt import from_config
 from cdt.data import latents, moments, pipeline, prepare, text
-from cdt.data.prepared import prepared as prepared_images
+from cdt.data.prepared_format import prepared as prepared_images
 from cdt.data.text_encoder import TextEncoder
-from cdt.diffusion.latents import constant_scale, edm2_whitening, to_input
+from cdt.diffusion.latent_scaling import constant_scale, edm2_whitening, to_input
 from cdt.errors import UserError
-from cdt.evaluate import evaluate
-from cdt.identity import identity
+from cdt.files.safetensors import read_tensors, sha256
 from cdt.main import run
 from cdt.models.autoencoder_weights import autoencoder_of, autoencoder_params
-from cdt.safetensors_file import read_tensors, sha256
-from cdt.sample import sample
-from cdt.train import train
-from cdt.writers import read_history
+from cdt.modes.evaluate import evaluate
+from cdt.modes.sample import sample
+from cdt.modes.train import train
+from cdt.monitoring.writers import read_history
+from cdt.workdir.identity import identity
 from smoke_runs import smoke
 
 ROOT = Path(__file__).parents[2]
@@ -78,8 +78,8 @@ def direct(weights, images, scaling):
 
 def test_both_splits_and_mirror_images(weights, prepared):
     assert len(jax.local_devices()) == 8
-    source, held_out = build.data(latent_config(weights, prepared))
-    images, held_out_images = build.data(image_config(weights))
+    source, held_out = from_config.data(latent_config(weights, prepared))
+    images, held_out_images = from_config.data(image_config(weights))
     assert source.shape == (SIDE // FACTOR, SIDE // FACTOR, 4) and not source.pixels
     assert (source.size, held_out.size) == (512, 128) and source.num_classes == 10
     np.testing.assert_array_equal(source.labels, images.labels)
@@ -108,7 +108,7 @@ def test_manifest_says_what_the_latents_are(weights, prepared):
 
 
 def test_batches_take_mirror_images_by_chance(weights, prepared):
-    source, _ = build.data(latent_config(weights, prepared))
+    source, _ = from_config.data(latent_config(weights, prepared))
     options = dict(seed=3, batch_size=64)
     plain, flipped = (
         pipeline.make_batch(source, flip=flip, **options)(0)["image"] for flip in (False, True)
@@ -135,7 +135,7 @@ def test_a_killed_run_goes_on_with_the_block_it_was_in(
     weights, prepared, tmp_path, monkeypatch, where
 ):
     encoded, calls, alive = [], 0, False
-    encoder = build.encoder(image_config(weights))
+    encoder = from_config.encoder(image_config(weights))
 
     def counted(images):
         encoded.append(len(images))
@@ -153,7 +153,7 @@ def test_a_killed_run_goes_on_with_the_block_it_was_in(
 
         return second_time
 
-    monkeypatch.setattr(build, "encoder", lambda config: counted)
+    monkeypatch.setattr(from_config, "encoder", lambda config: counted)
     with monkeypatch.context() as patch, pytest.raises(Killed):
         if where == "store":
             patch.setattr(moments, "_store", dying(moments._store))
@@ -161,7 +161,7 @@ def test_a_killed_run_goes_on_with_the_block_it_was_in(
             patch.setattr(moments.atomic, "write", dying(moments.atomic.write))
         latents.prepare(image_config(weights), tmp_path, block_size=BLOCK)
     with pytest.raises(UserError, match="not complete .1 of 3 blocks"):
-        build.data(latent_config(weights, tmp_path))
+        from_config.data(latent_config(weights, tmp_path))
     encoded.clear()
     alive = True
     assert latents.prepare(image_config(weights), tmp_path) == 0  # keeps the folder's own blocks
@@ -193,10 +193,10 @@ def one_sentence(words, function, *args, **kwargs):
 def test_latents_of_another_autoencoder_or_scale_are_refused(weights, prepared, tmp_path):
     other = write_autoencoder(tmp_path, seed=1)
     words = f"another autoencoder .there '{sha256(weights)}', now '{sha256(other)}'"
-    one_sentence(words, build.data, latent_config(other, prepared))
+    one_sentence(words, from_config.data, latent_config(other, prepared))
     for overrides in ({"latents.scale": 0.2}, {"latents.scaling": "edm2"}):
         config = latent_config(weights, prepared, **overrides)
-        one_sentence("another scaling", build.data, config)
+        one_sentence("another scaling", from_config.data, config)
     # Going on with them would be as wrong.
     one_sentence("another autoencoder", latents.prepare, image_config(other), prepared)
     config = image_config(weights, **{"latents.scaling": "edm2"})
@@ -215,7 +215,7 @@ def npy_header(shape):
 
 
 def test_damaged_or_missing_latents_are_refused(weights, prepared, tmp_path):
-    scaling = build.scaling_record(image_config(weights))
+    scaling = from_config.scaling_record(image_config(weights))
     arguments = tmp_path, "train", sha256(weights), scaling
     one_sentence("there are no latents in .*cdt.data.latents", moments.latents, *arguments)
     target = copied(prepared, tmp_path)
@@ -278,31 +278,33 @@ def test_weights_that_do_not_fit(weights, tmp_path):
 
 def test_latents_that_overflow_are_refused(weights, tmp_path, monkeypatch):
     huge = np.full((1, 4, 4, 8), 1e6)
-    monkeypatch.setattr(build, "encoder", lambda config: lambda images: huge.repeat(len(images), 0))
+    monkeypatch.setattr(
+        from_config, "encoder", lambda config: lambda images: huge.repeat(len(images), 0)
+    )
     one_sentence("not finite", latents.prepare, image_config(weights), tmp_path)
 
 
 def test_flips_need_stored_mirror_images(weights, tmp_path, monkeypatch):
     zeros = np.zeros((1, 4, 4, 8))
     monkeypatch.setattr(
-        build, "encoder", lambda config: lambda images: zeros.repeat(len(images), 0)
+        from_config, "encoder", lambda config: lambda images: zeros.repeat(len(images), 0)
     )
     config = image_config(weights, **{"data.flip": False})
     assert latents.prepare(config, tmp_path) == 0
-    one_sentence("no mirror images", build.data, latent_config(weights, tmp_path))
-    source, _ = build.data(latent_config(weights, tmp_path, **{"data.flip": False}))
+    one_sentence("no mirror images", from_config.data, latent_config(weights, tmp_path))
+    source, _ = from_config.data(latent_config(weights, tmp_path, **{"data.flip": False}))
     assert source.mirror_images is None
 
 
 def test_whitening_encodes_pixels_from_0_to_1(weights, tmp_path):
     overrides = {"latents.scaling": "edm2", "data.flip": False}
     assert latents.prepare(image_config(weights, **overrides), tmp_path) == 0
-    source, _ = build.data(latent_config(weights, tmp_path, **overrides))
-    images, _ = build.data(image_config(weights))
+    source, _ = from_config.data(latent_config(weights, tmp_path, **overrides))
+    images, _ = from_config.data(image_config(weights))
     exact = direct(weights, images.images(np.arange(3)), edm2_whitening())
     np.testing.assert_allclose(source.images(np.arange(3)), exact, rtol=1e-3, atol=1e-5)
     config = latent_config(weights, tmp_path, **overrides, **{"data.channels": 3})
-    one_sentence("is of 4 channels", build.model, config)
+    one_sentence("is of 4 channels", from_config.model, config)
 
 
 def test_where_the_weights_lie_is_not_what_a_run_is(weights, prepared):
@@ -315,7 +317,7 @@ def test_a_run_on_latents_trains_samples_and_is_evaluated(weights, prepared, tmp
     # One device, which compiles in half the time of eight.
     one_device = jax.devices()[:1]
     monkeypatch.setattr(jax, "devices", lambda *backend: one_device)
-    source, _ = build.data(image_config(weights))
+    source, _ = from_config.data(image_config(weights))
     np.savez(tmp_path / "reference.npz", arr_0=source.images(np.arange(100)))
     config = latent_config(weights, prepared)
     config.train.duration = config.validation.every = config.sample.every = "3 steps"
@@ -370,7 +372,7 @@ def test_samples_of_latents_with_text_have_their_captions(weights, tmp_path, mon
     for split in ("train", "test"):
         argv = ["", f"--data={images}", f"--out={made}", "--encoder=letters", f"--split={split}"]
         command = f"no finished text states in .*--data=IMAGES --out={made} --split={split} "
-        one_sentence(command, build.source, config, split)
+        one_sentence(command, from_config.source, config, split)
         assert text.run(argv) == 0
     assert train(config, os.fspath(tmp_path / "run")) == 0
     assert sample(config, os.fspath(tmp_path / "run")) == 0
@@ -383,8 +385,8 @@ def test_samples_of_latents_with_text_have_their_captions(weights, tmp_path, mon
 
 def test_a_run_decodes_what_it_sampled(weights, prepared):
     config = latent_config(weights, prepared)
-    model = build.model(config)
-    source, _ = build.data(config)
+    model = from_config.model(config)
+    source, _ = from_config.data(config)
     moments, key = source.images(np.arange(64)), jax.random.key(0)
     x0 = np.asarray(model.to_x0(moments, key))
     mean, std = np.split(moments.astype(np.float32), 2, axis=-1)
@@ -395,7 +397,7 @@ def test_a_run_decodes_what_it_sampled(weights, prepared):
     variables = {"params": autoencoder_params(network, read_tensors(weights))}
     decoded = jax.jit(lambda z: network.apply(variables, z, method="decode"))(x0 / 0.18215)
     expected = np.clip(np.floor(127.5 * np.asarray(decoded) + 128), 0, 255)
-    decode = build.latents.decoder(config, build.mesh(config))
+    decode = from_config.latents.decoder(config, from_config.mesh(config))
     found = np.asarray(decode(x0))
     assert found.shape == (64, SIDE, SIDE, 3) and found.dtype == np.uint8
     assert np.abs(found - expected).max() <= 1  # rounding

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cdt.data import preparation, shards
+from cdt.data import shards, split_writer
 from cdt.data.pictures import decode
 from cdt.data.prepare import run
-from cdt.data.prepared import prepared, read_manifest
+from cdt.data.prepared_format import prepared, read_manifest
 from cdt.errors import UserError
 
 RNG = np.random.default_rng(0)
@@ -202,11 +202,11 @@ def test_death_at_any_moment_leaves_the_same_bytes(pictures, tmp_path, monkeypat
     moments = [
         (shards, "example_digest", 9, False),  # in the middle of shard 1
         (shards.atomic, "write", 3, False),  # shard 1 written, not yet said to be done
-        (preparation, "images_path", 3, False),  # while the shards are moved or joined
-        (preparation.shutil, "copyfileobj", 3, True),  # with half of a shard appended
-        (preparation.np, "save", 1, False),
-        (preparation, "content_hash", 1, False),
-        (preparation, "_clean", 1, False),  # the manifest is written
+        (split_writer, "images_path", 3, False),  # while the shards are moved or joined
+        (split_writer.shutil, "copyfileobj", 3, True),  # with half of a shard appended
+        (split_writer.np, "save", 1, False),
+        (split_writer, "content_hash", 1, False),
+        (split_writer, "_clean", 1, False),  # the manifest is written
     ]
     for number, (module, name, after, half) in enumerate(moments):
         if half and form == "array_record":

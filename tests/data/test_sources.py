@@ -10,8 +10,8 @@ from functools import partial
 import numpy as np
 import pytest
 
-from cdt.data import preparation, sources
-from cdt.data.prepared import prepared
+from cdt.data import sources, split_writer
+from cdt.data.prepared_format import prepared
 from cdt.errors import UserError
 
 
@@ -213,7 +213,7 @@ def test_tfds_reads_without_tensorflow(tfds_dir):
 def test_tfds_is_prepared_by_workers(tfds_dir, tmp_path):
     source = sources.tfds("tiny", "train", tfds_dir)
     form = dict(form="memmap", shape=(4, 4, 3), upscale=False, skip_bad=False)
-    manifest = preparation.prepare(
+    manifest = split_writer.prepare(
         source,
         lambda indices: (partial(sources.tfds, "tiny", "train", tfds_dir), indices),
         np.arange(12),

@@ -18,7 +18,7 @@ from cdt.difficulty.convergence import (
     side_by_side,
     steps_to,
 )
-from cdt.validation import make_validation
+from cdt.training.validation import make_validation
 
 EDGES = edge_table(np.array([0.0, 0.2, 0.5, 1.0]), None)
 LR = 0.05

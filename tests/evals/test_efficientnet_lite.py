@@ -8,7 +8,7 @@ import pytest
 
 from cdt.evals import efficientnet_lite
 from cdt.evals.efficientnet_lite import efficientnet_lite0
-from cdt.evals.layers import Layer
+from cdt.evals.folded_layers import Layer
 
 
 @pytest.fixture(scope="module")

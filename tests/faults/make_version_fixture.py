@@ -14,11 +14,11 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from cdt import __version__, build
-from cdt.checkpoint import Checkpointer
+from cdt import __version__, from_config
 from cdt.config import default_config, flatten
-from cdt.leaves import leaf_checksums
-from cdt.state import to_items
+from cdt.training.state import to_items
+from cdt.workdir.checkpoint import Checkpointer
+from cdt.workdir.leaves import leaf_checksums
 
 VERSIONS = Path(__file__).parent / "versions"
 STEP = 2
@@ -34,8 +34,10 @@ def fixture_config():
 
 
 def parts_of(config):
-    source, _ = build.data(config)
-    return build.training(config, build.model(config), 1, source.size, open_all_at=8), source
+    source, _ = from_config.data(config)
+    return from_config.training(
+        config, from_config.model(config), 1, source.size, open_all_at=8
+    ), source
 
 
 def main() -> None:

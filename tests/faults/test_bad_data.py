@@ -10,10 +10,10 @@ from PIL import Image
 from cdt.data import prepare
 from cdt.data.bad_examples import Examples
 from cdt.data.pipeline import make_batch
-from cdt.data.prepared import prepared
+from cdt.data.prepared_format import prepared
 from cdt.data.sources import BadExample, Source
 from cdt.errors import EXIT_FINISHED, UserError
-from cdt.train import train
+from cdt.modes.train import train
 from smoke_runs import smoke
 
 SIZE = 200

@@ -1,6 +1,6 @@
 """Steps that are not finite: named with their examples, passed over, and the run stops at too many.
 
-That they change no parameter, moment, average or pacing is in tests/test_step.py.
+That they change no parameter, moment, average or pacing is in tests/training/test_step.py.
 """
 
 import os
@@ -16,16 +16,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cdt import build
-from cdt import train as loop
-from cdt.build import optimization
-from cdt.checkpoint import Checkpointer
+from cdt import from_config
 from cdt.data.pipeline import make_batch
 from cdt.errors import UserError
-from cdt.progress import Progress
-from cdt.replay import replay
-from cdt.step import to_float
-from cdt.writers import read_history
+from cdt.from_config import optimization
+from cdt.modes import train as loop
+from cdt.modes.replay import replay
+from cdt.monitoring.progress import Progress
+from cdt.monitoring.writers import read_history
+from cdt.training.step import to_float
+from cdt.workdir.checkpoint import Checkpointer
 from smoke_runs import arrays, smoke
 
 ROOT = Path(__file__).parents[2]
@@ -65,7 +65,7 @@ def indices_of(images, source):
 )
 def test_a_bad_step_is_told_with_its_examples(tmp_path, monkeypatch, caplog, gradient_only):
     config = smoke()
-    source, _ = build.data(config)
+    source, _ = from_config.data(config)
     batch = make_batch(source, seed=config.seed, batch_size=config.train.batch_size, flip=False)
     images = batch(7)["image"]
     poisonous(monkeypatch, images[3], gradient_only)

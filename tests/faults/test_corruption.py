@@ -16,11 +16,11 @@ import jax
 import numpy as np
 import pytest
 
-from cdt import train as loop
-from cdt.checkpoint import Checkpointer
 from cdt.errors import UserError
-from cdt.manifest import SCHEMA
-from cdt.state import to_items
+from cdt.modes import train as loop
+from cdt.training.state import to_items
+from cdt.workdir.checkpoint import Checkpointer
+from cdt.workdir.manifest import SCHEMA
 from faults.make_version_fixture import parts_of
 from smoke_runs import arrays, assert_same_arrays, smoke
 

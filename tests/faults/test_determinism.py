@@ -9,12 +9,12 @@ import sys
 import numpy as np
 import pytest
 
-from cdt.compare import compare
-from cdt.evaluate import evaluate
-from cdt.sample import sample
-from cdt.study import study
-from cdt.train import train
-from cdt.writers import read_history
+from cdt.modes.compare import compare
+from cdt.modes.difficulty import study
+from cdt.modes.evaluate import evaluate
+from cdt.modes.sample import sample
+from cdt.modes.train import train
+from cdt.monitoring.writers import read_history
 from host_processes import ROOT, Processes, training
 from smoke_runs import arrays, assert_same_arrays, smoke
 

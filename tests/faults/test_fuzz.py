@@ -11,13 +11,13 @@ import shutil
 import jax
 import numpy as np
 import pytest
-
-from cdt import build
-from cdt import config as schema
-from cdt.checkpoint import Checkpointer
-from cdt.errors import UserError, user_errors
-from smoke_runs import smoke
 from test_checkpoint import META, abstract, assert_same, make_items, save
+
+from cdt import config as schema
+from cdt import from_config
+from cdt.errors import UserError, user_errors
+from cdt.workdir.checkpoint import Checkpointer
+from smoke_runs import smoke
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::pytest.PytestUnraisableExceptionWarning",
@@ -77,19 +77,19 @@ def build_all(config):
     schema.check_keys(config)
     schema.with_fitted_edges(config)
     with user_errors():
-        mesh = build.mesh(config)
-        train, test = build.data(config)
-        model = build.model(config, mesh)
-        open_all = build.open_all_at(config, train.size)
-        parts = build.training(config, model, mesh.size, train.size, open_all)
-        build.sampler(config, model)
-        build.sample_condition(config, model)
-        build.ema_name(config)
-        build.evaluated_emas(config)
-        build.feature_space(config)
+        mesh = from_config.mesh(config)
+        train, test = from_config.data(config)
+        model = from_config.model(config, mesh)
+        open_all = from_config.open_all_at(config, train.size)
+        parts = from_config.training(config, model, mesh.size, train.size, open_all)
+        from_config.sampler(config, model)
+        from_config.sample_condition(config, model)
+        from_config.ema_name(config)
+        from_config.evaluated_emas(config)
+        from_config.feature_space(config)
         for key in ("train.duration", "log.every", "validation.every", "checkpoint.every"):
-            build.steps(config, key, train.size)
-        build.examples(config, test)
+            from_config.steps(config, key, train.size)
+        from_config.examples(config, test)
         jax.eval_shape(parts.init, jax.random.key(0))
 
 

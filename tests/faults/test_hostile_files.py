@@ -14,8 +14,8 @@ from cdt.data import pictures
 from cdt.data.sources import npz
 from cdt.errors import UserError
 from cdt.evals.images import read_images
-from cdt.safetensors_file import read_tensors
-from cdt.torch_file import read_state_dict
+from cdt.files.pytorch import read_state_dict
+from cdt.files.safetensors import read_tensors
 
 
 class Ran:

@@ -9,7 +9,7 @@ from PIL import Image
 
 from cdt.data.folder import list_pictures
 from cdt.data.prepare import run
-from cdt.data.prepared import prepared
+from cdt.data.prepared_format import prepared
 from cdt.errors import UserError
 from host_processes import Processes, training
 

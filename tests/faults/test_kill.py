@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import pytest
 
-from cdt.writers import read_history
+from cdt.monitoring.writers import read_history
 from host_processes import Processes, training
 from smoke_runs import arrays, assert_same_arrays
 

@@ -8,20 +8,21 @@ import time
 
 import pytest
 
-from cdt import atomic, lock
 from cdt.errors import UserError
-from cdt.lock import LOCK_FILE, Lock
+from cdt.files import atomic
+from cdt.workdir import lock
+from cdt.workdir.lock import LOCK_FILE, Lock
 from host_processes import Processes, training
 
 HOLD = """
 import sys, time
-from cdt.lock import Lock
+from cdt.workdir.lock import Lock
 Lock(sys.argv[1]).__enter__()
 print("held", flush=True)
 time.sleep(300)
 """
 
-HOLD_BEATING = HOLD.replace("Lock(", "import cdt.lock\ncdt.lock.BEAT_SECONDS = 0.1\nLock(")
+HOLD_BEATING = HOLD.replace("Lock(", "import cdt.workdir.lock\ncdt.lock.BEAT_SECONDS = 0.1\nLock(")
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from cdt.checkpoint import Checkpointer
-from cdt.signals import StopRequest
-from cdt.writers import read_history
+from cdt.devices.signals import StopRequest
+from cdt.monitoring.writers import read_history
+from cdt.workdir.checkpoint import Checkpointer
 from host_processes import Processes, training
 
 SECONDS = 30  # what a preempted machine leaves

@@ -20,12 +20,12 @@ import numpy as np
 import pytest
 from etils import epath
 
-from cdt import checkpoint
-from cdt import train as loop
-from cdt.checkpoint import Checkpointer, NotSaved
 from cdt.errors import UserError
-from cdt.progress import Progress
-from cdt.writers import read_history
+from cdt.modes import train as loop
+from cdt.monitoring.progress import Progress
+from cdt.monitoring.writers import read_history
+from cdt.workdir import checkpoint
+from cdt.workdir.checkpoint import Checkpointer, NotSaved
 from cpu_devices import xla_flags
 from smoke_runs import arrays, assert_same_arrays, smoke
 
@@ -199,7 +199,7 @@ PROGRAM = """
 import os, subprocess, sys
 sys.path.insert(0, sys.argv[1])
 import jax
-from cdt.checkpoint import Checkpointer, NotSaved
+from cdt.workdir.checkpoint import Checkpointer, NotSaved
 from test_storage import assert_restored, make_items
 fault, folder = sys.argv[2:]
 if fault == "full":
@@ -337,7 +337,7 @@ def test_a_run_without_metrics_ends_well(undisturbed, tmp_path, monkeypatch, cap
     def refuse(lines, line):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("cdt.writers._LocalLines.write", refuse)
+    monkeypatch.setattr("cdt.monitoring.writers._LocalLines.write", refuse)
     assert loop.train(smoke(**EVERY), str(tmp_path)) == 0
     lines = warnings_of(caplog)
     assert len(lines) == 2 and "Metrics cannot be written" in lines[0]

@@ -7,11 +7,11 @@ import jax
 import numpy as np
 import pytest
 
-from cdt import train as loop
-from cdt.checkpoint import Checkpointer
-from cdt.leaves import leaf_checksums
-from cdt.state import to_items
-from cdt.writers import read_history
+from cdt.modes import train as loop
+from cdt.monitoring.writers import read_history
+from cdt.training.state import to_items
+from cdt.workdir.checkpoint import Checkpointer
+from cdt.workdir.leaves import leaf_checksums
 from faults.make_version_fixture import STEP, VERSIONS, fixture_config, parts_of
 from smoke_runs import smoke
 

@@ -7,11 +7,11 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh
 
-from cdt import sharding
-from cdt.agreement import check_alike, errors_of_all, gather
 from cdt.data.pipeline import make_batch
 from cdt.data.sources import in_memory
-from cdt.distributed import join, together
+from cdt.devices import sharding
+from cdt.devices.agreement import check_alike, errors_of_all, gather
+from cdt.devices.processes import join, together
 from cdt.errors import UserError
 
 BATCH, SIZE, STEPS = 16, 40, 5

@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-from cdt.writers import read_history
+from cdt.monitoring.writers import read_history
 from host_processes import Processes, training
 
 

@@ -5,13 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cdt.interop.dit_names import (
-    DIFFUSERS,
-    OFFICIAL,
-    from_params,
-    to_params,
-    with_unused_classes,
-)
+from cdt.interop.dit_names import DIFFUSERS, OFFICIAL, from_params, to_params, with_unused_classes
 from cdt.models.dit import DiT
 from cdt.models.layers import position_embedding
 

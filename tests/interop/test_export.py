@@ -13,7 +13,7 @@ from flax.traverse_util import unflatten_dict
 from safetensors.numpy import load_file
 
 from autoencoder_files import write_autoencoder
-from cdt import build
+from cdt import from_config
 from cdt.diffusion.denoiser import make_denoiser
 from cdt.diffusion.process import per_example
 from cdt.errors import UserError
@@ -126,7 +126,7 @@ np.savez(outputs, **found)
 )
 def test_the_denoiser_runs_without_cdt(tmp_path, overrides):
     config = smoke(**overrides)
-    model = build.model(config)
+    model = from_config.model(config)
     params = random_params(config)
     program = export_stablehlo.denoiser(model, params)
     assert program.platforms == ("cpu", "cuda", "tpu")

@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 from etils import epath
 
-from cdt import build
-from cdt.checkpoint import Checkpointer
+from cdt import from_config
 from cdt.errors import UserError
+from cdt.files.safetensors import read_tensors, write_tensors
 from cdt.interop import dit_names
 from cdt.interop.diffusers_files import transformer_config
 from cdt.interop.import_dit import import_dit
 from cdt.interop.sit import reversed_time
-from cdt.safetensors_file import read_tensors, write_tensors
-from cdt.sample import initial_params, load_params, sample
-from cdt.train import train
-from cdt.workdir import record_config
+from cdt.modes.sample import initial_params, load_params, sample
+from cdt.modes.train import train
+from cdt.workdir.checkpoint import Checkpointer
+from cdt.workdir.record import record_config
 from dit_runs import SIDE, ddpm, official_file, random_params
 from smoke_runs import arrays, smoke
 
@@ -56,7 +56,7 @@ def test_parameters_and_averages_are_the_weights(imported):
     for name in ("raw", "0.995", "0.98"):
         config.sample.ema = name
         step, found = load_params(
-            config, epath.Path(workdir), build.mesh(config), build.model(config)
+            config, epath.Path(workdir), from_config.mesh(config), from_config.model(config)
         )
         assert step == 0
         assert_equal(found, params)
@@ -122,7 +122,7 @@ def test_of_another_run_it_is_what_that_run_samples_with(imported, tmp_path):
     theirs, ours = ddpm(**{"sample.ema": "0.98"}), ddpm(**{"ema.decays": (0.5,), "seed": 5})
     record_config(epath.Path(tmp_path), theirs)
     ours.init_from = str(tmp_path)
-    assert_equal(initial_params(ours, build.mesh(ours), build.model(ours)), half)
+    assert_equal(initial_params(ours, from_config.mesh(ours), from_config.model(ours)), half)
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ def test_sit_runs_the_other_way(tmp_path):
 
 
 def diffusers_folder(folder, config, params, **changes):
-    network = build.dit(config)
+    network = from_config.dit(config)
     (folder / "transformer").mkdir(parents=True)
     content = transformer_config(network, config.data.channels, config.data.image_size)
     (folder / "transformer" / "config.json").write_text(json.dumps(content | changes))

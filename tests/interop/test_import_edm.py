@@ -4,12 +4,12 @@ import jax
 import numpy as np
 import pytest
 
-from cdt import build
+from cdt import from_config
 from cdt.errors import UserError
+from cdt.files.safetensors import read_tensors, write_tensors
 from cdt.interop.import_edm import import_edm
-from cdt.safetensors_file import read_tensors, write_tensors
-from cdt.sample import load_params, sample
-from cdt.train import train
+from cdt.modes.sample import load_params, sample
+from cdt.modes.train import train
 from edm_state import edm_state
 from smoke_runs import arrays, smoke
 
@@ -25,7 +25,7 @@ def small(style, **overrides):
 
 
 def random_params(config):
-    shapes = jax.eval_shape(build.model(config).init, jax.random.key(0))
+    shapes = jax.eval_shape(from_config.model(config).init, jax.random.key(0))
     rng = np.random.default_rng(0)
     return jax.tree.map(lambda leaf: 0.1 * rng.standard_normal(leaf.shape, np.float32), shapes)
 
@@ -54,11 +54,11 @@ def made(tmp_path_factory):
 def test_parameters_and_averages_are_the_weights(made, style):
     config = small(style)
     params = random_params(config)
-    model = build.model(config)
+    model = from_config.model(config)
     assert ("augment_embed" in params["condition"]) == (style == "ddpmpp")
-    for name in ("raw", next(iter(build.ema_decays(config)))):
+    for name in ("raw", next(iter(from_config.ema_decays(config)))):
         config.sample.ema = name
-        step, found = load_params(config, made / style, build.mesh(config), model)
+        step, found = load_params(config, made / style, from_config.mesh(config), model)
         assert step == 0
         jax.tree.map(np.testing.assert_array_equal, found, params)
 

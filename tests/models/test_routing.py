@@ -11,7 +11,7 @@ from cdt.diffusion.schedules import linear, linear_path
 from cdt.models.dit import DiT, DiTBlock
 from cdt.models.layers import unconstrained
 from cdt.models.routing import routing_mask, task_routing
-from cdt.sampling.levels import rounded
+from cdt.sampling.grids import rounded
 
 DDPM, EDM, FLOW = ddpm(linear(1000)), edm(), flow(linear_path())
 ROUTED = DiT(

@@ -11,16 +11,7 @@ import pytest
 
 from cdt.models import unet
 from cdt.models.layers import attention
-from cdt.models.unet import (
-    ADM,
-    ADM_SIZES,
-    DDPMPP,
-    DDPMPP_SIZES,
-    Attention,
-    Block,
-    adm,
-    ddpmpp,
-)
+from cdt.models.unet import ADM, ADM_SIZES, DDPMPP, DDPMPP_SIZES, Attention, Block, adm, ddpmpp
 from cdt.models.unet_layers import downsample
 
 CONSTRUCTORS = {"adm": adm, "ddpmpp": ddpmpp}

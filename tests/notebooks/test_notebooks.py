@@ -7,7 +7,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from cdt.train import train
+from cdt.modes.train import train
 from cpu_devices import xla_flags
 from smoke_runs import smoke
 

@@ -10,9 +10,9 @@ import torch
 from diffusers import AutoencoderKL
 
 from autoencoder_files import TINY, random_state, tiny_shapes
+from cdt.files.safetensors import read_tensors
 from cdt.models.autoencoder import ResidualBlock
 from cdt.models.autoencoder_weights import autoencoder_of, autoencoder_params
-from cdt.safetensors_file import read_tensors
 
 
 def saved(peer, folder):

@@ -14,16 +14,16 @@ from torch import nn
 from torch.nn import functional
 
 from autoencoder_files import FACTOR, TINY, write_autoencoder
-from cdt import build
+from cdt import from_config
 from cdt.diffusion.denoiser import make_denoiser
 from cdt.diffusion.guidance import classifier_free_guidance
 from cdt.diffusion.schedules import cosine, linear
+from cdt.files.safetensors import read_tensors
 from cdt.interop.export_diffusers import export_diffusers
 from cdt.interop.import_dit import import_dit
 from cdt.models.autoencoder_weights import autoencoder_of, autoencoder_params
-from cdt.safetensors_file import read_tensors
 from cdt.sampling.ddim import ddim
-from cdt.sampling.levels import strided
+from cdt.sampling.grids import strided
 from dit_runs import SIDE, ddpm, latent_ddpm, random_params, random_run
 from smoke_runs import arrays
 
@@ -72,7 +72,7 @@ def test_the_networks_agree(exported):
     config, folder = exported
     peer = DiTTransformer2DModel.from_pretrained(folder, subfolder="transformer").eval()
     x, time, label = network_inputs(channels=4)
-    model = build.model(config)
+    model = from_config.model(config)
     ours = model.apply(random_params(config), x, time, {"label": label}, None)
 
     def theirs(label):
@@ -99,7 +99,7 @@ def test_twenty_steps_of_the_pipeline(exported, monkeypatch):
     monkeypatch.setattr(pipe.vae, "decode", lambda z: latents.append(z) or decode(z))
     theirs = pipe(labels, guidance_scale=1.5, num_inference_steps=20, output_type="pt").images
 
-    model, params = build.model(config), random_params(config)
+    model, params = from_config.model(config), random_params(config)
 
     def network(x, level, condition):
         return model.apply(params, x, model.process.time_input(level), condition, None)
@@ -237,7 +237,7 @@ def test_official_files(tmp_path, family, zipped):
     if not ddpm:
         config.sample.sampler = "heun"
     assert import_dit(config, tmp_path / "run", tmp_path / "a.pt") == 0
-    params, model = arrays(tmp_path / "run")["params"], build.model(config)
+    params, model = arrays(tmp_path / "run")["params"], from_config.model(config)
     x, time, label = network_inputs(channels=4)
     if not ddpm:
         time = np.linspace(0, 1, len(x), dtype=np.float32)  # SiT's: 1 is clean

@@ -8,7 +8,7 @@ from diffusers import DPMSolverMultistepScheduler
 
 from cdt.diffusion import process, schedules
 from cdt.diffusion.denoiser import Denoised
-from cdt.sampling import levels
+from cdt.sampling import grids
 from cdt.sampling.dpm_solver import dpm_solver
 
 MEAN, VARIANCE = 0.3, 0.2
@@ -21,7 +21,7 @@ def x_theta(x, alpha, sigma):
 
 def test_twenty_steps_from_the_same_noise():
     betas = schedules.linear(1000)
-    p, grid = process.ddpm(betas), levels.rounded(1000, 20)
+    p, grid = process.ddpm(betas), grids.rounded(1000, 20)
     start = np.random.default_rng(0).standard_normal((8, 2, 2, 1)).astype(np.float32)
 
     def denoise(x, level):

@@ -17,11 +17,11 @@ sys.modules.setdefault("s3fs", types.ModuleType("s3fs"))  # as in test_unet.py
 
 from modulus.models.diffusion import EDMPrecond  # noqa: E402
 
-from cdt import build  # noqa: E402
+from cdt import from_config  # noqa: E402
 from cdt.diffusion.denoiser import make_denoiser  # noqa: E402
 from cdt.interop.import_edm import import_edm  # noqa: E402
-from cdt.sample import load_params  # noqa: E402
-from cdt.sampling import levels  # noqa: E402
+from cdt.modes.sample import load_params  # noqa: E402
+from cdt.sampling import grids  # noqa: E402
 from cdt.sampling.heun import heun  # noqa: E402
 from smoke_runs import smoke  # noqa: E402
 
@@ -59,8 +59,8 @@ def both(request, tmp_path):
     config.compilation_cache = ""
     assert import_edm(config, tmp_path / "run", tmp_path / "net.pt") == 0
 
-    model = build.model(config)
-    _, params = load_params(config, tmp_path / "run", build.mesh(config), model)
+    model = from_config.model(config)
+    _, params = load_params(config, tmp_path / "run", from_config.mesh(config), model)
     label = 3 if fields["label_dim"] else None
 
     def theirs(x, sigma):
@@ -72,7 +72,7 @@ def both(request, tmp_path):
             out = peer(x, torch.full((len(x),), sigma), one_hot)
         return out.numpy().astype(np.float64)
 
-    network = build.network_at(model, params)
+    network = from_config.network_at(model, params)
 
     def denoise(x, level):
         told = {} if label is None else {"label": jnp.full(len(x), label)}
@@ -105,7 +105,7 @@ def test_the_denoiser(both):
 
 def test_eighteen_steps_of_heun(both):
     theirs, denoise, process = both
-    grid = levels.karras(18, 0.002, 80.0, 7.0)
+    grid = grids.karras(18, 0.002, 80.0, 7.0)
     noise = np.random.default_rng(1).standard_normal((2, 3, SIDE, SIDE)).astype(np.float32)
     x = 80.0 * noise.astype(np.float64)
     for sigma, following in zip(grid[:-1], grid[1:], strict=True):

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from cdt.evals import inception
-from cdt.torch_file import read_state_dict
+from cdt.files.pytorch import read_state_dict
 
 # The package's __init__ imports torchvision, which its Inception does not use: leave it unexecuted.
 spec = importlib.util.find_spec("torch_fidelity")

@@ -9,7 +9,7 @@ import pytest
 
 from cdt.diffusion import process, schedules
 from cdt.diffusion.denoiser import Denoised
-from cdt.sampling import levels
+from cdt.sampling import grids
 from cdt.sampling.noise import initial_noise
 
 SHAPE = (2, 2, 1)
@@ -64,10 +64,10 @@ class Gaussian(NamedTuple):
 
 
 FAMILIES = {
-    "ddpm": (process.ddpm(schedules.linear(1000)), lambda n: levels.rounded(1000, n)),
-    "edm": (process.edm(), levels.karras),
-    "flow-linear": (process.flow(schedules.linear_path()), levels.uniform),
-    "flow-gvp": (process.flow(schedules.gvp_path()), levels.uniform),
+    "ddpm": (process.ddpm(schedules.linear(1000)), lambda n: grids.rounded(1000, n)),
+    "edm": (process.edm(), grids.karras),
+    "flow-linear": (process.flow(schedules.linear_path()), grids.uniform),
+    "flow-gvp": (process.flow(schedules.gvp_path()), grids.uniform),
 }
 
 

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cdt.diffusion import process, schedules
-from cdt.sampling import levels
+from cdt.sampling import grids
 from cdt.sampling.ancestral import ancestral
 
 
@@ -37,7 +37,7 @@ def test_the_right_variance_fraction_gives_the_exact_distribution(family):
 
 
 def test_many_steps_give_the_exact_distribution_without_learned_variance(gaussian):
-    data, grid = gaussian(process.ddpm(schedules.linear(1000))), levels.rounded(1000, 1000)
+    data, grid = gaussian(process.ddpm(schedules.linear(1000))), grids.rounded(1000, 1000)
     keys, x = data.start(grid, 4000)
     out = ancestral(data.denoise, data.process, grid, x, keys)
     data.assert_moments(out, data.mean, data.variance, slack=0.02)

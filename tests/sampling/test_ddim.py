@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cdt.diffusion import process, schedules
-from cdt.sampling import levels
+from cdt.sampling import grids
 from cdt.sampling.ancestral import ancestral
 from cdt.sampling.ddim import ddim
 
@@ -34,7 +34,7 @@ def test_eta_1_is_ancestral_sampling(family):
 def test_moments_follow_the_papers_equation_12(gaussian, eta):
     """The linear recursion of mean and variance, in alpha_bar and float64 (Song et al. 2021)."""
     betas = schedules.linear(1000)
-    data, grid = gaussian(process.ddpm(betas)), levels.strided(1000, 20)
+    data, grid = gaussian(process.ddpm(betas)), grids.strided(1000, 20)
     alpha_bar = np.append(np.cumprod(1 - betas), 1.0)  # index -1 is the clean end
     mean, variance = data.marginal(grid[0])
     for t, s in zip(grid[:-1].astype(int), grid[1:].astype(int), strict=True):
@@ -53,4 +53,4 @@ def test_bad_eta():
     p = process.ddpm(schedules.linear(1000))
     keys = jax.random.split(jax.random.key(0), 1)
     with pytest.raises(ValueError, match=r"eta = 1.5 but needs it in \[0, 1\]"):
-        ddim(None, p, levels.strided(1000, 10), jnp.zeros((1, 1)), keys, eta=1.5)
+        ddim(None, p, grids.strided(1000, 10), jnp.zeros((1, 1)), keys, eta=1.5)

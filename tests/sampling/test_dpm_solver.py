@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from cdt.diffusion import process, schedules
-from cdt.sampling import levels
+from cdt.sampling import grids
 from cdt.sampling.ddim import ddim
 from cdt.sampling.dpm_solver import dpm_solver
 
@@ -46,8 +46,8 @@ def test_comes_closer_than_ddim_for_the_same_evaluations(family):
 def test_is_algorithm_2(gaussian, name):
     """A plain float64 loop over the paper's lines, in lambda = log(alpha / sigma)."""
     p, grid = {
-        "ddpm": (process.ddpm(schedules.linear(1000)), levels.rounded(1000, 12)),
-        "edm": (process.edm(), levels.karras(12)),
+        "ddpm": (process.ddpm(schedules.linear(1000)), grids.rounded(1000, 12)),
+        "edm": (process.edm(), grids.karras(12)),
     }[name]
     data = gaussian(p)
     keys, x = data.start(grid, 64)

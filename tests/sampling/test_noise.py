@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cdt.diffusion import process, schedules
-from cdt.sampling import levels
+from cdt.sampling import grids
 from cdt.sampling.ancestral import ancestral
 from cdt.sampling.ddim import ddim
 from cdt.sampling.heun import heun
@@ -28,7 +28,7 @@ def test_initial_noise_has_the_scale_of_the_first_level(family):
 
 def test_draws_of_steps_and_start_are_independent():
     keys = jax.random.split(jax.random.key(0), 20_000)
-    start = initial_noise(process.flow(schedules.linear_path()), levels.uniform(10), keys, (1,))
+    start = initial_noise(process.flow(schedules.linear_path()), grids.uniform(10), keys, (1,))
     draws = np.concatenate([start, step_noise(keys, 0, (1,)), step_noise(keys, 1, (1,))], 1)
     np.testing.assert_allclose(np.corrcoef(draws.T), np.eye(3), atol=0.04)
 
@@ -45,9 +45,9 @@ def test_draws_do_not_depend_on_the_batch(legacy):
 @pytest.mark.parametrize(
     "p, grid, sampler",
     [
-        (process.ddpm(schedules.linear(1000)), levels.strided(1000, 10), ancestral),
-        (process.flow(schedules.gvp_path()), levels.uniform(10), partial(ddim, eta=0.7)),
-        (process.edm(), levels.karras(10), partial(heun, S_churn=4.0)),
+        (process.ddpm(schedules.linear(1000)), grids.strided(1000, 10), ancestral),
+        (process.flow(schedules.gvp_path()), grids.uniform(10), partial(ddim, eta=0.7)),
+        (process.edm(), grids.karras(10), partial(heun, S_churn=4.0)),
     ],
 )
 def test_samples_do_not_depend_on_the_batch(gaussian, p, grid, sampler):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cdt.diffusion import process, schedules
-from cdt.sampling import levels
+from cdt.sampling import grids
 from cdt.sampling.ddim import ddim
 from cdt.sampling.euler import euler
 from cdt.sampling.heun import heun
@@ -26,7 +26,7 @@ def test_recovers_the_flow_at_its_order(continuous, sampler, order, largest):
 
 def test_edm_euler_is_ddim(gaussian):
     """In sigma the ODE's Euler step and DDIM coincide (Karras et al. 2022, section 4)."""
-    data, grid = gaussian(process.edm()), levels.karras(20)
+    data, grid = gaussian(process.edm()), grids.karras(20)
     keys, x = data.start(grid, 64)
     out = euler(data.denoise, data.process, grid, x, keys)
     expected = ddim(data.denoise, data.process, grid, x, keys)
@@ -35,7 +35,7 @@ def test_edm_euler_is_ddim(gaussian):
 
 def test_heun_is_algorithm_1(gaussian):
     """Against a plain float64 loop over the paper's lines, sigma(t) = t and s(t) = 1."""
-    data, grid = gaussian(process.edm()), levels.karras(12)
+    data, grid = gaussian(process.edm()), grids.karras(12)
     keys, x = data.start(grid, 64)
 
     def denoised(y, s):
@@ -65,7 +65,7 @@ def test_heun_never_evaluates_the_clean_end(continuous):
 
 
 def test_one_heun_step_is_an_euler_step(gaussian):
-    data, grid = gaussian(process.edm()), levels.karras(1)
+    data, grid = gaussian(process.edm()), grids.karras(1)
     keys, x = data.start(grid, 64)
     out = heun(data.denoise, data.process, grid, x, keys)
     expected = euler(data.denoise, data.process, grid, x, keys)
@@ -73,7 +73,7 @@ def test_one_heun_step_is_an_euler_step(gaussian):
 
 
 def test_churn_keeps_the_distribution(gaussian):
-    data, grid = gaussian(process.edm()), levels.karras(64)
+    data, grid = gaussian(process.edm()), grids.karras(64)
     keys, x = data.start(grid, 20_000)
     options = {"S_churn": 20.0, "S_min": 0.05, "S_max": 50.0, "S_noise": 1.0}
     out = heun(data.denoise, data.process, grid, x, keys, **options)
@@ -87,7 +87,7 @@ def test_churn_keeps_the_distribution(gaussian):
 def test_churn_is_algorithm_2(gaussian, S_churn):
     """Variance after each churned Euler/Heun step by the linear recursion, in float64."""
     S_min, S_max, S_noise, n = 0.05, 50.0, 1.1, 12
-    data, grid = gaussian(process.edm()), levels.karras(n)
+    data, grid = gaussian(process.edm()), grids.karras(n)
     _, variance = data.marginal(grid[0])
 
     def slope(s):  # d = (y - D(y))/s = slope (y - mean)
@@ -112,9 +112,9 @@ def test_errors(gaussian):
     discrete = gaussian(process.ddpm(schedules.linear(1000)))
     for sampler in (euler, heun):
         with pytest.raises(ValueError, match="'ddpm' but needs edm or flow"):
-            sampler(discrete.denoise, discrete.process, levels.rounded(1000, 5), x, keys)
+            sampler(discrete.denoise, discrete.process, grids.rounded(1000, 5), x, keys)
     flow = gaussian(process.flow(schedules.linear_path()))
     with pytest.raises(ValueError, match="'flow' but churn is defined for edm alone"):
-        heun(flow.denoise, flow.process, levels.uniform(5), x, keys, S_churn=1.0)
+        heun(flow.denoise, flow.process, grids.uniform(5), x, keys, S_churn=1.0)
     with pytest.raises(ValueError, match="S_churn = -1 but needs 0 or more"):
-        heun(flow.denoise, flow.process, levels.uniform(5), x, keys, S_churn=-1)
+        heun(flow.denoise, flow.process, grids.uniform(5), x, keys, S_churn=-1)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cdt.diffusion import process, schedules
-from cdt.sampling import levels
+from cdt.sampling import grids
 from cdt.sampling.euler_maruyama import euler_maruyama
 
 PATHS = {
@@ -29,7 +29,7 @@ def test_moments_follow_the_sde_step_by_step(gaussian, path, steps):
     Written with the score of the marginal, -(x - mean)/variance, not with the denoiser's eps.
     """
     make, coefficients = PATHS[path]
-    data, grid = gaussian(process.flow(make())), levels.uniform_to(steps, 0.04)
+    data, grid = gaussian(process.flow(make())), grids.uniform_to(steps, 0.04)
     mean, variance = data.marginal(grid[0])
     for i, (t, following) in enumerate(zip(grid[:-1], grid[1:], strict=True)):
         alpha, sigma, d_alpha, d_sigma = coefficients(t)
@@ -49,7 +49,7 @@ def test_moments_follow_the_sde_step_by_step(gaussian, path, steps):
 
 
 def test_many_small_steps_give_the_data(gaussian):
-    data, grid = gaussian(process.flow(schedules.linear_path())), levels.uniform_to(500, 0.004)
+    data, grid = gaussian(process.flow(schedules.linear_path())), grids.uniform_to(500, 0.004)
     keys, x = data.start(grid, 20_000)
     out = euler_maruyama(data.denoise, data.process, grid, x, keys)
     data.assert_moments(out, data.mean, data.variance, slack=0.02)
@@ -62,7 +62,7 @@ def test_many_small_steps_give_the_data(gaussian):
 
 
 def test_an_example_depends_on_its_own_key_alone(gaussian):
-    data, grid = gaussian(process.flow(schedules.linear_path())), levels.uniform_to(5, 0.04)
+    data, grid = gaussian(process.flow(schedules.linear_path())), grids.uniform_to(5, 0.04)
     keys, x = data.start(grid, 6)
     out = euler_maruyama(data.denoise, data.process, grid, x, keys)
     part = euler_maruyama(data.denoise, data.process, grid, x[2:4], keys[2:4])
@@ -73,7 +73,7 @@ def test_errors(gaussian):
     keys, x = jax.random.split(jax.random.key(0), 1), jnp.zeros((1, 2, 2, 1))
     edm = gaussian(process.edm())
     with pytest.raises(ValueError, match="'edm' but needs flow"):
-        euler_maruyama(edm.denoise, edm.process, levels.karras(5), x, keys)
+        euler_maruyama(edm.denoise, edm.process, grids.karras(5), x, keys)
     for last in (0, 1, -0.1):
         with pytest.raises(ValueError, match="last step of"):
-            levels.uniform_to(5, last)
+            grids.uniform_to(5, last)

@@ -10,8 +10,8 @@ from cdt.curriculum.clusters import edge_table, uniform_edges
 from cdt.curriculum.pacing import fixed
 from cdt.curriculum.sampler import curriculum
 from cdt.diffusion import prediction, schedules
+from cdt.diffusion.loss_weights import x0_error_weight
 from cdt.diffusion.process import ddpm, edm, flow
-from cdt.diffusion.weights import x0_error_weight
 from cdt.timesteps.base import Draw, Feedback
 from cdt.timesteps.independent import independent
 from cdt.timesteps.info_noise import info_noise, log_s_bins

@@ -13,9 +13,10 @@ import pytest
 from benchmarks import targets
 from benchmarks.cases import case_config
 from benchmarks.collectives import collectives, sent_bytes, total_bytes
-from cdt import build, sharding
+from cdt import from_config
+from cdt.devices import sharding
+from cdt.devices.memory import memory_errors
 from cdt.errors import UserError
-from cdt.memory import memory_errors
 
 V5E = targets.CHIPS["v5e"]
 
@@ -33,7 +34,7 @@ def test_a_step_gathers_parameters_and_reduces_gradients(capfd):
     config = small_dit()
     step = targets.compiled_step(config, V5E, 8, fsdp=4)
     assert "full rematerialization" not in capfd.readouterr().err
-    shapes = jax.eval_shape(build.model(config).init, jax.random.key(0))
+    shapes = jax.eval_shape(from_config.model(config).init, jax.random.key(0))
     size = 2 * sum(leaf.size for leaf in jax.tree.leaves(shapes))
     found = collectives(step.as_text())
     moved = total_bytes(found)
@@ -50,11 +51,11 @@ def test_sampling_on_replicas_sends_nothing():
     config = small_dit()
     with targets.traced_for(V5E):
         mesh = sharding.make_mesh(-1, 1, targets.devices(V5E, 8))
-        model = build.model(config, mesh)
+        model = from_config.model(config, mesh)
         shapes = jax.eval_shape(model.init, jax.random.key(0))
         everywhere = jax.tree.map(lambda _: sharding.replicated(mesh), shapes)
         indices = jax.ShapeDtypeStruct((32,), jnp.int32, sharding=sharding.batch_sharding(mesh))
-        program = build.sampler(config, model).lower(
+        program = from_config.sampler(config, model).lower(
             sharding.abstract(shapes, everywhere), indices, {"label": indices}
         )
         assert collectives(program.compile().as_text()) == []

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from benchmarks import targets
-from cdt import sharding
+from cdt.devices import sharding
 
 SIZES = [
     (name, number)

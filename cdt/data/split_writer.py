@@ -1,0 +1,300 @@
+"""Preparing a split: shards in worker processes, then one manifest."""
+
+import fcntl
+import json
+import multiprocessing
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cdt.data import shards as shard_files
+from cdt.data.captions import caption_lines
+from cdt.data.prepared_format import WORK, Manifest, content_hash, read_manifest, shard_name
+from cdt.data.shards import Stopped, Task, images_path, read_shard, shard_path
+from cdt.data.sources import Source
+from cdt.devices.signals import StopRequest
+from cdt.errors import UserError
+from cdt.files import atomic
+from cdt.monitoring.progress import Progress
+
+# indices -> (what opens a source, the same examples in that source)
+Part = Callable[[np.ndarray], tuple[Callable[[], Source], np.ndarray]]
+
+
+def prepare(
+    source: Source,
+    part: Part | None,
+    indices: np.ndarray,
+    folder: str | os.PathLike[str],
+    *,
+    form: str,
+    shape: tuple[int, int, int],
+    upscale: bool,
+    skip_bad: bool,
+    shards: int,
+    workers: int,
+    settings: Mapping[str, Any],
+) -> Manifest:
+    """Write examples of a source as cdt/data/prepared_format.py describes; return the manifest.
+
+    A shard that is finished is not written again when the same call is repeated after a stop or a
+    kill; the result is the same, byte for byte, whatever the interruptions and the workers.
+
+    Args:
+      source: where the examples come from.
+      part: indices -> (what opens a source in another process, the same examples in it); None:
+        everything is done in this process.
+      indices: int64[n] > 0 examples of `source`, in the order in which they are written.
+      folder: of the split; local, created if absent.
+      form: 'memmap' or 'array_record'.
+      shape: (H, H, C) of the images written.
+      upscale: allow images smaller than that.
+      skip_bad: leave bad examples out and name them in the manifest; else the first one ends it.
+      shards: pieces of the work, in [1, n].
+      workers: processes, if `part` is given.
+      settings: what else tells this preparation from others, for the manifest; plain JSON.
+
+    Raises:
+      BadExample: a bad example.
+      UserError: something else lies in the folder, is prepared there at this moment, or the disk
+        is full.
+      Stopped: after SIGTERM or SIGINT.
+    """
+    folder = Path(folder)
+    settings = {
+        **settings, "form": form, "image_size": shape[0], "channels": shape[2], "shards": shards
+    }  # fmt: skip
+    if (folder / "manifest.json").exists():
+        manifest = read_manifest(folder)
+        _check_same(folder, manifest.settings, settings)
+        _clean(folder / WORK)  # there if the last run was killed after its last word
+        return manifest
+    work = folder / WORK
+    try:
+        with _claimed(work, settings), StopRequest() as request:
+            tasks = [
+                Task(number, *_opener(source, part, block), work, form, shape, upscale, skip_bad)
+                for number, block in enumerate(np.array_split(indices, shards))
+                if not shard_path(work, number).exists()
+            ]
+            left = sum(len(task.indices) for task in tasks)
+            workers = workers if part is not None else 1
+            _write_all(tasks, len(indices), left, workers, request)
+            manifest = _finish(source, folder, form, shape, shards, settings)
+            _clean(work)
+    except OSError as error:
+        raise UserError(
+            f"{folder} cannot be written ({error}): mend that and run the same command again"
+        ) from error
+    return manifest
+
+
+def _opener(
+    source: Source, part: Part | None, block: np.ndarray
+) -> tuple[Callable[[], Source], np.ndarray]:
+    return part(block) if part is not None else (lambda: source, block)
+
+
+def _check_same(folder: Path, there: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    # The data may have moved: their fingerprint says whether they are the same. And whoever meets a
+    # bad image after hours may decide to skip it: shards finished before had none.
+    free = ("path", "on_bad")
+    names = [name for name in now if name not in free and there.get(name) != now[name]]
+    if names:
+        what = ", ".join(f"{name} (there {there.get(name)!r}, now {now[name]!r})" for name in names)
+        raise UserError(
+            f"{folder} holds what was prepared otherwise: {what}; give another --out, or remove "
+            "that folder"
+        )
+
+
+@contextmanager
+def _claimed(work: Path, settings: Mapping[str, Any]) -> Iterator[None]:
+    """The work folder, made or found, for this process alone."""
+    foreign = [path.name for path in work.parent.glob("*") if path != work]
+    if foreign and not work.exists():
+        raise UserError(
+            f"{work.parent} holds {foreign[0]}, which no preparation left there: give another --out"
+        )
+    work.mkdir(parents=True, exist_ok=True)
+    with (work / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel frees it, kill or not
+        except BlockingIOError:
+            raise UserError(
+                f"{work.parent} is being prepared by another process: wait for it, or stop it"
+            ) from None
+        path = work / "settings.json"
+        if path.exists() and len(list(work.glob("*.json"))) > 1:  # a shard is finished
+            _check_same(work.parent, json.loads(path.read_text()), settings)
+        else:
+            atomic.write(path, json.dumps(settings, indent=1))
+        for partial in work.glob("*.partial"):
+            partial.unlink()
+        yield
+
+
+def _write_all(
+    tasks: list[Task], total: int, left: int, workers: int, request: StopRequest
+) -> None:
+    """Writes the shards that are left, with a progress bar."""
+    if not tasks:
+        return
+    progress = Progress(total, total - left, unit="image")
+    began = time.monotonic()
+
+    def show(done: int) -> None:
+        rate = done / max(time.monotonic() - began, 1e-9)
+        progress.update(total - left + done, images_per_second=rate or None)
+
+    try:
+        if workers == 1:
+            _write_here(tasks, show, request)
+        else:
+            _write_in_workers(tasks, show, request, min(workers, len(tasks)))
+    finally:
+        progress.close()
+
+
+def _write_here(tasks: list[Task], show: Callable[[int], None], request: StopRequest) -> None:
+    done = 0
+
+    def tick() -> None:
+        nonlocal done
+        done += 1
+        if done % 64 == 0:
+            show(done)
+        if request.requested:
+            raise Stopped
+
+    for task in tasks:
+        shard_files.write_shard(task, tick)
+    show(done)
+
+
+def _write_in_workers(
+    tasks: list[Task], show: Callable[[int], None], request: StopRequest, workers: int
+) -> None:
+    context = multiprocessing.get_context("spawn")  # forks of a process with threads may hang
+    counter, stop = context.Value("q", 0), context.Event()
+    pool = ProcessPoolExecutor(
+        workers, context, initializer=shard_files.start_worker, initargs=(counter, stop)
+    )
+    try:
+        pending = {pool.submit(shard_files.write_in_worker, task) for task in tasks}
+        while pending:
+            done, pending = wait(pending, timeout=0.5, return_when=FIRST_EXCEPTION)
+            for future in done:
+                future.result()
+            show(counter.value)
+            if request.requested:
+                raise Stopped
+    except BrokenProcessPool as error:
+        if request.requested:  # the signal went to the workers as well
+            raise Stopped from error
+        raise UserError(
+            "a worker process was killed, perhaps for want of memory: run the same command again, "
+            "with fewer --workers"
+        ) from error
+    finally:
+        stop.set()
+        pool.shutdown(cancel_futures=True)
+
+
+def _finish(
+    source: Source,
+    folder: Path,
+    form: str,
+    shape: tuple[int, int, int],
+    shards: int,
+    settings: Mapping[str, Any],
+) -> Manifest:
+    """Puts the shards' images, labels and captions in place, and last the manifest.
+
+    Every step may be repeated, so that a kill between any two of them does no harm.
+    """
+    work = folder / WORK
+    counts: list[int] = []
+    skipped: list[str] = []
+    for number in range(shards):
+        shard = read_shard(work, number)
+        counts.append(shard.num_examples)
+        skipped += shard.skipped
+    if not sum(counts):
+        raise UserError(
+            f"no image is left, {len(skipped)} were bad, the first: {skipped[0]}; give pictures "
+            "that fit --image_size and --channels"
+        )
+    for number in range(shards):
+        images = images_path(work, number)
+        if form == "array_record" and images.exists():
+            images.replace(folder / shard_name(number, shards))
+    if form == "memmap":
+        _join(folder / "images.bin", work, counts, int(np.prod(shape)))
+    if source.labels is not None:
+        path = work / "labels.npy"
+        labels = [np.array(read_shard(work, n).labels, np.int32) for n in range(shards)]
+        np.save(path, np.concatenate(labels))
+        path.replace(folder / "labels.npy")
+    if source.captions is not None:
+        path = work / "captions.jsonl"
+        with path.open("w") as file:
+            for number in range(shards):
+                file.writelines(caption_lines(read_shard(work, number).captions or ()))
+        path.replace(folder / "captions.jsonl")
+    manifest = Manifest(
+        form=form,
+        count=sum(counts),
+        shape=shape,
+        num_classes=source.num_classes,
+        classes=source.classes,
+        captions=source.captions is not None,
+        shards=tuple(counts) if form == "array_record" else (sum(counts),),
+        sha256="",
+        skipped=tuple(skipped),
+        settings=settings,
+    )
+    manifest = manifest._replace(sha256=content_hash(manifest, _digests(work, shards)))
+    atomic.write(folder / "manifest.json", json.dumps(manifest._asdict(), indent=1))
+    return manifest
+
+
+def _digests(work: Path, shards: int) -> Iterator[bytes]:
+    for number in range(shards):
+        yield bytes.fromhex(read_shard(work, number).digests)
+
+
+def _join(target: Path, work: Path, counts: list[int], image_bytes: int) -> None:
+    """Appends each shard's images to one file and removes them, so that the disk never holds the
+    data set twice.
+
+    A shard whose images are gone has been appended, and whatever lies behind those is half of the
+    next one, left by a kill.
+    """
+    with target.open("ab") as joined:
+        length = 0
+        for number, count in enumerate(counts):
+            images = images_path(work, number)
+            if images.exists():
+                joined.truncate(length)
+                with images.open("rb") as file:
+                    shutil.copyfileobj(file, joined, 2**20)
+                joined.flush()
+                images.unlink()
+            length += count * image_bytes
+
+
+def _clean(work: Path) -> None:
+    """Removes the work folder and what preparations leave there."""
+    if work.exists():
+        for path in work.iterdir():
+            path.unlink(missing_ok=True)
+        work.rmdir()

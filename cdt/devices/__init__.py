@@ -1,0 +1,1 @@
+"""Devices and processes: mesh, compilation, memory, signals, several processes."""

@@ -1,0 +1,146 @@
+"""Config -> data sources."""
+
+import jax
+import numpy as np
+from etils import epath
+from ml_collections import ConfigDict
+
+from cdt.data import sources
+from cdt.data.bad_examples import Examples
+from cdt.data.folder import folder
+from cdt.data.idx import idx
+from cdt.data.moments import latents
+from cdt.data.prepared_format import prepared
+from cdt.data.text_states import TextStates, mock_text_states, read_text_states, text_folder
+from cdt.devices import sharding
+from cdt.errors import UserError
+from cdt.from_config.choices import at_least, choose
+from cdt.from_config.latent_space import autoencoder_sha256, scaling_record
+
+SOURCES = {
+    "digits": lambda config, split: sources.digits(split),
+    "mock": lambda config, split: sources.mock(
+        split, config.data.image_size, config.data.channels, config.model.num_classes or None,
+        size=512 if split == config.data.train_split else 128,
+    ),
+    "idx": lambda config, split: idx(config.data.path, split),
+    "folder": lambda config, split: folder(
+        epath.Path(config.data.path) / split, config.data.image_size, config.data.channels
+    ),
+    "latents": lambda config, split: latents(
+        config.data.path, split, autoencoder_sha256(config), scaling_record(config)
+    ),
+    "prepared": lambda config, split: prepared(epath.Path(config.data.path) / split),
+    "npz": lambda config, split: sources.npz(config.data.path, split),
+    "tfds": lambda config, split: sources.tfds(config.data.path, split),
+}  # fmt: skip
+
+
+def text_states(config: ConfigDict, split: str) -> TextStates | None:
+    """The states of a split's captions; None for a model that reads no text.
+
+    Of mock data only the null and the form are right: `data` makes those of its examples.
+    """
+    encoder = config.data.text_encoder
+    if not encoder:
+        return None
+    if config.data.name == "mock":
+        return mock_text_states(np.zeros(1, np.int32))
+    if config.data.name not in ("prepared", "latents"):
+        raise UserError(
+            f"config.data.text_encoder is '{encoder}' and config.data.name '{config.data.name}'; "
+            "text needs a data set prepared with captions: python -m cdt.data.prepare"
+        )
+    return read_text_states(
+        epath.Path(config.data.path) / split, encoder, of_latents=config.data.name == "latents"
+    )
+
+
+def source(config: ConfigDict, split: str) -> sources.Source:
+    """One split, with the text states of its captions where the model reads text."""
+    opened = choose("data.name", config.data.name, SOURCES)(config, split)
+    text = text_states(config, split)
+    if text is None:
+        return opened
+    if config.data.name == "mock":
+        no_labels = np.zeros(opened.size, np.int32)
+        return opened._replace(
+            text=mock_text_states(no_labels if opened.labels is None else opened.labels)
+        )
+    if text.manifest.captions != (opened.origin or opened.fingerprint()):
+        raise UserError(
+            f"The text states of {opened.name} are those of other captions; remove "
+            f"{text_folder(epath.Path(config.data.path) / split)} and run python -m cdt.data.text "
+            "again."
+        )
+    return opened._replace(text=text)
+
+
+def data(config: ConfigDict) -> tuple[sources.Source, sources.Source]:
+    """The training and the held-out source, checked against the config."""
+    at_least(config, "seed", 0)  # which NumPy's generators, that order the batches, ask for
+    train = source(config, config.data.train_split)
+    test = source(config, config.data.test_split)
+    if train.text and test.text and train.text.manifest.encoding != test.text.manifest.encoding:
+        raise UserError(
+            f"The text states of {train.name} and {test.name} come from other parameters or have "
+            "another length; run python -m cdt.data.text for both splits with the same encoder and "
+            "--max_length."
+        )
+    size = (config.data.image_size, config.data.image_size, config.data.channels)
+    for opened in (train, test):
+        if tuple(opened.shape) != size:
+            raise UserError(
+                f"The images of {opened.name} are {'x'.join(map(str, opened.shape))}, but "
+                f"config.data.image_size and channels say {'x'.join(map(str, size))}; give theirs, "
+                "or prepare the images so."
+            )
+        known = config.model.num_classes
+        if known and opened.num_classes is None:
+            raise UserError(
+                f"config.model.num_classes is {known}, but {opened.name} has no labels; set it to "
+                "0 for an unconditional model."
+            )
+        if known and opened.num_classes > known:
+            raise UserError(
+                f"{opened.name} has {opened.num_classes} classes, more than the model's "
+                f"{known}; set config.model.num_classes to {opened.num_classes}."
+            )
+    differing = set(train.classes or ()) ^ set(test.classes or ())
+    if config.model.num_classes and differing:
+        raise UserError(
+            f"{train.name} and {test.name} do not have the same classes, for example only one has "
+            f"'{min(differing)}'; give both the same, so that their labels agree."
+        )
+    if config.data.flip and not train.pixels and train.mirror_images is None:
+        raise UserError(
+            f"config.data.flip is True, but the latents in {config.data.path} have no mirror "
+            "images; set it to False, or make them anew from a config whose data.flip is True."
+        )
+    return train, test
+
+
+def examples(config: ConfigDict, source: sources.Source) -> Examples:
+    """What reads a source of which a few examples may be damaged."""
+    share = config.data.max_bad_share
+    if not 0.0 <= share < 1.0:
+        raise UserError(
+            f"config.data.max_bad_share is {share}; it must lie in [0, 1), such as 0.02 for one in "
+            "fifty."
+        )
+    return Examples(source, share)
+
+
+def validation_batch(
+    config: ConfigDict, source: sources.Source, mesh: jax.sharding.Mesh
+) -> dict[str, jax.Array]:
+    """Held-out images, as many as asked for and the devices divide.
+
+    They are evenly spaced, since those of a folder are in the order of their classes.
+    """
+    n = min(config.validation.images, source.size) // mesh.size * mesh.size
+    n = max(n, mesh.size)
+    indices = np.arange(n) * source.size // n
+    indices, images = examples(config, source).read(indices)
+    batch = {"image": images} | source.condition(indices)
+    return sharding.global_batch(mesh, batch, n)

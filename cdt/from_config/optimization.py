@@ -1,0 +1,167 @@
+"""Config -> mesh, optimizer, averages and the train step."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import optax
+from jax import Array
+from ml_collections import ConfigDict
+
+from cdt.devices import sharding
+from cdt.errors import UserError
+from cdt.from_config.choices import at_least, choose, steps
+from cdt.from_config.models import Model, training_loss
+from cdt.from_config.timesteps import timestep_sampler, validation_edges
+from cdt.training import optim
+from cdt.training.augment import make_augment
+from cdt.training.optim import Schedule
+from cdt.training.posthoc_ema import gamma
+from cdt.training.state import TrainState
+from cdt.training.step import TrainStep, make_init, make_train_step
+
+_POSTHOC = "posthoc"  # begins the name of an average that is put together from stored ones
+
+
+class Training(NamedTuple):
+    """What the loop runs."""
+
+    init: Callable[[Array], TrainState]  # of a PRNG key
+    step: TrainStep  # not jitted
+    schedule: Schedule  # int32 optimizer step -> learning rate
+    validation_edges: np.ndarray  # f32[M+1]
+    num_stages: int  # 1 without a curriculum
+
+
+def mesh(config: ConfigDict) -> jax.sharding.Mesh:
+    """The mesh over all devices of all processes."""
+    return sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
+
+
+def training(
+    config: ConfigDict, model: Model, num_devices: int, num_examples: int, open_all_at: int
+) -> Training:
+    """Builds the train step and everything it needs.
+
+    Args:
+      config: the run's.
+      model: from `model`.
+      num_devices: over which every microbatch must divide.
+      num_examples: size of the training set.
+      open_all_at: absolute step from which every cluster is open; of a resumed run the one it
+        started with, see `open_all_at`.
+    """
+    check_batch(config, num_devices)
+    tx, schedule = optimizer(config, num_examples, steps(config, "train.duration", num_examples))
+    averages = optim.ema(ema_decays(config))
+    timesteps, edges = timestep_sampler(config, model, open_all_at)
+    step = make_train_step(
+        training_loss(config, model), tx, averages, timesteps, edges,
+        seed=config.seed,
+        null=model.null,
+        condition_dropout=condition_dropout(config, model),
+        accumulate=config.train.accumulate,
+        log_every=steps(config, "log.every", num_examples),
+        max_bad_steps=config.train.max_bad_steps,
+        to_x0=model.to_x0,
+        augment=make_augment(config.train.augment) if config.train.augment else None,
+    )  # fmt: skip
+    validated = validation_edges(config, model.process)
+    init = make_init(model.init, tx, averages, timesteps, len(edges) - 1, len(validated) - 1)
+    num_stages = len(edges) - 1 if config.timesteps.name == "curriculum" else 1
+    return Training(init, step, schedule, validated, num_stages)
+
+
+def check_batch(config: ConfigDict, num_devices: int) -> None:
+    """Raises UserError unless every microbatch divides over the devices."""
+    for key in ("train.max_bad_steps", "train.accumulate", "train.batch_size"):
+        at_least(config, key, 1)
+    if config.train.batch_size % (num_devices * config.train.accumulate):
+        raise UserError(
+            f"config.train.batch_size is {config.train.batch_size}; it must be divisible by the "
+            f"{num_devices} device(s) times {config.train.accumulate} microbatch(es) of a step."
+        )
+
+
+def optimizer(
+    config: ConfigDict, num_examples: int, total_steps: int
+) -> tuple[optax.GradientTransformation, optim.Schedule]:
+    """(the optimizer, its learning rate) of a run of that many steps."""
+    c = config.optim
+    for key in ("optim.lr", "optim.weight_decay", "optim.clip_norm"):
+        at_least(config, key, 0)
+    for key, decay in [("b1", c.b1), ("b2", c.b2)]:
+        if not 0.0 <= decay < 1.0:
+            raise UserError(f"config.optim.{key} is {decay}; it must lie in [0, 1).")
+    if not c.eps > 0.0:
+        raise UserError(f"config.optim.eps is {c.eps}; it must be positive.")
+    warmup = steps(config, "optim.warmup", num_examples, least=0)
+    schedule = optim.learning_rate(c.schedule, c.lr, warmup, total_steps)
+    tx = optim.optimizer(c.name, schedule, c.b1, c.b2, c.eps, c.weight_decay, c.clip_norm or None)
+    return tx, schedule
+
+
+def condition_dropout(config: ConfigDict, model: Model) -> float:
+    """The share of conditions that are dropped; none where there are none."""
+    share = config.train.condition_dropout
+    if not 0.0 <= share <= 1.0:
+        raise UserError(f"config.train.condition_dropout is {share}; it must lie in [0, 1].")
+    return share if model.null else 0.0
+
+
+def ema_decays(config: ConfigDict) -> dict[str, optim.Schedule]:
+    """Name -> decay of every average: "0.9999", "500kimg" for half-lives, "power0.05"."""
+    decays = {}
+    for decay in config.ema.decays:
+        if not 0.0 <= decay < 1.0:
+            raise UserError(f"config.ema.decays has {decay}; a decay must lie in [0, 1).")
+        decays[f"{decay:g}"] = optim.fixed_decay(decay)
+    for kimg in config.ema.half_lives_kimg:
+        if not kimg > 0:
+            raise UserError(f"config.ema.half_lives_kimg has {kimg}; it must be positive.")
+        decays[f"{kimg:g}kimg"] = optim.half_life(1000 * kimg, config.train.batch_size)
+    for std in config.ema.power_stds:
+        decays[power_name(std)] = optim.power_function(std)
+    return decays
+
+
+def power_name(std: float) -> str:
+    """Of the average with that relative width."""
+    return f"power{std:g}"
+
+
+def evaluated_emas(config: ConfigDict) -> tuple[str, ...]:
+    """The averages that are evaluated while a run trains."""
+    wanted = config.evaluate.emas or (ema_name(config),)
+    return tuple(_known_average(config, "evaluate.emas", name) for name in wanted)
+
+
+def ema_name(config: ConfigDict) -> str:
+    """The average to sample from, or "raw" for the parameters themselves."""
+    name = config.sample.ema or next(iter(ema_decays(config)), "raw")
+    return _known_average(config, "sample.ema", name)
+
+
+def posthoc_std(name: str) -> float | None:
+    """The relative width of an average that is put together from stored ones; None for others."""
+    return float(name.removeprefix(_POSTHOC)) if name.startswith(_POSTHOC) else None
+
+
+def _known_average(config: ConfigDict, key: str, name: str) -> str:
+    """`name`, or UserError if the run has no such average and cannot put it together."""
+    if not name.startswith(_POSTHOC):
+        return choose(key, name, (*ema_decays(config), "raw"))
+    try:
+        gamma(float(name.removeprefix(_POSTHOC)))
+    except ValueError:
+        raise UserError(
+            f"config.{key} is '{name}'; give '{_POSTHOC}' and a relative width between 0 and "
+            f"0.288, such as '{_POSTHOC}0.1'."
+        ) from None
+    if not config.ema.power_stds:
+        raise UserError(
+            f"config.{key} is '{name}', but the run tracks no power function; train with "
+            "config.ema.power_stds, such as (0.05, 0.1)."
+        )
+    return name

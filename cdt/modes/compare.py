@@ -1,0 +1,221 @@
+"""--mode=compare: several ways of training on one data set, under equal conditions."""
+
+import ast
+import json
+from collections.abc import Iterable
+from importlib.metadata import version
+
+from etils import epath
+from ml_collections import ConfigDict
+
+from cdt import from_config
+from cdt.comparison.report import write_report
+from cdt.config import check_keys, flatten, unknown_key, with_fitted_edges
+from cdt.errors import EXIT_FINISHED, UserError, user_errors
+from cdt.files import atomic
+from cdt.modes.sample import describe
+from cdt.modes.train import train
+from cdt.monitoring.writers import read_history
+from cdt.workdir.identity import identity
+
+# Overridden in one arm alone, these would make it another comparison than that of training.
+_SHARED = ("seed", "init_from", "data.", "validation.", "evaluate.", "difficulty.", "compare.")
+
+
+def compare(config: ConfigDict, workdir: str) -> int:
+    """Trains every arm of `config.compare.arms` with every seed and compares them with the first.
+
+    Runs lie in `<workdir>/runs/<arm>/seed_<s>`; running the same command again goes on with what is
+    unfinished. Arms differ by their overrides alone: initial weights, order of the data and noise
+    of the samples are those of the seed. Leaves comparison.json, comparison.csv and index.html,
+    written anew after every seed.
+    """
+    path = epath.Path(workdir)
+    with user_errors():
+        arms = parse_arms(config.compare.arms)
+        train_source = from_config.source(config, config.data.train_split)  # the same for all arms
+        # Seed by seed: pairs are complete early, and what is known so far can be looked at.
+        configs = {
+            (name, seed): _arm_config(config, overrides, seed, path, train_source.size)
+            for seed in range(config.compare.seeds)
+            for name, overrides in arms.items()
+        }
+        if config.compare.seeds < 1:
+            raise UserError(f"config.compare.seeds is {config.compare.seeds}; give at least 1.")
+        _check_arms(configs)
+        _check_settings(path, config)
+    averages = {name: from_config.ema_name(configs[name, 0]) for name in arms}
+
+    verdicts = []
+    for i, ((name, seed), arm_config) in enumerate(configs.items(), 1):
+        print(f"--- {name}, seed {arm_config.seed} ({i} of {len(configs)})")
+        exit_code = train(arm_config, str(_run(path, name, seed)))
+        if exit_code != EXIT_FINISHED:
+            return exit_code
+        if i % len(arms) == 0:
+            verdicts = _report(config, train_source.name, averages, seed + 1, path)
+    print("\n".join(verdicts))
+    print(f"see {path / 'index.html'}")
+    return EXIT_FINISHED
+
+
+def _report(
+    config: ConfigDict, data_name: str, averages: dict[str, str], seeds: int, path: epath.Path
+) -> list[str]:
+    """Writes what the first `seeds` seeds say; returns a sentence on each arm but the first."""
+    grids = {name: _last_grid(_run(path, name, 0)) for name in averages}
+    return write_report(
+        f"{data_name}, {config.process.name}: {len(averages)} ways of training",
+        config.evaluate.features,
+        averages,
+        {
+            name: [read_history(_run(path, name, seed)) for seed in range(seeds)]
+            for name in averages
+        },
+        {name: grid for name, grid in grids.items() if grid},
+        _conditions(config, data_name, seeds, path),
+        path,
+    )
+
+
+def parse_arms(texts: Iterable[str]) -> dict[str, dict[str, object]]:
+    """ "name: key=value key=value" -> {name: {key: value}}, keys as in `--config.key`.
+
+    Raises:
+      UserError: an arm without a name, two of one name or with the same overrides, or a word that
+        is no key=value.
+    """
+    arms: dict[str, dict[str, object]] = {}
+    for text in texts:
+        name, colon, rest = text.partition(":")
+        name = name.strip()
+        if not colon or not name.replace("+", "").replace("_", "").replace("-", "").isalnum():
+            raise UserError(
+                f"The arm '{text}' is not of the form 'name: key=value key=value', with a name of "
+                "letters, digits, '+', '-' and '_'."
+            )
+        if name in arms:
+            raise UserError(f"Two arms of the comparison are called '{name}'; rename one.")
+        overrides = {}
+        for word in rest.split():
+            key, equals, value = word.partition("=")
+            if not equals:
+                raise UserError(
+                    f"The arm '{name}' has '{word}'; give overrides as key=value, such as "
+                    "timesteps.name=uniform."
+                )
+            overrides[key.removeprefix("config.")] = _value(value)
+        arms[name] = overrides
+    if len(arms) < 2:
+        raise UserError("config.compare.arms needs at least two arms; the first is the baseline.")
+    return arms
+
+
+def _value(text: str) -> object:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def _arm_config(
+    config: ConfigDict,
+    overrides: dict[str, object],
+    seed: int,
+    path: epath.Path,
+    num_examples: int,
+) -> ConfigDict:
+    known = flatten(config)
+    for key in overrides:
+        if key not in known:
+            raise unknown_key(key)
+        if key.startswith(_SHARED):
+            raise UserError(
+                f"An arm overrides '{key}', which all arms share so that they can be compared; "
+                f"give it as --config.{key}, for all of them."
+            )
+    result = ConfigDict(config.to_dict(), type_safe=False)
+    result.update_from_flattened_dict(overrides)
+    result.seed = config.seed + seed
+    check_keys(result)
+    with_fitted_edges(result)
+    if not config.compare.evaluations >= 1:
+        raise UserError(
+            f"config.compare.evaluations is {config.compare.evaluations}; give at least 1."
+        )
+    total = from_config.steps(result, "train.duration", num_examples)
+    result.evaluate.every = f"{max(1, total // config.compare.evaluations)} steps"
+    result.evaluate.emas = ()
+    # Arms may have clusters of their own; their losses are compared on the same intervals of u.
+    result.validation.clusters = config.validation.clusters or config.timesteps.num_clusters
+    result.evaluate.reference_cache = str(path / "references")  # computed once for all runs
+    return result
+
+
+def _check_arms(configs: dict[tuple[str, int], ConfigDict]) -> None:
+    """Raises UserError for arms that are alike or that cannot be built, before any is trained."""
+    known: dict[str, str] = {}
+    for (name, seed), config in configs.items():
+        if seed:
+            continue
+        content = json.dumps(flatten(config), sort_keys=True, default=str)
+        if content in known:
+            raise UserError(f"The arms '{known[content]}' and '{name}' are alike; remove one.")
+        known[content] = name
+        train_source, _ = from_config.data(config)
+        model = from_config.model(config)
+        mesh = from_config.mesh(config)
+        open_all_at = from_config.open_all_at(config, train_source.size)
+        from_config.training(config, model, mesh.size, train_source.size, open_all_at)
+        from_config.sampler(config, model)
+
+
+def _check_settings(path: epath.Path, config: ConfigDict) -> None:
+    """Raises UserError if the folder holds a comparison of other arms or of another config."""
+    mine = {
+        "arms": parse_arms(config.compare.arms),
+        "config": identity(config) | {"train.duration": config.train.duration},
+        "evaluations": config.compare.evaluations,
+    }
+    mine = json.loads(json.dumps(mine))
+    file = path / "settings.json"
+    if not file.exists():
+        path.mkdir(parents=True, exist_ok=True)
+        atomic.write(file, json.dumps(mine, indent=1))
+        return
+    saved = json.loads(file.read_text())
+    if saved != mine:
+        differing = [key for key in mine if saved.get(key) != mine[key]]
+        raise UserError(
+            f"The workdir {path} holds a comparison with other {' and '.join(differing)}; use "
+            "another --workdir, or its arms and config (more seeds may be added)."
+        )
+
+
+def _run(path: epath.Path, name: str, seed: int) -> epath.Path:
+    return path / "runs" / name / f"seed_{seed}"
+
+
+def _last_grid(run: epath.Path) -> bytes | None:
+    """The newest PNG of samples that a run left."""
+    pictures = sorted((run / "samples").glob("step_*.png"))
+    return pictures[-1].read_bytes() if pictures else None
+
+
+def _conditions(config: ConfigDict, data_name: str, seeds: int, path: epath.Path) -> dict[str, str]:
+    """What all arms share, and by what each differs."""
+    about = describe(config, 0, config.evaluate.num)
+    del about["step"]
+    conditions = {
+        "data": data_name,
+        "family": config.process.name,
+        "training": f"{config.train.duration}, batch {config.train.batch_size}, seeds "
+        f"{config.seed} to {config.seed + seeds - 1}",
+        "samples": ", ".join(f"{key} {value}" for key, value in about.items()),
+        "reference": ", ".join(sorted(file.stem for file in (path / "references").glob("*.npz"))),
+        "versions": ", ".join(f"{p} {version(p)}" for p in ("jax", "flax", "optax", "numpy")),
+    }
+    for text in config.compare.arms:
+        name, _, overrides = text.partition(":")
+        conditions[f"arm {name.strip()}"] = overrides.strip()
+    return conditions

@@ -1,0 +1,237 @@
+"""--mode=difficulty: how hard each noise level is on this data, and a curriculum fitted to it."""
+
+import json
+import logging
+from collections.abc import Callable
+from contextlib import closing
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from cdt import from_config
+from cdt.data.pipeline import make_batch
+from cdt.data.sources import Source
+from cdt.devices import sharding
+from cdt.devices.compilation import compile_together
+from cdt.devices.signals import StopRequest
+from cdt.difficulty import convergence, figures, verdict
+from cdt.difficulty.relative_entropy import RelativeEntropy, level_pairs, relative_entropy
+from cdt.errors import EXIT_FINISHED, EXIT_STOPPED, UserError, user_errors
+from cdt.files import atomic
+from cdt.files.plain_json import to_json
+from cdt.monitoring import plots
+from cdt.monitoring.progress import Progress
+from cdt.training.step import Batch, ToX0
+from cdt.workdir.record import check_identity, record_config
+
+_SHARES = {"50 %": 0.5, "90 %": 0.9, "95 %": 0.95}
+
+
+def difficulty(config: ConfigDict, workdir: str) -> int:
+    """Measures difficulty by convergence and by relative entropy; returns the exit code.
+
+    Leaves in `difficulty/` of the workdir: verdict.txt; curriculum.json, which
+    `timesteps.edges_file` accepts; relative_entropy and convergence as .json, .csv and .png;
+    steps_to.png; curves/, one file a seed and cluster. Running it again trains only the clusters
+    that have no file.
+    """
+    c = config.difficulty
+    with user_errors():
+        path = epath.Path(workdir)
+        check_identity(path, config)
+        train, test = from_config.data(config)
+        mesh = from_config.mesh(config)
+        # Side by side each device has a model with the whole of its batch.
+        model = from_config.model(config, None if c.side_by_side else mesh)
+        parts = from_config.difficulty(config, model, mesh.size, train.size)
+        steps = from_config.steps(config, "difficulty.duration", train.size)
+        for key in ("seeds", "validations", "num_pairs", "num_draws", "max_images"):
+            if c[key] < 1:
+                raise UserError(f"config.difficulty.{key} is {c[key]}; it must be at least 1.")
+        validation_steps = np.unique(np.linspace(0, steps, c.validations + 1).round().astype(int))
+        record_config(path, config)
+        folder = path / "difficulty"
+        _check_settings(folder, validation_steps.tolist(), parts.edges.tolist())
+
+    name = f"{train.name}, {parts.process.name}"
+    entropy = _entropy(config, train, parts, model.to_x0)
+    atomic.write(folder / "relative_entropy.json", to_json(entropy._asdict()))
+    atomic.write(folder / "relative_entropy.csv", verdict.entropy_csv(entropy))
+    figures.relative_entropy_plot(folder / "relative_entropy.png", {name: entropy})
+    print(f"relative entropy of {len(entropy.u)} pairs of levels measured; now the convergence")
+
+    curves = _train_clusters(config, parts, train, test, validation_steps, folder / "curves")
+    if curves is None:
+        print("stopped by a signal; run the same command to go on with the clusters that are left")
+        return EXIT_STOPPED
+
+    losses = np.array([[curve["losses"] for curve in seed] for seed in curves])  # [S, N, k]
+    losses = losses.transpose(0, 2, 1)
+    steps_to = {
+        label: np.stack([convergence.steps_to(validation_steps, seed, share) for seed in losses])
+        for label, share in _SHARES.items()
+    }
+    correlation = convergence.rank_correlation(steps_to["90 %"])
+    results = {
+        "edges": parts.edges,
+        "steps": validation_steps,
+        "losses": losses,
+        "steps_to": steps_to,
+        "rank_correlation": correlation,
+    }
+    atomic.write(folder / "convergence.json", to_json(results))
+    atomic.write(
+        folder / "convergence.csv",
+        verdict.convergence_csv(
+            parts.edges, {f"steps_to_{label[:2]}": table for label, table in steps_to.items()}
+        ),
+    )
+    plots.convergence_plot(folder / "convergence.png", validation_steps, losses.mean(axis=0), [])
+    figures.steps_to_plot(folder / "steps_to.png", {name: steps_to})
+
+    known = np.isfinite(steps_to["90 %"]).any()
+    fitted = verdict.fitted_curriculum(
+        entropy,
+        len(parts.edges) - 1,
+        parts.process.num_levels,
+        parts.edges if known else None,
+        np.nanmean(steps_to["90 %"], axis=0) if known else None,
+    )
+    atomic.write(folder / "curriculum.json", to_json(fitted))
+    text = verdict.verdict(name, correlation, entropy)
+    atomic.write(folder / "verdict.txt", text + "\n")
+    print(text)
+    print(
+        f"A curriculum fitted to this data: --config.timesteps.edges_file={folder}/curriculum.json"
+    )
+    return EXIT_FINISHED
+
+
+def _check_settings(folder: epath.Path, validation_steps: list[int], edges: list[float]) -> None:
+    """Raises UserError if the folder holds a study whose curves do not fit these settings."""
+    mine = {"validation_steps": validation_steps, "edges": edges}
+    file = folder / "settings.json"
+    if file.exists():
+        if json.loads(file.read_text()) != mine:
+            raise UserError(
+                f"{folder} holds a study with another duration, validations or clusters; use "
+                "another --workdir, or remove that folder."
+            )
+        return
+    (folder / "curves").mkdir(parents=True, exist_ok=True)
+    atomic.write(file, json.dumps(mine))
+
+
+def _entropy(
+    config: ConfigDict, train: Source, parts: from_config.Difficulty, to_x0: ToX0
+) -> RelativeEntropy:
+    """Relative entropy of the training images, or of evenly spaced ones where there are many."""
+    c = config.difficulty
+    every = max(1, -(-train.size // c.max_images))
+    images = from_config.examples(config, train).images(np.arange(0, train.size, every))
+    x0 = np.asarray(to_x0(jnp.asarray(images), jax.random.key(config.seed)))
+    pairs = level_pairs(parts.process, c.num_pairs)
+    return relative_entropy(x0, pairs, num_draws=c.num_draws, seed=config.seed)
+
+
+def _train_clusters(
+    config: ConfigDict,
+    parts: from_config.Difficulty,
+    train: Source,
+    test: Source,
+    validation_steps: np.ndarray,
+    folder: epath.Path,
+) -> list[list[dict[str, Any]]] | None:
+    """The curves by seed and cluster, trained where their file is missing; None if stopped."""
+    mesh = from_config.mesh(config)
+    at_once = mesh.size if config.difficulty.side_by_side else None
+    num_clusters = len(parts.edges) - 1
+    files = {
+        (seed, cluster): folder / f"seed_{seed}_cluster_{cluster + 1:02d}.json"
+        for seed in range(config.difficulty.seeds)
+        for cluster in range(num_clusters)
+    }
+    left = {
+        seed: [k for k in range(num_clusters) if not files[seed, k].exists()]
+        for seed in range(config.difficulty.seeds)
+    }
+    if any(left.values()):
+        programs, batch_at, validation_batch = _compiled(config, parts, train, test, mesh)
+        groups = sum(-(-len(clusters) // (at_once or 1)) for clusters in left.values())
+        total = groups * int(validation_steps[-1])
+        progress = Progress(total, 0)
+        steps_done = 0
+
+        def counted_batch(step: int) -> Batch:
+            nonlocal steps_done
+            steps_done += 1
+            progress.update(steps_done)
+            return batch_at(step)
+
+        with StopRequest() as stop, closing(progress):
+            for seed, clusters in left.items():
+                for curve in convergence.run(
+                    programs, counted_batch, validation_batch,
+                    jax.random.key(config.seed + seed), clusters, validation_steps,
+                    stop=lambda: stop.requested, at_once=at_once,
+                ):  # fmt: skip
+                    file = files[seed, curve.cluster]
+                    atomic.write(file, to_json(curve._asdict()))
+                    if curve.bad_steps:
+                        logging.warning(f"{file}: {curve.bad_steps} steps were not finite")
+                if stop.requested:
+                    return None
+    return [
+        [json.loads(files[seed, k].read_text()) for k in range(num_clusters)]
+        for seed in range(config.difficulty.seeds)
+    ]
+
+
+def _compiled(
+    config: ConfigDict, parts: from_config.Difficulty, train: Source, test: Source, mesh: Mesh
+) -> tuple[convergence.Programs, Callable[[int], Batch], Batch]:
+    """(the programs compiled for the mesh, step -> global batch, the validation batch).
+
+    Side by side every device holds models and batch whole; otherwise both are split as in training.
+    """
+    side_by_side = config.difficulty.side_by_side
+    programs = convergence.side_by_side(parts.programs) if side_by_side else parts.programs
+    key = jax.random.key(config.seed)
+    clusters = jnp.zeros(mesh.size, jnp.int32) if side_by_side else jnp.int32(0)
+    shapes = jax.eval_shape(programs.init, key, clusters)
+    replicated = sharding.replicated(mesh)
+    if side_by_side:
+        shardings = jax.tree.map(lambda _: sharding.batch_sharding(mesh), shapes)
+        batches = replicated
+    else:
+        with user_errors():
+            shardings = sharding.state_sharding(mesh, shapes, config.mesh.min_shard_size)
+        batches = sharding.batch_sharding(mesh)
+    host_batch = make_batch(
+        train,
+        examples=from_config.examples(config, train),
+        seed=config.seed,
+        batch_size=config.train.batch_size,
+        flip=config.data.flip,
+    )
+
+    def batch_at(step: int) -> Batch:
+        return jax.device_put(dict(host_batch(step)), batches)
+
+    state = sharding.abstract(shapes, shardings)
+    validation_batch = jax.device_put(from_config.validation_batch(config, test, mesh), batches)
+    init, step, validate = compile_together(
+        [
+            jax.jit(programs.init, out_shardings=shardings).lower(key, clusters),
+            jax.jit(programs.step, donate_argnums=0, out_shardings=(shardings, replicated)).lower(
+                state, batch_at(0)
+            ),
+            jax.jit(programs.validate, out_shardings=replicated).lower(state, validation_batch),
+        ]
+    )
+    return convergence.Programs(init, step, validate), batch_at, validation_batch

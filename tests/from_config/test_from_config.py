@@ -1,0 +1,379 @@
+"""What the builder refuses, in one sentence each, and what it makes of good configs."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from cdt import from_config
+from cdt.config import default_config
+from cdt.data import prepare, sources
+from cdt.data.text_encoder import TextEncoder
+from cdt.devices import sharding
+from cdt.diffusion import loss_weights
+from cdt.diffusion.process import noise_variances
+from cdt.errors import UserError, user_errors
+from cdt.from_config import conditions, models
+from cdt.modes.sample import evaluations
+
+
+def build_all(config, num_devices=1):
+    """Everything training and sampling build before anything compiles."""
+    with user_errors():
+        train, _ = from_config.data(config)
+        from_config.mesh(config)
+        model = from_config.model(config)
+        open_all = from_config.open_all_at(config, train.size)
+        parts = from_config.training(config, model, num_devices, train.size, open_all)
+        from_config.sampler(config, model)
+        from_config.sample_condition(config, model)
+        from_config.ema_name(config)
+        from_config.evaluated_emas(config)
+        from_config.feature_space(config)
+        jax.eval_shape(parts.init, jax.random.key(0))
+    return parts
+
+
+def small(**overrides):
+    config = default_config()
+    config.model.hidden_size, config.model.depth = 32, 2
+    config.model.num_classes = 10
+    config.update_from_flattened_dict(overrides)
+    return config
+
+
+BAD = {
+    "misspelt family": ({"process.name": "fow"}, "did you mean 'flow'"),
+    "misspelt sampler": ({"sample.sampler": "hein"}, "did you mean 'heun'"),
+    "misspelt source": ({"data.name": "digit"}, "did you mean 'digits'"),
+    "misspelt clusters": ({"timesteps.clusters": "unifrom"}, "did you mean 'uniform'"),
+    "misspelt pacing": ({"timesteps.pacing": "patient"}, "did you mean 'patience'"),
+    "misspelt timesteps": ({"timesteps.name": "curiculum"}, "did you mean 'curriculum'"),
+    "misspelt path": ({"process.path": "lin"}, "linear"),
+    "misspelt dtype": ({"model.dtype": "float16"}, "bfloat16"),
+    "misspelt schedule": ({"optim.schedule": "cosin"}, "cosine"),
+    "unknown features": ({"evaluate.features": "vgg"}, "must be one of pixels"),
+    "no weights": ({"evaluate.features": "inception", "evaluate.weights": "nowhere.pth"},
+                   "pt_inception-2015-12-05-6726825d.pth"),
+    "unknown averages": ({"evaluate.emas": ("raw", "0.5")}, "0.9999"),
+    "unknown average": ({"sample.ema": "0.5"}, "0.9999"),
+    "no clusters": ({"timesteps.num_clusters": 0}, "number of clusters is 0"),
+    "too many clusters": (
+        {"process.name": "ddpm", "sample.sampler": "ddim", "timesteps.num_clusters": 1001},
+        "at most that many",
+    ),
+    "edges fall": ({"timesteps.clusters": "custom", "timesteps.edges": (0.0, 0.6, 0.5, 1.0)},
+                   "strictly increasing"),
+    "edges end early": ({"timesteps.clusters": "custom", "timesteps.edges": (0.0, 0.5)}, "end"),
+    "no edges": ({"timesteps.clusters": "custom"}, "at least two"),
+    "order": ({"timesteps.num_clusters": 3, "timesteps.order": "1,2,2"}, "not a permutation"),
+    "order name": ({"timesteps.order": "easy"}, "unknown"),
+    "patience": ({"timesteps.patience": 0}, "must be at least 1"),
+    "smoothing": ({"timesteps.smoothing": 1.0}, r"lie in \[0, 1\)"),
+    "misspelt density": ({"timesteps.density": "logit_nromal"}, "did you mean 'logit_normal'"),
+    "misspelt weight": ({"loss.weight": "minsnr"}, "did you mean 'min_snr'"),
+    "logit std": ({"timesteps.name": "logit_normal", "timesteps.logit_std": 0.0}, "positive"),
+    "bins": ({"timesteps.density": "second_moment", "timesteps.num_bins": 0}, "at least one"),
+    "one bin": ({"timesteps.name": "info_noise", "timesteps.num_bins": 1}, "at least two"),
+    "switch": ({"timesteps.name": "two_phase", "timesteps.switch_share": 0.0}, "switch_share"),
+    "speed and family": ({"timesteps.name": "speed"}, "needs the family 'ddpm', not 'flow'"),
+    "speed in the curriculum": ({"timesteps.density": "speed"}, "duals leave what"),
+    "speed undone": (
+        {"process.name": "ddpm", "sample.sampler": "ddim", "timesteps.name": "speed",
+         "loss.weight": "uncertainty"}, "would undo"),
+    "tau": (
+        {"process.name": "ddpm", "sample.sampler": "ddim", "timesteps.name": "speed",
+         "process.num_timesteps": 500}, "between 1 and 499"),
+    "speed's lambda": (
+        {"process.name": "ddpm", "sample.sampler": "ddim", "timesteps.name": "speed",
+         "timesteps.speed_lambda": 1.5}, r"lie in \[0, 1\]"),
+    "gamma": ({"loss.weight": "min_snr", "loss.min_snr_gamma": 0.0}, "positive"),
+    "learned twice": (
+        {"timesteps.name": "info_noise", "loss.weight": "uncertainty"}, "choose another"),
+    "max_share": ({"timesteps.max_share": 0.0}, r"lie in \(0, 1\]"),
+    "patch": ({"model.patch_size": 3}, "divisible"),
+    "heads": ({"model.num_heads": 5}, "divisible"),
+    "named model": ({"model.size": "M/2"}, "SIZE"),
+    "misspelt model": ({"model.name": "amd"}, "did you mean 'adm'"),
+    "named unet": ({"model.name": "ddpmpp", "model.size": "cifar"}, "did you mean 'cifar10'"),
+    "channels": ({"model.name": "adm", "model.channels": 50}, "multiple of 32"),
+    "few channels": ({"model.name": "ddpmpp", "model.channels": 2}, "at least 4"),
+    "blocks": ({"model.name": "adm", "model.num_blocks": 0}, "at least 1"),
+    "no levels": ({"model.name": "adm", "model.channel_mult": ()}, "one a level"),
+    "multipliers": ({"model.name": "adm", "model.channel_mult": (1, 1.5)}, "whole numbers"),
+    "levels": ({"model.name": "adm", "model.channel_mult": (1,) * 5}, "cannot be halved 4 times"),
+    "attention": (
+        {"model.name": "adm", "model.attention_resolutions": (16,)}, "have 8, 4"),
+    "dropout": ({"model.name": "adm", "model.dropout": 1.0}, r"lie in \[0, 1\)"),
+    "classes": ({"model.num_classes": 5}, "more than the model's 5"),
+    "sampler and family": ({"process.name": "ddpm"}, "use ancestral or ddim"),
+    "churn": ({"sample.churn": 10.0}, "churn"),
+    "guidance": ({"model.num_classes": 0, "sample.guidance": 2.0}, "unconditional"),
+    "interval": ({"sample.guidance": 2.0, "sample.guidance_interval": (0.8, 0.2)}, "lo < hi"),
+    "sampled class": ({"sample.classes": (10,)}, "classes are 0..9"),
+    "no steps": ({"train.duration": "0 steps"}, "at least one"),
+    "text for a U-Net": ({"data.name": "mock", "data.text_encoder": "mock", "model.name": "adm",
+                          "model.channels": 32}, "reads no text"),
+    "prompts without text": ({"sample.prompts": ("a",)}, "reads no text"),
+    "text without captions": ({"data.text_encoder": "clip"}, "prepared with captions"),
+    "classes beside text": (
+        {"data.name": "mock", "data.text_encoder": "mock", "sample.classes": (1,)}, "prompts"),
+    "routing a U-Net": (
+        {"model.name": "adm", "model.channels": 32, "model.routing": True}, "has no task routing"),
+    "routing's alpha": (
+        {"model.routing": True, "model.routing_alpha": 0.0}, "alpha is 0; it must be positive"),
+    "routing's beta": ({"model.routing": True, "model.routing_beta": 0.01}, "none of 32 channels"),
+    "no samples": ({"sample.num": 0}, "must be at least 1"),
+    "no samples at a time": ({"sample.batch_size": 0}, "must be at least 1"),
+    "nothing evaluated": ({"evaluate.num": 0}, "must be at least 1"),
+    "no validation images": ({"validation.images": 0}, "must be at least 1"),
+    "eta": ({"process.name": "ddpm", "sample.sampler": "ddim", "sample.steps": 50,
+             "sample.eta": -0.5}, "must be at least 0"),
+    "no sampler steps": ({"sample.steps": 0}, "at least 1"),
+    "ddim steps": (
+        {"process.name": "ddpm", "sample.sampler": "ddim", "sample.steps": 30}, "divisor"),
+    "image size": ({"data.image_size": 16}, "8x8x1"),
+    "learned variance": ({"process.learn_variance": True}, "needs the family 'ddpm'"),
+    "mesh": ({"mesh.data": 3}, "does not fit"),
+    "decay": ({"ema.decays": (1.0,)}, "must lie in"),
+    "learning rate": ({"optim.lr": -1.0}, "must be at least 0"),
+    "b1": ({"optim.b1": 1.0}, r"b1 is 1.0; it must lie in \[0, 1\)"),
+    "b2": ({"optim.b2": -0.1}, r"b2 is -0.1; it must lie in \[0, 1\)"),
+    "eps": ({"optim.eps": 0.0}, "must be positive"),
+    "negative decay": ({"optim.weight_decay": -0.1}, "must be at least 0"),
+    "clipping": ({"optim.clip_norm": -1.0}, "must be at least 0"),
+    "seed": ({"seed": -1}, "config.seed is -1; it must be at least 0"),
+    "weight decay": ({"optim.name": "adam", "optim.weight_decay": 0.1}, "use 'adamw'"),
+    "condition dropout": ({"train.condition_dropout": 1.5}, "lie in"),
+    "missing data": ({"data.name": "npz", "data.path": "nowhere.npz"}, "no data file"),
+    "nothing prepared": (
+        {"data.name": "prepared", "data.path": "nowhere"}, "run `python -m cdt.data.prepare"),
+    "missing folder": ({"data.name": "folder", "data.path": "nowhere"}, "no folder nowhere/train"),
+    "accumulate": ({"train.accumulate": 3}, "divisible"),
+    "warm-up": ({"optim.warmup": "5000 steps"}, "not shorter"),
+    "interval of logging": ({"log.every": "0 steps"}, "at least one"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_configs_are_refused_in_one_sentence(name):
+    overrides, words = BAD[name]
+    with pytest.raises(UserError, match=words) as error:
+        build_all(small(**overrides))
+    assert "\n" not in str(error.value)
+
+
+def pictures(root, *names):
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.zeros((8, 8), np.uint8)).save(root / name)
+
+
+@pytest.mark.parametrize("source", ["folder", "prepared"])
+def test_folders_and_prepared_sets(tmp_path, source):
+    pictures(tmp_path / "raw", "train/a/1.png", "train/b/1.png", "test/a/1.png", "test/c/1.png")
+    path = tmp_path / "raw"
+    if source == "prepared":
+        for split in ("train", "test"):
+            command = ["", "--source=folder", f"--path={path}", f"--out={tmp_path}/out"]
+            form = ["--image_size=8", "--channels=1", f"--split={split}"]
+            assert prepare.run([*command, *form]) == 0
+        path = tmp_path / "out"
+    keys = {"data.name": source, "data.path": str(path)}
+    with pytest.raises(UserError, match="not have the same classes, .* only one has 'b'"):
+        from_config.data(small(**keys))
+    with pytest.raises(UserError, match="2 classes, more than the model's 1"):
+        from_config.data(small(**keys, **{"model.num_classes": 1}))
+    train, test = from_config.data(small(**keys, **{"model.num_classes": 0}))
+    assert (train.size, test.size) == (2, 2)
+
+
+def test_validation_sees_every_class_of_a_sorted_set():
+    labels = np.repeat(np.arange(10, dtype=np.int32), 7)
+    images = np.broadcast_to(labels.astype(np.uint8)[:, None, None, None], (70, 8, 8, 1))
+    config = small(**{"validation.images": 20})
+    batch = from_config.validation_batch(
+        config, sources.in_memory("sorted", images, labels, 10), from_config.mesh(config)
+    )
+    assert np.array_equal(np.unique(batch["label"]), np.arange(10))
+    assert len(batch["label"]) == 20 // jax.device_count() * jax.device_count()
+
+
+def test_batch_must_divide_over_the_devices():
+    with pytest.raises(UserError, match=r"divisible by the 7 device\(s\)"):
+        build_all(small(), num_devices=7)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {},
+        {"model.num_classes": 0},
+        {"process.path": "gvp"},
+        {"process.name": "edm"},
+        {"process.name": "edm", "sample.churn": 40.0},
+        {"process.name": "ddpm", "sample.sampler": "ancestral", "process.learn_variance": True},
+        {"process.name": "ddpm", "process.schedule": "cosine", "process.prediction": "v",
+         "sample.sampler": "ddim", "sample.steps": 50, "sample.clip": True},
+        {"process.name": "ddpm", "process.prediction": "x0", "sample.sampler": "ancestral"},
+        {"timesteps.name": "uniform", "optim.clip_norm": 1.0, "ema.half_lives_kimg": (10.0,)},
+        {"model.routing": True, "process.name": "edm"},
+        {"model.routing": True, "process.name": "ddpm", "sample.sampler": "ancestral",
+         "timesteps.name": "speed", "process.learn_variance": True, "sample.guidance": 2.0},
+        {"timesteps.pacing": "fixed", "timesteps.clusters": "snr", "timesteps.order": "random"},
+        {"model.dtype": "bfloat16", "model.remat": "block", "sample.guidance": 2.0},
+        {"data.name": "mock", "data.text_encoder": "mock", "sample.guidance": 2.0},
+        {"data.name": "mock", "data.text_encoder": "mock", "model.num_classes": 0},
+        {"model.name": "adm", "model.channels": 32, "model.channel_mult": (1,),
+         "model.num_blocks": 1, "model.dropout": 0.1, "model.attention_resolutions": (),
+         "process.name": "edm", "sample.guidance": 2.0},
+    ],
+)  # fmt: skip
+def test_good_configs_take_a_step_and_sample(overrides):
+    config = small(**overrides)
+    config.sample.steps = 2
+    train, _ = from_config.data(config)
+    model = from_config.model(config)
+    parts = from_config.training(config, model, 1, train.size, 100)
+    state = jax.jit(parts.init)(jax.random.key(0))
+    indices = np.arange(8)
+    batch = {"image": train.images(indices)} | train.condition(indices)
+    new, metrics = jax.jit(parts.step)(state, batch)
+    assert np.isfinite(metrics["loss"]) and metrics["bad_steps"] == 0
+    assert not np.array_equal(new.params["final"]["kernel"], state.params["final"]["kernel"])
+    condition = from_config.sample_condition(config, model)(np.arange(4))
+    images = from_config.sampler(config, model)(new.params, jnp.arange(4), condition)
+    assert images.shape == (4, 8, 8, 1) and images.dtype == jnp.uint8
+
+
+def test_named_unet_with_learned_variance():
+    model = from_config.model(
+        small(**{"model.name": "ddpmpp", "model.size": "cifar10", "process.name": "ddpm",
+                 "process.learn_variance": True, "data.image_size": 32, "data.channels": 3})
+    )  # fmt: skip
+    params = jax.eval_shape(model.init, jax.random.key(0))
+    x, told = jnp.zeros((2, 32, 32, 3)), {"label": jnp.ones(2, jnp.int32)}
+    output = jax.eval_shape(model.apply, params, x, jnp.ones(2), told, jax.random.key(1))
+    assert output.shape == (2, 32, 32, 6)
+
+
+@pytest.mark.parametrize(
+    "backend, fsdp, separate", [("gpu", 1, True), ("gpu", 2, False), ("tpu", 1, False)]
+)
+def test_queries_keys_and_values_are_separate_where_kernels_are_whole(
+    backend, fsdp, separate, monkeypatch
+):
+    config = default_config()
+    mesh = sharding.make_mesh(8 // fsdp, fsdp, jax.devices())
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    network = models._network(config, None, None, mesh)
+    assert network.separate_qkv == separate
+
+
+def test_sample_i_does_not_depend_on_its_batch():
+    config = small()
+    config.sample.steps, config.sample.guidance = 3, 2.0
+    model = from_config.model(config)
+    params = model.init(jax.random.key(0))
+    # Untrained networks output zero; give them something to say.
+    noise = jax.random.key(1)
+    params = jax.tree.map(lambda x: x + 0.05 * jax.random.normal(noise, x.shape), params)
+    sample = from_config.sampler(config, model)
+    whole = np.asarray(sample(params, jnp.arange(12), {"label": jnp.arange(12) % 10}), np.int32)
+    part = np.asarray(sample(params, jnp.arange(5, 9), {"label": jnp.arange(5, 9)}), np.int32)
+    assert np.abs(whole[5:9] - part).max() <= 1  # rounding to uint8
+
+
+def test_first_samples_are_balanced_over_the_classes():
+    config = small()
+    model = from_config.model(config)
+    condition = from_config.sample_condition(config, model)
+    assert condition(np.arange(20))["label"].tolist() == [*range(10)] * 2
+    config.sample.classes = (3, 7)
+    condition = from_config.sample_condition(config, model)
+    assert condition(np.arange(4))["label"].tolist() == [3, 7, 3, 7]
+
+
+def test_samples_show_held_out_captions_or_prompts(monkeypatch):
+    config = small(**{"data.name": "mock", "data.text_encoder": "mock"})
+    model, (_, test) = from_config.model(config), from_config.data(config)
+    indices = np.array([1, 129])  # there are 128
+    told = from_config.sample_condition(config, model)(indices)
+    assert {name: value.tolist() for name, value in told.items()} == {
+        name: value.tolist() for name, value in test.condition(np.array([1, 1])).items()
+    }
+
+    assert from_config.sample_captions(config)(indices) == [f"class {i}" for i in told["label"]]
+
+    sha = ""
+
+    def load_encoder(name, length):
+        states = np.ones((2, length, 16), np.float32), np.array([2, 6])
+        return TextEncoder(lambda captions: states, name, sha, length, 16)
+
+    monkeypatch.setattr(conditions, "load_encoder", load_encoder)
+    config.sample.prompts = ("red heart", "dog face")
+    told = from_config.sample_condition(config, model)(np.arange(3))
+    assert told["text_length"].tolist() == [2, 6, 2]
+    captions = from_config.sample_captions(config)(np.arange(3))
+    assert captions == ["red heart", "dog face", "red heart"]
+    assert told["label"].tolist() == [10, 10, 10]  # no class
+    assert told["text"].dtype == np.float16
+    sha = "other"
+    with pytest.raises(UserError, match="has other parameters"):
+        from_config.sample_condition(config, model)
+
+
+def test_evaluations_count_heun_twice_and_guidance_twice():
+    config = small()
+    config.sample.steps = 10
+    assert evaluations(config) == 19
+    config.sample.sampler = "euler"
+    assert evaluations(config) == 10
+    config.sample.guidance = 1.5
+    assert evaluations(config) == 20
+
+
+def test_max_share_is_an_absolute_step():
+    config = small()
+    config.train.duration, config.timesteps.max_share = "2000 steps", 0.125
+    assert from_config.open_all_at(config, 1500) == 250
+
+
+def test_speed_brings_its_weight_and_multiplies_the_chosen_one():
+    config = small(**{"process.name": "ddpm", "loss.weight": "min_snr"})
+    model, level = from_config.model(config), jnp.arange(1000.0)
+    chosen = models.loss_weight(config, model.process, model.prediction)(level)
+    config.timesteps.name = "speed"
+    both = models.loss_weight(config, model.process, model.prediction)(level)
+    own = loss_weights.speed(noise_variances(model.process), 700, 0.6)(level)
+    np.testing.assert_allclose(both, own * chosen, rtol=1e-6)
+    assert 0.4 <= own[:700].min() < own[:700].max() <= 0.6
+
+
+@pytest.mark.parametrize("weight", ["none", "min_snr", "p2", "uncertainty"])
+@pytest.mark.parametrize("timesteps", ["uniform", "logit_normal", "second_moment", "info_noise",
+                                       "two_phase", "speed", "curriculum"])  # fmt: skip
+@pytest.mark.parametrize("family", ["flow", "ddpm", "edm"])
+def test_every_peer_steps_in_every_family(family, timesteps, weight):
+    learned = weight == "uncertainty"
+    if (timesteps == "info_noise" and learned) or (
+        timesteps == "speed" and (learned or family != "ddpm")
+    ):
+        return  # refused, see BAD
+    config = small(**{"process.name": family, "loss.weight": weight, "train.batch_size": 16})
+    config.timesteps.name = timesteps
+    if timesteps == "curriculum":  # every density inside the curriculum is one of the loop's peers
+        config.timesteps.density = {"none": "uniform", "min_snr": "info_noise"}.get(
+            weight, "second_moment"
+        )
+    model = from_config.model(config)
+    parts = from_config.training(config, model, 1, 1500, 100)
+    state = jax.eval_shape(parts.init, jax.random.key(0))
+    batch = {"image": jnp.zeros((16, 8, 8, 1), jnp.uint8), "label": jnp.zeros(16, jnp.int32)}
+    new, metrics = jax.eval_shape(parts.step, state, batch)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), new) == jax.tree.map(
+        lambda x: (x.shape, x.dtype), state
+    )
+    assert ("loss_uncertainty" in new.params) == (weight == "uncertainty")

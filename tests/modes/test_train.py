@@ -1,0 +1,225 @@
+"""The loop from end to end, on the smoke version of the shipped configs."""
+
+import json
+import logging
+import os
+import re
+import shutil
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+from cdt.errors import UserError
+from cdt.modes import train as loop
+from cdt.monitoring.progress import Progress
+from cdt.monitoring.writers import read_history
+from cdt.workdir.checkpoint import Checkpointer
+from smoke_runs import arrays, assert_same_arrays, smoke
+
+
+def without_times(records):
+    unsteady = {"time", "images_per_second", "data_wait_share"}
+    return [
+        {k: v for k, v in r.items() if k not in unsteady and not k.startswith("goodput/")}
+        for r in records
+        if "event" not in r
+    ]
+
+
+class StopAt:
+    """Sends the process a signal while step `step` is being counted."""
+
+    def __init__(self, monkeypatch, step, number=signal.SIGTERM):
+        def update(progress, done, **kwargs):
+            if done == step:
+                os.kill(os.getpid(), number)
+
+        monkeypatch.setattr(Progress, "update", update)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("undisturbed")
+    assert loop.train(smoke(), str(workdir)) == 0
+    return workdir
+
+
+def test_what_a_run_leaves_behind(undisturbed):
+    names = {p.name for p in undisturbed.iterdir()}
+    assert names >= {"checkpoints", "config.json", "metrics.jsonl", "samples", "convergence.png"}
+    grids = sorted(p.name for p in (undisturbed / "samples").iterdir())
+    assert grids == ["step_00000012.png", "step_00000024.png"]
+    convergence = json.loads((undisturbed / "convergence.json").read_text())
+    assert convergence["steps"] == [0, 12, 24]
+    assert np.array(convergence["validation_loss"]).shape == (3, 4)
+    for row, expected in ((0, 1.0), (-1, 0.0)):
+        assert {x for x in convergence["normalised"][row] if x is not None} <= {expected}
+
+
+def test_what_a_run_logs(undisturbed):
+    history = read_history(undisturbed)
+    logged = {r["step"]: r for r in history if "loss" in r}
+    assert sorted(logged) == [6, 12, 18, 24]
+    expected = {
+        "loss", "grad_norm", "param_norm", "learning_rate", "images_per_second", "bad_steps",
+        "stage", "patience_used", "data_wait_share",
+    } | {f"loss/cluster_{i:02d}" for i in range(1, 5)} | {
+        f"stage_length/stage_{i:02d}" for i in range(1, 5)
+    }  # fmt: skip
+    assert expected <= logged[24].keys()
+    shares = [value for name, value in logged[24].items() if name.startswith("goodput/")]
+    assert len(shares) == 7 and sum(shares) == pytest.approx(1)
+    assert logged[24]["stage"] == 4
+    assert sum(logged[24][f"stage_length/stage_{i:02d}"] for i in range(1, 5)) == 24
+    validated = [r for r in history if "validation_loss" in r]
+    assert [r["step"] for r in validated] == [0, 12, 24]
+    convergence = [r for r in history if "convergence/cluster_01" in r]
+    first, last = (np.array([r[f"validation_loss/cluster_{i:02d}"] for i in range(1, 5)])
+                   for r in (validated[0], validated[-1]))  # fmt: skip
+    np.testing.assert_allclose(
+        [convergence[-1][f"convergence/cluster_{i:02d}"] for i in range(1, 5)],
+        1 - last / first, rtol=1e-5,
+    )  # fmt: skip
+    assert all(convergence[0][f"convergence/cluster_{i:02d}"] == 0 for i in range(1, 5))
+
+
+def test_a_finished_run_is_left_alone(undisturbed, capsys):
+    before = arrays(undisturbed)
+    assert loop.train(smoke(), str(undisturbed)) == 0
+    assert "finished already" in capsys.readouterr().out
+    assert_same_arrays(arrays(undisturbed), before)
+
+
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
+def test_stopped_and_resumed_equals_undisturbed_bitwise(
+    undisturbed, tmp_path, monkeypatch, capsys, number
+):
+    # Step 2 lies within stage 1 of 4 (stages last until step 3), so the resumed part passes a
+    # stage change; step 2 is also within a logging window.
+    with monkeypatch.context() as patch:
+        StopAt(patch, 2, number)
+        assert loop.train(smoke(), str(tmp_path)) == 75
+    assert Checkpointer(tmp_path / "checkpoints", keep=1).latest_step() == 2
+    assert arrays(tmp_path)["timesteps"] is not None
+    assert "run the same command" in capsys.readouterr().out
+    assert loop.train(smoke(), str(tmp_path)) == 0
+    assert_same_arrays(arrays(tmp_path), arrays(undisturbed))
+    assert without_times(read_history(tmp_path)) == without_times(read_history(undisturbed))
+
+
+def test_killed_without_warning_repeats_from_the_last_checkpoint(
+    undisturbed, tmp_path, monkeypatch
+):
+    class Killed(BaseException):
+        pass
+
+    def update(progress, done, **kwargs):
+        if done == 20:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Progress, "update", update)
+        with pytest.raises(Killed):
+            loop.train(smoke(), str(tmp_path))
+    assert loop.train(smoke(), str(tmp_path)) == 0
+    assert_same_arrays(arrays(tmp_path), arrays(undisturbed))
+    assert without_times(read_history(tmp_path)) == without_times(read_history(undisturbed))
+
+
+def test_a_longer_run_goes_on_and_keeps_its_opening_step(tmp_path):
+    base = {"timesteps.max_share": 0.5, "timesteps.patience": 1000}
+    assert loop.train(smoke(**base, **{"train.duration": "12 steps"}), str(tmp_path)) == 0
+    assert arrays(tmp_path)["timesteps"]["pacing"]["stage"] == 4  # all open from step 6
+    assert loop.train(smoke(**base, **{"train.duration": "16 steps"}), str(tmp_path)) == 0
+    lengths = arrays(tmp_path)["timesteps"]["stage_lengths"]
+    np.testing.assert_array_equal(lengths, [6, 0, 0, 10])
+
+
+def test_another_identity_is_refused_and_changes_nothing(undisturbed):
+    before = {p: p.stat().st_mtime_ns for p in undisturbed.rglob("*")}
+    with pytest.raises(UserError, match=r"another optim.lr .*, timesteps.num_clusters"):
+        loop.train(smoke(**{"optim.lr": 0.5, "timesteps.num_clusters": 5}), str(undisturbed))
+    assert {p: p.stat().st_mtime_ns for p in undisturbed.rglob("*")} == before
+
+
+def test_several_steps_in_one_program_are_the_same_run(undisturbed, tmp_path, capsys):
+    config = smoke(**{"train.steps_per_dispatch": 3})
+    assert loop.train(config, str(tmp_path)) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"memory of a step on each device: \d+\.\d\d GiB", out)
+    assert re.search(r"where the time went: .* s: step \d+\.\d % .*compile", out)
+    here, there = (arrays(workdir) for workdir in (tmp_path, undisturbed))
+    # The compiler may order sums in the two programs otherwise.
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), here, there)
+    np.testing.assert_array_equal(
+        here["timesteps"]["stage_lengths"], there["timesteps"]["stage_lengths"]
+    )
+    assert [r["step"] for r in read_history(tmp_path)] == [
+        r["step"] for r in read_history(undisturbed)
+    ]
+
+
+def test_steps_in_one_program_must_divide_the_run_and_what_was_done(undisturbed, tmp_path):
+    with pytest.raises(UserError, match="does not divide config.log.every, 6 steps"):
+        loop.train(smoke(**{"train.steps_per_dispatch": 4}), str(tmp_path))
+    shutil.copytree(undisturbed, tmp_path / "run")
+    intervals = {
+        f"{name}.every": "14 steps" for name in ("log", "validation", "sample", "checkpoint")
+    }
+    config = smoke(**intervals, **{"train.duration": "28 steps", "train.steps_per_dispatch": 7})
+    with pytest.raises(UserError, match="does not divide step 24 of the newest checkpoint"):
+        loop.train(config, str(tmp_path / "run"))
+
+
+def test_a_mesh_that_splits_nothing_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(UserError, match="config.mesh.fsdp is 8, which splits nothing"):
+        loop.train(smoke(**{"mesh.data": 1, "mesh.fsdp": 8}), str(tmp_path))
+    assert not list(tmp_path.iterdir())
+
+
+def test_bad_numbers_stop_the_run_with_the_last_good_state(tmp_path, caplog):
+    bad = {"optim.lr": 1e38, "optim.clip_norm": 0.0, "train.max_bad_steps": 3,
+           "optim.warmup": "0 steps"}  # fmt: skip
+    with caplog.at_level(logging.ERROR):
+        assert loop.train(smoke(**bad), str(tmp_path)) == 3
+    assert "not finite" in caplog.text and "optim.lr" in caplog.text
+    state = arrays(tmp_path)
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(state["params"]))
+    assert state["counters"]["bad"]["in_a_row"] >= 3
+
+
+def test_the_step_is_compiled_once_and_fetched_from_only_when_due(tmp_path, monkeypatch, caplog):
+    fetches = []
+    fetch = loop.fetch
+
+    def counted(tree):
+        fetches.append(tree)
+        return fetch(tree)
+
+    monkeypatch.setattr(loop, "fetch", counted)
+    jax.config.update("jax_log_compiles", True)  # in all threads; the context manager is in one
+    try:
+        with caplog.at_level(logging.WARNING):
+            assert loop.train(smoke(**{"train.duration": "18 steps"}), str(tmp_path)) == 0
+    finally:
+        jax.config.update("jax_log_compiles", False)
+    compiled = [r.getMessage() for r in caplog.records if "Finished XLA compilation" in r.message]
+    assert len([m for m in compiled if "jit(steps)" in m]) == 1, compiled
+    # 3 logs, 3 validations (0, 12 and the last).
+    assert len(fetches) == 3 + 3
+
+
+def test_read_only_workdir(tmp_path, monkeypatch):
+    from etils import epath
+
+    # Root writes anywhere, so the refusal of the file system is played.
+    def refuse(*args, **kwargs):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(type(epath.Path(tmp_path)), "write_bytes", refuse)
+    with pytest.raises(UserError, match=r"cannot be written to \(Permission denied\)"):
+        loop.train(smoke(), str(tmp_path / "run"))

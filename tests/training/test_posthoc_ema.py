@@ -1,0 +1,162 @@
+"""Post-hoc EMA: widths in closed form, averages against sums, reconstruction against the average
+itself."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cdt import from_config
+from cdt.errors import UserError
+from cdt.modes.evaluate import evaluate
+from cdt.modes.sample import load_params, put_together
+from cdt.modes.train import train
+from cdt.monitoring.writers import read_history
+from cdt.training import optim
+from cdt.training.posthoc_ema import gamma, weights
+from cdt.workdir.checkpoint import Checkpointer
+from smoke_runs import arrays, smoke
+
+TRACKS = (0.05, 0.10)
+
+
+def profile(std, step, points):
+    """p(tau) at the points, which may lie beyond the step."""
+    g = gamma(std)
+    return np.where(points <= step, (g + 1) * points**g / step ** (g + 1), 0.0)
+
+
+@pytest.mark.parametrize("std", [0.01, 0.05, 0.1, 0.2, 0.28])
+def test_gamma_has_the_width(std):
+    tau = (np.arange(400_000) + 0.5) / 400_000
+    p = profile(std, 1.0, tau)
+    mean = (p * tau).mean()
+    assert p.mean() == pytest.approx(1.0, abs=1e-6)
+    assert np.sqrt((p * (tau - mean) ** 2).mean()) == pytest.approx(std, rel=1e-4)
+
+
+def test_the_papers_exponents():
+    assert gamma(0.05) == pytest.approx(16.97, abs=0.005)
+    assert gamma(0.10) == pytest.approx(6.94, abs=0.005)
+    for std in (0.0, -0.1, 0.29, np.nan):
+        with pytest.raises(ValueError, match="must lie between 0 and 0.288"):
+            gamma(std)
+
+
+def test_the_average_is_the_power_function_itself():
+    """After n steps of parameters 1, 2, ... against their sum with weights from the integral."""
+    averages = optim.ema({"a": optim.power_function(0.1)})
+    state = averages.init({"w": jnp.float32(5.0)})
+    for step in range(40):
+        state = averages.update(state, {"w": jnp.float32((step + 1) ** 2)}, jnp.int32(step))
+    edges = (np.arange(41) / 40) ** (gamma(0.1) + 1)  # cumulated profile
+    expected = np.sum(np.diff(edges) * np.arange(1, 41) ** 2)
+    np.testing.assert_allclose(state["a"]["w"], expected, rtol=1e-5)
+
+
+def test_a_stored_average_is_itself():
+    stored = [(step, std) for step in (100, 200, 300) for std in TRACKS]
+    found = weights(stored, 0.1, 200)
+    np.testing.assert_allclose(found, [0, 0, 0, 1, 0, 0], atol=1e-8)
+
+
+@pytest.mark.parametrize(("std", "largest"), [(0.03, 0.2), (0.07, 0.03), (0.15, 0.1), (0.2, 0.2)])
+def test_the_profile_is_the_nearest_in_its_space(std, largest):
+    """Against least squares over densely sampled profiles."""
+    stored = [(step, width) for step in range(125, 1001, 125) for width in TRACKS]
+    tau = np.arange(0.05, 1000.0, 0.1)
+    basis = np.stack([profile(width, step, tau) for step, width in stored], axis=1)
+    wanted = profile(std, 1000, tau)
+    nearest, *_ = np.linalg.lstsq(basis, wanted, rcond=None)
+    found = weights(stored, std)
+    assert found.sum() == pytest.approx(1.0)
+    np.testing.assert_allclose(found, nearest / nearest.sum(), atol=2e-3 * abs(nearest).max())
+    error = np.linalg.norm(basis @ found - wanted)
+    assert error / np.linalg.norm(wanted) < largest
+
+
+def run_config(**overrides):
+    """Three tracks; every second step is kept."""
+    return smoke(
+        **{"ema.decays": (), "ema.power_stds": (*TRACKS, 0.07), "checkpoint.every": "2 steps",
+           "checkpoint.keep": 1, "checkpoint.keep_every": "2 steps", "optim.lr": 1e-3,
+           "optim.warmup": "0 steps"} | overrides
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    assert train(run_config(), str(folder)) == 0
+    return folder
+
+
+@pytest.mark.slow
+def test_a_run_keeps_what_is_needed_and_the_average_is_found(workdir):
+    """The track of width 0.07, from the two others alone."""
+    config = run_config()
+    checkpoints = Checkpointer(workdir / "checkpoints", keep=1)
+    assert checkpoints.steps() == list(range(24, 0, -2))
+    saved = arrays(workdir)
+    averages = jax.tree.map(jnp.asarray, saved["ema"])
+    found = put_together(checkpoints, averages, TRACKS, 0.07, 24)
+    with pytest.raises(UserError, match="of step 0, where nothing has been averaged; give 'raw'"):
+        put_together(checkpoints, averages, TRACKS, 0.07, 0)
+
+    def distance(a, b):
+        squares = jax.tree.map(lambda x, y: jnp.sum((x - y) ** 2), a, b)
+        return float(jnp.sqrt(sum(jax.tree.leaves(squares))))
+
+    wanted = saved["ema"]["power0.07"]
+    nearest = min(distance(saved["ema"][f"power{std:g}"], wanted) for std in TRACKS)
+    assert distance(found, wanted) < 0.03 * nearest
+    # As a command asks for it, with all three.
+    config.sample.ema = "posthoc0.07"
+    mesh = from_config.mesh(config)
+    assert (
+        distance(load_params(config, workdir, mesh, from_config.model(config, mesh))[1], wanted)
+        < 1e-4
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"sample.ema": "posthoc0.5"}, "is 'posthoc0.5'; give 'posthoc' and a relative width"),
+        ({"sample.ema": "posthoc"}, "such as 'posthoc0.1'"),
+        ({"sample.ema": "posthoc0.1", "ema.power_stds": ()}, "tracks no power function; train"),
+    ],
+)
+def test_what_cannot_be_put_together(changes, told):
+    with pytest.raises(UserError, match=told):
+        from_config.ema_name(run_config(**changes))
+    with pytest.raises(UserError, match=told.replace("sample.ema", "evaluate.emas")):
+        from_config.evaluated_emas(
+            run_config(**changes | {"evaluate.emas": (changes["sample.ema"],)})
+        )
+
+
+@pytest.mark.slow
+def test_a_run_evaluates_while_it_trains_what_it_can_put_together(tmp_path):
+    """At the end, before the last checkpoint is saved, as --mode=evaluate does after it."""
+    config = run_config(
+        **{"evaluate.every": "6 steps", "evaluate.emas": ("posthoc0.07", "posthoc0.15", "raw"),
+           "evaluate.num": 8, "sample.ema": "posthoc0.15", "checkpoint.keep_every": "4 steps"}
+    )  # fmt: skip
+    assert train(config, str(tmp_path)) == 0
+    key = "evaluation_pixels/frechet/ema_"
+    evaluated = [r for r in read_history(tmp_path) if f"{key}posthoc0.15" in r]
+    assert [record["step"] for record in evaluated] == [6, 12, 18, 24]
+    assert evaluate(config, str(tmp_path)) == 0
+    (file,) = (tmp_path / "evaluations").glob("*.json")
+    found = json.loads(file.read_text())
+    assert found["ema"] == "posthoc0.15"
+    assert evaluated[-1][f"{key}posthoc0.15"] == pytest.approx(found["frechet_train"], rel=1e-6)
+    assert evaluated[-1][f"{key}posthoc0.07"] != evaluated[-1][f"{key}posthoc0.15"]
+
+
+def test_a_step_that_is_not_saved_is_not_kept(tmp_path):
+    with pytest.raises(UserError, match="keep_every is 3 steps, but .* saved each 2"):
+        train(run_config(**{"checkpoint.keep_every": "3 steps"}), str(tmp_path))

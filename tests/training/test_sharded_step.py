@@ -1,0 +1,142 @@
+"""The programs of real networks on every mesh: the same training, and only parameters gathered."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from benchmarks.collectives import collectives, total_bytes
+from cdt import from_config
+from cdt.config import default_config
+from cdt.devices import sharding
+
+BATCH, STEPS = 32, 20
+NETWORKS = {
+    "dit": {"model.hidden_size": 32, "model.depth": 2},
+    "ddpmpp": {"model.channels": 32, "model.num_blocks": 1, "model.attention_resolutions": (8,)},
+}
+
+
+def small(network):
+    config = default_config()
+    config.update_from_flattened_dict(
+        {"data.name": "mock", "data.image_size": 16, "data.channels": 3, "model.name": network,
+         "model.num_classes": 10, "train.batch_size": BATCH, "mesh.min_shard_size": 512,
+         "sample.steps": 2, "sample.guidance": 2.0}
+        | NETWORKS[network]
+    )  # fmt: skip
+    return config
+
+
+def mesh_of(data, fsdp):
+    return sharding.make_mesh(data, fsdp, jax.devices()[: data * fsdp])
+
+
+def batch_of(source, step):
+    indices = (np.arange(BATCH) + step * BATCH) % source.size
+    return {"image": source.images(indices), "label": source.labels[indices]}
+
+
+def compiled_step(config, mesh):
+    """(initial state, compiled train step, source)"""
+    source, _ = from_config.data(config)
+    parts = from_config.training(
+        config, from_config.model(config, mesh), mesh.size, source.size, STEPS // 2
+    )
+    key = jax.random.key(0)
+    shapes = jax.eval_shape(parts.init, key)
+    placed = sharding.state_sharding(mesh, shapes, config.mesh.min_shard_size)
+    batch = sharding.abstract_batch(mesh, batch_of(source, 0), BATCH)
+    program = jax.jit(parts.step, out_shardings=(placed, sharding.replicated(mesh)))
+    step = program.lower(sharding.abstract(shapes, placed), batch).compile()
+    return jax.jit(parts.init, out_shardings=placed)(key), step, source
+
+
+def test_any_mesh_gives_the_same_training():
+    losses = {}
+    for shape in [(1, 1), (8, 1), (1, 8), (4, 2)]:
+        mesh = mesh_of(*shape)
+        state, step, source = compiled_step(small("dit"), mesh)
+        qkv = state.params["blocks"]["attention"]["qkv"]["kernel"]
+        assert qkv.addressable_shards[0].data.size * shape[1] == qkv.size
+        losses[shape] = []
+        for i in range(STEPS):
+            state, metrics = step(state, sharding.global_batch(mesh, batch_of(source, i), BATCH))
+            losses[shape].append(float(metrics["loss"]))
+    for shape in losses:
+        np.testing.assert_allclose(losses[shape], losses[1, 1], rtol=1e-6)
+    assert len(set(losses[1, 1])) == STEPS
+
+
+def test_task_routing_and_speed_on_a_mesh_of_two_axes():
+    """The same losses as on one device, and no activation moves for a mask or a dual."""
+    config = small("dit")
+    config.update_from_flattened_dict(
+        {"model.routing": True, "process.name": "ddpm", "timesteps.name": "speed"}
+    )
+    losses = {}
+    for shape in [(1, 1), (4, 2)]:
+        mesh = mesh_of(*shape)
+        state, step, source = compiled_step(config, mesh)
+        size = sum(p.nbytes for p in jax.tree.leaves(state.params))
+        losses[shape] = []
+        for i in range(3):
+            state, metrics = step(state, sharding.global_batch(mesh, batch_of(source, i), BATCH))
+            losses[shape].append(float(metrics["loss"]))
+    np.testing.assert_allclose(losses[4, 2], losses[1, 1], rtol=1e-6)
+    moved = total_bytes(collectives(step.as_text()))
+    assert moved["all-gather"] <= 2.1 * size
+    assert moved["all-to-all"] + moved["collective-permute"] <= 0.15 * size
+
+
+@pytest.mark.parametrize("network", ["dit", pytest.param("ddpmpp", marks=pytest.mark.slow)])
+def test_a_step_gathers_parameters_and_reduces_gradients(network, capfd):
+    """Once in the forward and once in the backward pass; nothing as large as an activation."""
+    state, step, _ = compiled_step(small(network), mesh_of(4, 2))
+    assert "full rematerialization" not in capfd.readouterr().err
+    size = sum(p.nbytes for p in jax.tree.leaves(state.params))
+    moved = total_bytes(collectives(step.as_text()))
+    assert moved["all-gather"] <= 2.1 * size
+    # The CPU reduces what other backends reduce and scatter: over one axis whole, the other halved.
+    assert 0.9 * size <= moved["all-reduce"] <= 1.6 * size
+    # The condition's modulation [B, 6 D] goes to its parameters, which are larger.
+    assert moved["all-to-all"] + moved["collective-permute"] <= 0.15 * size
+
+
+def test_replicas_exchange_gradients_alone():
+    state, step, _ = compiled_step(small("dit"), mesh_of(8, 1))
+    moved = total_bytes(collectives(step.as_text()))
+    size = sum(p.nbytes for p in jax.tree.leaves(state.params))
+    assert set(moved) == {"all-reduce"} and size <= moved["all-reduce"] <= 1.01 * size
+
+
+def test_sampling_on_replicas_moves_nothing():
+    config, mesh = small("dit"), mesh_of(8, 1)
+    model = from_config.model(config, mesh)
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    params = sharding.abstract(shapes, jax.tree.map(lambda _: sharding.replicated(mesh), shapes))
+    indices = jax.ShapeDtypeStruct((BATCH,), jnp.int32, sharding=sharding.batch_sharding(mesh))
+    program = from_config.sampler(config, model).lower(params, indices, {"label": indices})
+    assert collectives(program.compile().as_text()) == []
+
+
+def test_collectives_are_counted_as_often_as_loops_run():
+    mesh = mesh_of(2, 1)
+    split = jax.ShapeDtypeStruct((6, 4), jnp.float32, sharding=sharding.batch_sharding(mesh))
+
+    def program(x):
+        def body(carry, _):
+            return carry + jnp.sin(carry + x.sum(0)), None  # 16 bytes over two devices
+
+        return jax.lax.scan(body, jnp.zeros(4), length=5)[0]
+
+    def loop_of_unknown_length(x):
+        return jax.lax.while_loop(lambda y: y.sum() < 9, lambda y: y + y.sum(), x)
+
+    text = jax.jit(lambda x: program(x) + x.max(0)).lower(split).compile().as_text()
+    found = collectives(text)
+    assert sum(c.num_bytes * c.times for c in found if "reduce_max" in c.op_name) == 16
+    assert total_bytes(found)["all-reduce"] in (32, 16 + 5 * 16)  # hoisted out of the loop or not
+    text = jax.jit(loop_of_unknown_length).lower(split).compile().as_text()
+    with pytest.raises(ValueError, match="unknown length holds"):
+        collectives(text)
