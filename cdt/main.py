@@ -109,7 +109,7 @@ def _with_shipped_config(argument: str) -> str:
     return f"{flag}{equals}{Path(__file__).parent / name}" if shipped.exists() else argument
 
 
-def run(
+def run_command_line(
     argv: list[str],
     command: Callable[[ConfigDict, str], int] | None = None,
     command_writes: bool = True,
@@ -180,7 +180,7 @@ def _check_alike(config: ConfigDict, workdir: str, mode: str) -> None:
 
 def main() -> int:
     """The command `cdt`."""
-    return run(sys.argv)
+    return run_command_line(sys.argv)
 
 
 if __name__ == "__main__":

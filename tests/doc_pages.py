@@ -254,13 +254,17 @@ class Runner:
             for command in commands(block.text):
                 self._command(command)
 
-    def _command(self, command: Command) -> None:
-        words = command.words
+    def _command(self, written: Command) -> None:
+        words = written.words
         if module := _module(words):
             arguments = words[1:] if words[0] == "cdt" else words[3:]
             if module in ("cdt.data.prepare", "cdt.data.text", "cdt.data.emoji"):
-                program = {"prepare": prepare, "text": text, "emoji": emoji}[module[9:]]
-                code = program.run([module, *arguments])
+                command = {
+                    "prepare": prepare.prepare_command,
+                    "text": text.text_command,
+                    "emoji": emoji.emoji_command,
+                }[module[9:]]
+                code = command([module, *arguments])
             else:
                 code = self._with_config(module, arguments)
             assert code == EXIT_FINISHED, f"exit code {code} of {shlex.join(words)}"
@@ -284,10 +288,10 @@ class Runner:
         reads = ("--config.init_from=", "--config.timesteps.edges_file=")
         shipped = any(a.startswith("--config=configs/") for a in arguments)
         if workdir.exists() or not shipped or any(a.startswith(reads) for a in arguments):
-            return main.run(argv)
+            return main.run_command_line(argv)
         kept = self.shared / "runs" / hashlib.sha256(" ".join(arguments).encode()).hexdigest()
         if not kept.exists():
-            code = main.run(argv)
+            code = main.run_command_line(argv)
             if code != EXIT_FINISHED:
                 return code
             shutil.copytree(workdir, kept)

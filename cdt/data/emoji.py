@@ -61,7 +61,7 @@ def write_captions(package: epath.PathLike) -> int:
     return len(rows)
 
 
-def run(argv: list[str]) -> int:
+def emoji_command(argv: list[str]) -> int:
     """Runs a command line; returns the exit code."""
     try:
         if len(argv) != 2:
@@ -75,4 +75,4 @@ def run(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run(sys.argv))
+    sys.exit(emoji_command(sys.argv))

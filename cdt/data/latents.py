@@ -75,6 +75,6 @@ def prepare(config: ConfigDict, workdir: epath.PathLike, *, block_size: int = 25
 
 
 if __name__ == "__main__":
-    from cdt.main import run
+    from cdt.main import run_command_line
 
-    sys.exit(run(sys.argv, prepare))
+    sys.exit(run_command_line(sys.argv, prepare))

@@ -186,7 +186,7 @@ def _tell(folder: Path, manifest: Manifest) -> None:
         print(f"{len(manifest.skipped)} images were skipped, the first: {manifest.skipped[0]}")
 
 
-def run(argv: list[str]) -> int:
+def prepare_command(argv: list[str]) -> int:
     """Runs a command line; returns the exit code."""
     try:
         given = parse(argv)
@@ -211,4 +211,4 @@ def run(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run(sys.argv))
+    sys.exit(prepare_command(sys.argv))

@@ -162,7 +162,7 @@ def define_flags() -> flags.FlagValues:
     return known
 
 
-def run(argv: list[str]) -> int:
+def text_command(argv: list[str]) -> int:
     """Runs a command line; returns the exit code."""
     try:
         given = parsed(define_flags(), argv)
@@ -196,4 +196,4 @@ def run(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run(sys.argv))
+    sys.exit(text_command(sys.argv))

@@ -117,7 +117,7 @@ class Curve(NamedTuple):
     bad_steps: int  # steps that changed nothing, because loss or gradient was not finite
 
 
-def run(
+def train_each_cluster(
     programs: Programs,
     batch_at: Callable[[int], Batch],
     validation_batch: Batch,

@@ -195,7 +195,7 @@ def _write_json(path: epath.Path, content: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    from cdt.main import run
+    from cdt.main import run_command_line
 
     define_flags()
     flags.DEFINE_string("vae", "", "Folder of diffusers' AutoencoderKL, to be copied.")
@@ -205,4 +205,4 @@ if __name__ == "__main__":
     def command(config: ConfigDict, workdir: str) -> int:
         return export_diffusers(config, workdir, given.out, given.vae, given.labels, given.license)
 
-    sys.exit(run(sys.argv, command, command_writes=False))
+    sys.exit(run_command_line(sys.argv, command, command_writes=False))

@@ -176,11 +176,11 @@ def command_line(export: Callable[[ConfigDict, str, str, str], int]) -> int:
     Args:
       export: (config, workdir, out, license name) -> exit code.
     """
-    from cdt.main import run
+    from cdt.main import run_command_line
 
     define_flags()
     given = flags.FLAGS
-    return run(
+    return run_command_line(
         sys.argv,
         lambda config, workdir: export(config, workdir, given.out, given.license),
         command_writes=False,

@@ -115,7 +115,11 @@ def _params(state: dict[str, np.ndarray], network: DiT, config: ConfigDict) -> P
 
 
 if __name__ == "__main__":
-    from cdt.main import run
+    from cdt.main import run_command_line
 
     flags.DEFINE_string("weights", "", "File of weights, or folder of diffusers.")
-    sys.exit(run(sys.argv, lambda config, path: import_dit(config, path, flags.FLAGS.weights)))
+    sys.exit(
+        run_command_line(
+            sys.argv, lambda config, path: import_dit(config, path, flags.FLAGS.weights)
+        )
+    )

@@ -74,7 +74,11 @@ def import_edm(config: ConfigDict, workdir: epath.PathLike, weights: epath.PathL
 
 
 if __name__ == "__main__":
-    from cdt.main import run
+    from cdt.main import run_command_line
 
     flags.DEFINE_string("weights", "", "File of weights.")
-    sys.exit(run(sys.argv, lambda config, path: import_edm(config, path, flags.FLAGS.weights)))
+    sys.exit(
+        run_command_line(
+            sys.argv, lambda config, path: import_edm(config, path, flags.FLAGS.weights)
+        )
+    )

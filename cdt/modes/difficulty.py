@@ -175,7 +175,7 @@ def _train_clusters(
 
         with StopRequest() as stop, closing(progress):
             for seed, clusters in left.items():
-                for curve in convergence.run(
+                for curve in convergence.train_each_cluster(
                     programs, counted_batch, validation_batch,
                     jax.random.key(config.seed + seed), clusters, validation_steps,
                     stop=lambda: stop.requested, at_once=at_once,

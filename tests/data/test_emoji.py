@@ -34,7 +34,7 @@ def test_the_folder_of_pictures_becomes_a_source(tmp_path, capsys):
     for name in CAPTIONS:
         Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(pictures / name)
     (tmp_path / "emoji.json").write_text(json.dumps(ENTRIES))
-    assert emoji.run(["emoji", str(tmp_path)]) == EXIT_FINISHED
+    assert emoji.emoji_command(["emoji", str(tmp_path)]) == EXIT_FINISHED
     assert "4 captions" in capsys.readouterr().out
     source = folder(pictures, 4, 3)
     assert source.captions(np.arange(4)) == [(caption,) for caption in CAPTIONS.values()]
@@ -42,8 +42,8 @@ def test_the_folder_of_pictures_becomes_a_source(tmp_path, capsys):
 
 
 def test_another_folder_is_refused(tmp_path, capsys):
-    assert emoji.run(["emoji", str(tmp_path)]) == EXIT_USER_ERROR
+    assert emoji.emoji_command(["emoji", str(tmp_path)]) == EXIT_USER_ERROR
     assert "npm pack" in capsys.readouterr().err
     (tmp_path / "emoji.json").write_text('{"a": 1}')
-    assert emoji.run(["emoji", str(tmp_path)]) == EXIT_USER_ERROR
-    assert emoji.run(["emoji"]) == EXIT_USER_ERROR
+    assert emoji.emoji_command(["emoji", str(tmp_path)]) == EXIT_USER_ERROR
+    assert emoji.emoji_command(["emoji"]) == EXIT_USER_ERROR

@@ -23,7 +23,7 @@ from cdt.data.text_encoder import TextEncoder
 from cdt.diffusion.latent_scaling import constant_scale, edm2_whitening, to_input
 from cdt.errors import UserError
 from cdt.files.safetensors import read_tensors, sha256
-from cdt.main import run
+from cdt.main import run_command_line
 from cdt.models.autoencoder_weights import autoencoder_of, autoencoder_params
 from cdt.modes.evaluate import evaluate
 from cdt.modes.sample import sample
@@ -349,7 +349,7 @@ def test_samples_of_latents_with_text_have_their_captions(weights, tmp_path, mon
         rows.append({"file_name": f"{i:02}.png", "caption": [f"grey {i}", f"{6 * i} of 255"]})
     (tmp_path / "pictures" / "captions.jsonl").write_text("\n".join(map(json.dumps, rows)))
     images, made = tmp_path / "images", tmp_path / "latents"
-    assert prepare.run(
+    assert prepare.prepare_command(
         ["", "--source=folder", f"--path={tmp_path / 'pictures'}", f"--out={images}",
          "--holdout=0.2", f"--image_size={SIDE}", "--channels=3"]
     ) == 0  # fmt: skip
@@ -373,7 +373,7 @@ def test_samples_of_latents_with_text_have_their_captions(weights, tmp_path, mon
         argv = ["", f"--data={images}", f"--out={made}", "--encoder=letters", f"--split={split}"]
         command = f"no finished text states in .*--data=IMAGES --out={made} --split={split} "
         one_sentence(command, from_config.source, config, split)
-        assert text.run(argv) == 0
+        assert text.text_command(argv) == 0
     assert train(config, os.fspath(tmp_path / "run")) == 0
     assert sample(config, os.fspath(tmp_path / "run")) == 0
     with np.load(tmp_path / "run" / "samples" / "step_1" / "samples.npz") as arrays:
@@ -397,7 +397,7 @@ def test_a_run_decodes_what_it_sampled(weights, prepared):
     variables = {"params": autoencoder_params(network, read_tensors(weights))}
     decoded = jax.jit(lambda z: network.apply(variables, z, method="decode"))(x0 / 0.18215)
     expected = np.clip(np.floor(127.5 * np.asarray(decoded) + 128), 0, 255)
-    decode = from_config.latents.decoder(config, from_config.mesh(config))
+    decode = from_config.latent_space.decoder(config, from_config.mesh(config))
     found = np.asarray(decode(x0))
     assert found.shape == (64, SIDE, SIDE, 3) and found.dtype == np.uint8
     assert np.abs(found - expected).max() <= 1  # rounding
@@ -406,7 +406,7 @@ def test_a_run_decodes_what_it_sampled(weights, prepared):
 
 def test_the_command(weights, tmp_path, capsys):
     arguments = ["--config=configs/digits.py:smoke", f"--workdir={tmp_path / 'out'}"]
-    assert run(["cdt", *arguments], latents.prepare) == 2
+    assert run_command_line(["cdt", *arguments], latents.prepare) == 2
     error = capsys.readouterr().err
     assert error.startswith("cdt: config.latents.weights is empty") and error.count("\n") == 1
     good = subprocess.run(

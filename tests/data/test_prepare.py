@@ -15,7 +15,7 @@ from PIL import Image
 
 from cdt.data import shards, split_writer
 from cdt.data.pictures import decode
-from cdt.data.prepare import run
+from cdt.data.prepare import prepare_command
 from cdt.data.prepared_format import prepared, read_manifest
 from cdt.errors import UserError
 
@@ -52,7 +52,12 @@ def everything(source):
 
 @pytest.mark.parametrize("form", ["memmap", "array_record"])
 def test_folder_becomes_a_prepared_set(pictures, tmp_path, form, capsys):
-    assert run(command(pictures, tmp_path, f"--form={form}", "--shards=4", "--licence=mine")) == 0
+    assert (
+        prepare_command(
+            command(pictures, tmp_path, f"--form={form}", "--shards=4", "--licence=mine")
+        )
+        == 0
+    )
     assert "train: 23 images of 8x8x3, 3 classes, sha256" in capsys.readouterr().out
     paths = sorted((pictures / "train").glob("*/*.png"))
     source = prepared(tmp_path / "train")
@@ -70,8 +75,18 @@ def test_folder_becomes_a_prepared_set(pictures, tmp_path, form, capsys):
     assert set(files(tmp_path / "train")) == names | {"labels.npy", "manifest.json"}
     # Again: nothing to do; with another setting: refused; both leave the files alone.
     before = files(tmp_path / "train")
-    assert run(command(pictures, tmp_path, f"--form={form}", "--shards=4", "--licence=mine")) == 0
-    assert run(command(pictures, tmp_path, f"--form={form}", "--shards=5", "--licence=mine")) == 2
+    assert (
+        prepare_command(
+            command(pictures, tmp_path, f"--form={form}", "--shards=4", "--licence=mine")
+        )
+        == 0
+    )
+    assert (
+        prepare_command(
+            command(pictures, tmp_path, f"--form={form}", "--shards=5", "--licence=mine")
+        )
+        == 2
+    )
     assert "shards (there 4, now 5)" in capsys.readouterr().err
     assert files(tmp_path / "train") == before
 
@@ -84,7 +99,7 @@ def test_hash_tells_the_examples_alone(pictures, tmp_path):
     """Equal for any form, shards, workers and way; another with one pixel, label or caption."""
 
     def sha256(name, *more):
-        assert run(command(pictures, tmp_path / name, *more)) == 0
+        assert prepare_command(command(pictures, tmp_path / name, *more)) == 0
         return read_manifest(tmp_path / name / "train").sha256
 
     same = {
@@ -93,7 +108,7 @@ def test_hash_tells_the_examples_alone(pictures, tmp_path):
         sha256("workers", "--shards=5", "--workers=2", "--form=array_record"),
     }
     again = ["--source=prepared", f"--path={tmp_path / 'many'}", f"--out={tmp_path / 'back'}"]
-    assert run(["prepare", *again]) == 0
+    assert prepare_command(["prepare", *again]) == 0
     same.add(read_manifest(tmp_path / "back" / "train").sha256)
     assert len(same) == 1
     assert (
@@ -106,7 +121,9 @@ def test_hash_tells_the_examples_alone(pictures, tmp_path):
     for i, arrays in enumerate([(images, labels), (changed, labels), (images, labels[::-1])]):
         np.savez(tmp_path / f"{i}.npz", train_images=arrays[0], train_labels=arrays[1])
         out = tmp_path / f"npz{i}"
-        assert run(["", "--source=npz", f"--path={tmp_path}/{i}.npz", f"--out={out}"]) == 0
+        assert (
+            prepare_command(["", "--source=npz", f"--path={tmp_path}/{i}.npz", f"--out={out}"]) == 0
+        )
         hashes.add(read_manifest(out / "train").sha256)
     assert len(hashes) == 3
 
@@ -122,7 +139,7 @@ def test_arrays_are_resized_and_captions_and_holdout_kept(tmp_path, capsys):
             file.write(json.dumps(row) + "\n")
     for form in ("memmap", "array_record"):
         out = tmp_path / form
-        assert run(command(root, out, "--holdout=0.2", f"--form={form}")) == 0
+        assert prepare_command(command(root, out, "--holdout=0.2", f"--form={form}")) == 0
         parts = [everything(prepared(out / split)) for split in ("train", "test")]
         assert [len(images) for images, _, _ in parts] == [8, 2]
         for images, labels, captions in parts:
@@ -131,13 +148,21 @@ def test_arrays_are_resized_and_captions_and_holdout_kept(tmp_path, capsys):
             assert captions == [(f"nümber {n}", f"{n}") for n in numbers]
         assert sorted(n for images, _, _ in parts for n in images[:, 0, 0, 0]) == list(range(10))
     assert (
-        run(["", "--source=digits", f"--out={tmp_path}/d", "--channels=3", "--image_size=4"]) == 0
+        prepare_command(
+            ["", "--source=digits", f"--out={tmp_path}/d", "--channels=3", "--image_size=4"]
+        )
+        == 0
     )
     assert prepared(tmp_path / "d" / "train").shape == (4, 4, 3)
-    assert run(["", "--source=digits", f"--out={tmp_path}/e", "--image_size=16"]) == 2
+    assert prepare_command(["", "--source=digits", f"--out={tmp_path}/e", "--image_size=16"]) == 2
     assert "example 0 of digits/train is 8 pixels wide" in capsys.readouterr().err
     # Nothing was done yet, so a better command may take its place.
-    assert run(["", "--source=digits", f"--out={tmp_path}/e", "--image_size=16", "--upscale"]) == 0
+    assert (
+        prepare_command(
+            ["", "--source=digits", f"--out={tmp_path}/e", "--image_size=16", "--upscale"]
+        )
+        == 0
+    )
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -148,13 +173,13 @@ def test_bad_pictures_are_named_counted_and_skipped_if_asked(tmp_path, workers, 
         Image.fromarray(np.full(size, i, np.uint8)).save(tmp_path / "train" / f"{i}.png")
     (tmp_path / "train" / "2.png").write_bytes(b"not a picture")
     more = [f"--workers={workers}", "--shards=4"]
-    assert run(command(tmp_path, tmp_path / "out", *more)) == 2
+    assert prepare_command(command(tmp_path, tmp_path / "out", *more)) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert "train/" in error and "png is" in error and "--on_bad=skip" in error
     with pytest.raises(UserError, match="only partly prepared"):
         prepared(tmp_path / "out" / "train")
     # Whoever decides to skip keeps what was done.
-    assert run(command(tmp_path, tmp_path / "out", *more, "--on_bad=skip")) == 0
+    assert prepare_command(command(tmp_path, tmp_path / "out", *more, "--on_bad=skip")) == 0
     assert "2 images were skipped, the first: " in capsys.readouterr().out
     manifest = read_manifest(tmp_path / "out" / "train")
     assert [line.rpartition("/")[2] for line in manifest.skipped] == [
@@ -168,7 +193,7 @@ def test_bad_pictures_are_named_counted_and_skipped_if_asked(tmp_path, workers, 
 def test_nothing_left(tmp_path, capsys):
     (tmp_path / "train").mkdir()
     (tmp_path / "train" / "2.png").write_bytes(b"not a picture")
-    assert run(command(tmp_path, tmp_path / "out", "--on_bad=skip")) == 2
+    assert prepare_command(command(tmp_path, tmp_path / "out", "--on_bad=skip")) == 2
     assert "no image is left, 1 were bad" in capsys.readouterr().err
 
 
@@ -197,7 +222,7 @@ def dying(function, after, half=False):
 @pytest.mark.parametrize("form", ["memmap", "array_record"])
 def test_death_at_any_moment_leaves_the_same_bytes(pictures, tmp_path, monkeypatch, form):
     arguments = ["--shards=4", f"--form={form}"]
-    assert run(command(pictures, tmp_path / "whole", *arguments)) == 0
+    assert prepare_command(command(pictures, tmp_path / "whole", *arguments)) == 0
     whole = files(tmp_path / "whole" / "train")
     moments = [
         (shards, "example_digest", 9, False),  # in the middle of shard 1
@@ -214,8 +239,8 @@ def test_death_at_any_moment_leaves_the_same_bytes(pictures, tmp_path, monkeypat
         out = tmp_path / str(number)
         with monkeypatch.context() as patch, pytest.raises(Killed):
             patch.setattr(module, name, dying(getattr(module, name), after, half))
-            run(command(pictures, out, *arguments))
-        assert run(command(pictures, out, *arguments)) == 0
+            prepare_command(command(pictures, out, *arguments))
+        assert prepare_command(command(pictures, out, *arguments)) == 0
         assert files(out / "train") == whole, name
 
 
@@ -281,7 +306,7 @@ def test_killed_workers_and_parents(slow_pictures, tmp_path):
     assert "a worker process was killed" in process.communicate(timeout=30)[1]
     assert process.returncode == 2
 
-    assert run(command(slow_pictures, tmp_path / "out", *more)) == 0
+    assert prepare_command(command(slow_pictures, tmp_path / "out", *more)) == 0
     images = files(tmp_path / "out" / "train")["images.bin"]
     one = decode((slow_pictures / "big.png").read_bytes(), 8, 3)
     assert images == one.tobytes() * 120
@@ -299,11 +324,11 @@ def test_a_folder_has_one_owner(pictures, tmp_path, capsys):
     work.mkdir(parents=True)
     with (work / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        assert run(command(pictures, tmp_path)) == 2
+        assert prepare_command(command(pictures, tmp_path)) == 2
     assert "is being prepared by another process" in capsys.readouterr().err
     (tmp_path / "other" / "train").mkdir(parents=True)
     (tmp_path / "other" / "train" / "thesis.txt").write_text("mine")
-    assert run(command(pictures, tmp_path / "other")) == 2
+    assert prepare_command(command(pictures, tmp_path / "other")) == 2
     assert "holds thesis.txt" in capsys.readouterr().err
     assert files(tmp_path / "other" / "train") == {"thesis.txt": b"mine"}
 
@@ -311,10 +336,10 @@ def test_a_folder_has_one_owner(pictures, tmp_path, capsys):
 def test_half_done_belongs_to_its_settings(pictures, tmp_path, monkeypatch, capsys):
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(shards, "example_digest", dying(shards.example_digest, 9))
-        run(command(pictures, tmp_path, "--shards=4"))
-    assert run([*command(pictures, tmp_path, "--shards=4"), "--channels=1"]) == 2
+        prepare_command(command(pictures, tmp_path, "--shards=4"))
+    assert prepare_command([*command(pictures, tmp_path, "--shards=4"), "--channels=1"]) == 2
     assert "channels (there 3, now 1)" in capsys.readouterr().err
-    assert run(command(pictures, tmp_path, "--shards=4")) == 0
+    assert prepare_command(command(pictures, tmp_path, "--shards=4")) == 0
 
 
 @pytest.mark.parametrize(
@@ -342,7 +367,7 @@ def test_half_done_belongs_to_its_settings(pictures, tmp_path, monkeypatch, caps
 )
 def test_wrong_command_lines(tmp_path, monkeypatch, capsys, arguments, message):
     monkeypatch.chdir(tmp_path)
-    assert run(["prepare", *arguments]) == 2
+    assert prepare_command(["prepare", *arguments]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
@@ -351,16 +376,16 @@ def test_wrong_command_lines(tmp_path, monkeypatch, capsys, arguments, message):
 def test_check_and_help(pictures, tmp_path, capsys):
     for form in ("memmap", "array_record"):
         out = tmp_path / form
-        assert run(command(pictures, out, f"--form={form}")) == 0
-        assert run(["prepare", "--check", f"--out={out}"]) == 0
+        assert prepare_command(command(pictures, out, f"--form={form}")) == 0
+        assert prepare_command(["prepare", "--check", f"--out={out}"]) == 0
         path = next((out / "train").glob("images*"))
         data = bytearray(path.read_bytes())
         data[1000] ^= 1
         path.write_bytes(data)
-        assert run(["prepare", "--check", f"--out={out}"]) == 2
+        assert prepare_command(["prepare", "--check", f"--out={out}"]) == 2
         words = {"memmap": "hash differs", "array_record": "cannot be read (RuntimeError: Corr"}
         assert words[form] in capsys.readouterr().err
-    assert run(["prepare", "--help"]) == 0
+    assert prepare_command(["prepare", "--help"]) == 0
     assert "--on_bad" in capsys.readouterr().out
 
 

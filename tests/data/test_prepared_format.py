@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
-from cdt.data.prepare import run
+from cdt.data.prepare import prepare_command
 from cdt.data.prepared_format import prepared
 from cdt.data.sources import BadExample
 from cdt.errors import UserError
@@ -19,7 +19,7 @@ def sets(tmp_path_factory):
     root = tmp_path_factory.mktemp("prepared")
     for form in ("memmap", "array_record"):
         arguments = ["--source=digits", f"--out={root / form}", f"--form={form}", "--shards=2"]
-        assert run(["prepare", *arguments]) == 0
+        assert prepare_command(["prepare", *arguments]) == 0
     return root
 
 

@@ -183,14 +183,14 @@ def test_command_line(source, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(text, "load_encoder", lambda name, length: ENCODER)
     data = tmp_path / "set"
     argv = ["text", f"--data={data}", "--encoder=letters"]
-    assert text.run(argv) == EXIT_FINISHED
+    assert text.text_command(argv) == EXIT_FINISHED
     assert "captions of 15 images, states of 4 x 3" in capsys.readouterr().out
     assert json.loads((data / "train/text/manifest.json").read_text())["encoder"] == "letters"
-    assert text.run(["text", "--encoder=letters"]) == EXIT_USER_ERROR
+    assert text.text_command(["text", "--encoder=letters"]) == EXIT_USER_ERROR
     assert "--data is missing: give the folder" in capsys.readouterr().err
-    assert text.run([*argv, "--encoding=x"]) == EXIT_USER_ERROR
+    assert text.text_command([*argv, "--encoding=x"]) == EXIT_USER_ERROR
     monkeypatch.setattr(text, "cache_states", lambda *args: False)
-    assert text.run(argv) == EXIT_STOPPED
+    assert text.text_command(argv) == EXIT_STOPPED
 
 
 def test_missing_libraries_are_named(monkeypatch):

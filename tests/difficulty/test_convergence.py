@@ -14,9 +14,9 @@ from cdt.difficulty.convergence import (
     Programs,
     make_programs,
     rank_correlation,
-    run,
     side_by_side,
     steps_to,
+    train_each_cluster,
 )
 from cdt.training.validation import make_validation
 
@@ -50,7 +50,9 @@ def programs():
 
 def study(**options):
     settings = dict(clusters=range(3), validation_steps=[0, 1, 5, 20])
-    return run(programs(), batch_at, batch_at(0), jax.random.key(1), **settings | options)
+    return train_each_cluster(
+        programs(), batch_at, batch_at(0), jax.random.key(1), **settings | options
+    )
 
 
 def test_each_model_is_trained_and_validated_on_its_own_levels():
@@ -101,7 +103,9 @@ def test_side_by_side_gives_what_one_after_the_other_gives():
     both = Programs(*map(jax.jit, made))
     settings = dict(clusters=range(3), validation_steps=[0, 1, 5, 20])
     # Groups of two of three clusters: the second is filled up, and what fills it is not yielded.
-    found = list(run(both, batch_at, batch_at(0), jax.random.key(1), **settings, at_once=2))
+    found = list(
+        train_each_cluster(both, batch_at, batch_at(0), jax.random.key(1), **settings, at_once=2)
+    )
     for curve, alone in zip(found, study(), strict=True):
         np.testing.assert_allclose(curve.losses, alone.losses, rtol=1e-5)
         assert curve._replace(losses=[]) == alone._replace(losses=[])
@@ -110,7 +114,7 @@ def test_side_by_side_gives_what_one_after_the_other_gives():
 
 def test_nothing_is_compiled_twice():
     made = programs()
-    list(run(made, batch_at, batch_at(0), jax.random.key(1), range(3), [0, 2, 3]))
+    list(train_each_cluster(made, batch_at, batch_at(0), jax.random.key(1), range(3), [0, 2, 3]))
     assert made.init._cache_size() == made.step._cache_size() == made.validate._cache_size() == 1
 
 
@@ -122,7 +126,7 @@ def test_what_is_optimised_need_not_be_what_is_shown():
         example_loss, distance, lambda key: {"w": jnp.array([3.0, 1.5])}, optax.sgd(LR), EDGES,
         seed=0,
     )  # fmt: skip
-    (curve,) = run(made, batch_at, batch_at(0), jax.random.key(1), [2], [0, 100])
+    (curve,) = train_each_cluster(made, batch_at, batch_at(0), jax.random.key(1), [2], [0, 100])
     assert curve.losses[0] == 2 and 0 < curve.losses[1] < 1e-2
 
 
@@ -134,7 +138,9 @@ def test_bad_steps_are_counted():
     made = make_programs(bad, bad, lambda key: {"w": jnp.ones(2)}, optax.sgd(LR), EDGES, seed=0)
     batches = [{"image": np.full((4, 2, 2, 1), v, np.uint8), "label": np.zeros(4, np.int32)}
                for v in (0, 255, 0)]  # fmt: skip
-    (curve,) = run(made, batches.__getitem__, batches[0], jax.random.key(0), [1], [0, 3])
+    (curve,) = train_each_cluster(
+        made, batches.__getitem__, batches[0], jax.random.key(0), [1], [0, 3]
+    )
     assert curve.bad_steps == 1 and math.isfinite(curve.losses[-1])
 
 

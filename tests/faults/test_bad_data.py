@@ -122,7 +122,7 @@ def test_a_damaged_record_is_replaced(pictures, tmp_path):
     out = tmp_path / "prepared"
     arguments = ["--source=folder", f"--path={pictures}", f"--out={out}", "--split=train"]
     arguments += ["--image_size=8", "--channels=1", "--form=array_record"]
-    assert prepare.run(["prepare", *arguments]) == EXIT_FINISHED
+    assert prepare.prepare_command(["prepare", *arguments]) == EXIT_FINISHED
     (shard,) = (out / "train").glob("*.array_record")
     data = bytearray(shard.read_bytes())
     data[4000] ^= 1  # of a few records; the index of all lies at the end

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from cdt.data.folder import list_pictures
-from cdt.data.prepare import run
+from cdt.data.prepare import prepare_command
 from cdt.data.prepared_format import prepared
 from cdt.errors import UserError
 from host_processes import Processes, training
@@ -43,7 +43,7 @@ def test_prepared_files_have_names_of_our_own(pictures, tmp_path, monkeypatch, f
     monkeypatch.chdir(tmp_path / "here")
     before = everything(tmp_path)
     visible = [name for name in NAMES if not name.startswith(".")]
-    assert run(command(pictures, tmp_path / "out", f"--form={form}", "--shards=2")) == 0
+    assert prepare_command(command(pictures, tmp_path / "out", f"--form={form}", "--shards=2")) == 0
     source = prepared(tmp_path / "out" / "train")
     assert source.size == len(visible) == len(source.classes)
     made = everything(tmp_path).keys() - before.keys()

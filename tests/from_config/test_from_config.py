@@ -178,7 +178,7 @@ def test_folders_and_prepared_sets(tmp_path, source):
         for split in ("train", "test"):
             command = ["", "--source=folder", f"--path={path}", f"--out={tmp_path}/out"]
             form = ["--image_size=8", "--channels=1", f"--split={split}"]
-            assert prepare.run([*command, *form]) == 0
+            assert prepare.prepare_command([*command, *form]) == 0
         path = tmp_path / "out"
     keys = {"data.name": source, "data.path": str(path)}
     with pytest.raises(UserError, match="not have the same classes, .* only one has 'b'"):
