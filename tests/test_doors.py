@@ -20,7 +20,7 @@ ALLOWED = {
     "sampling": {"diffusion"},
     "devices": {"errors"},
     "monitoring": {"errors", "files"},
-    "training": {"curriculum", "timesteps"},
+    "training": {"curriculum", "diffusion", "timesteps"},
     "difficulty": {"curriculum", "diffusion", "monitoring", "timesteps", "training"},
     "comparison": {"files"},
     "workdir": {"config", "devices", "errors", "files"},

@@ -5,7 +5,7 @@ reported to converge more slowly.
 """
 
 import math
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -18,15 +18,7 @@ from cdt.difficulty.single_cluster import SingleClusterState, single_cluster
 from cdt.monitoring.plots import normalised_convergence
 from cdt.training.optim import Ema, ema
 from cdt.training.state import TrainState
-from cdt.training.step import (
-    Batch,
-    Condition,
-    ExampleLoss,
-    ToX0,
-    make_init,
-    make_train_step,
-    pixels_to_x0,
-)
+from cdt.training.step import Batch, ExampleLoss, StepOptions, make_init, make_train_step
 from cdt.training.validation import make_validation
 
 PyTree = Any
@@ -47,13 +39,8 @@ def make_programs(
     init_params: Callable[[Array], PyTree],
     tx: optax.GradientTransformation,
     edges: np.ndarray,
-    *,
     seed: int,
-    null: Condition | None = None,
-    condition_dropout: float = 0.0,
-    accumulate: int = 1,
-    max_bad_steps: int = 20,
-    to_x0: ToX0 = pixels_to_x0,
+    options: StepOptions,
 ) -> Programs:
     """Builds the training of one cluster, which is traced: nothing is compiled twice.
 
@@ -67,21 +54,12 @@ def make_programs(
       tx: optimizer.
       edges: f32[N+1] of all clusters, from `curriculum.clusters.edge_table`.
       seed: of every random stream; noise and batches are those of ordinary training.
-      null, condition_dropout, accumulate, max_bad_steps, to_x0: see
-        `cdt.training.step.make_train_step`.
+      options: of the train step.
     """
     timesteps = single_cluster(edges)
     averages: Ema = ema({})  # the parameters themselves are what is validated
     fresh = make_init(init_params, tx, averages, timesteps, len(edges) - 1, 1)
-    step = make_train_step(
-        training_loss, tx, averages, timesteps, edges,
-        seed=seed,
-        null=null,
-        condition_dropout=condition_dropout,
-        accumulate=accumulate,
-        max_bad_steps=max_bad_steps,
-        to_x0=to_x0,
-    )  # fmt: skip
+    step = make_train_step(training_loss, tx, averages, timesteps, edges, seed, options)
 
     def init(key: Array, cluster: Array) -> TrainState:
         return fresh(key).replace(timesteps=SingleClusterState(jnp.asarray(cluster, jnp.int32)))
@@ -89,7 +67,7 @@ def make_programs(
     def validate(state: TrainState, batch: Batch) -> Array:
         # Of this one cluster: validating all N would take longer than the training in between.
         ends = jax.lax.dynamic_slice_in_dim(jnp.asarray(edges), state.timesteps.cluster, 2)
-        return make_validation(validation_loss, ends, seed, to_x0)(state.params, batch)[0]
+        return make_validation(validation_loss, ends, seed, options.to_x0)(state.params, batch)[0]
 
     return Programs(init, step, validate)
 
@@ -122,16 +100,15 @@ def train_each_cluster(
     batch_at: Callable[[int], Batch],
     validation_batch: Batch,
     key: Array,
-    clusters: Collection[int],
+    clusters: Sequence[int],
     validation_steps: Sequence[int] | np.ndarray,
-    done: Collection[int] = (),
     stop: Callable[[], bool] = lambda: False,
     at_once: int | None = None,
 ) -> Iterator[Curve]:
     """Trains cluster after cluster, or some side by side, and yields curves as they are finished.
 
-    The caller keeps what was yielded and passes those clusters as `done` when it is started
-    again: what is left is trained, with the results an undisturbed study would have had.
+    Each curve depends on the key and its cluster alone, so a study that was stopped goes on with
+    the clusters that are left.
 
     Args:
       programs: jitted; those of `side_by_side` where `at_once` is given.
@@ -140,7 +117,6 @@ def train_each_cluster(
       key: PRNG key of the parameters, the same for every cluster.
       clusters: 0-based, in the order in which to train them.
       validation_steps: distinct, increasing, from 0 on; the last one is the length of training.
-      done: clusters (0-based) that are finished already; a mapping from them will do.
       stop: asked after every step; once true, the study ends and the clusters in progress are lost.
       at_once: G, clusters trained side by side; the last group is filled up with repeats.
 
@@ -152,13 +128,13 @@ def train_each_cluster(
         raise ValueError(
             f"The validation steps {validation_steps} must start at 0 and increase strictly."
         )
-    left = [int(cluster) for cluster in clusters if cluster not in done]
-    for first in range(0, len(left), at_once or 1):
-        group = left[first : first + (at_once or 1)]
+    for first in range(0, len(clusters), at_once or 1):
+        group = clusters[first : first + (at_once or 1)]
         if at_once is None:
             trained = jnp.int32(group[0])
         else:
-            trained = jnp.asarray(group + group[-1:] * (at_once - len(group)), jnp.int32)
+            filled_up = [*group, *[group[-1]] * (at_once - len(group))]
+            trained = jnp.asarray(filled_up, jnp.int32)
         state = programs.init(key, trained)
         losses, previous = [], None
         for since, until in zip([0, *validation_steps], validation_steps, strict=False):

@@ -9,7 +9,7 @@ from cdt.difficulty.convergence import Programs, make_programs
 from cdt.diffusion.process import Process
 from cdt.from_config.choices import steps
 from cdt.from_config.models import Model, example_loss, training_loss
-from cdt.from_config.optimization import check_batch, condition_dropout, optimizer
+from cdt.from_config.optimization import check_batch, optimizer, step_options
 from cdt.from_config.timesteps import cluster_edges
 
 
@@ -28,13 +28,7 @@ def difficulty(config: ConfigDict, model: Model, num_devices: int, num_examples:
     duration = steps(config, "difficulty.duration", num_examples)
     tx, _ = optimizer(config, num_examples, duration)
     edges = cluster_edges(config, model.process)
-    programs = make_programs(
-        training_loss(config, model), example_loss(model), model.init, tx, edges,
-        seed=config.seed,
-        null=model.null,
-        condition_dropout=condition_dropout(config, model),
-        accumulate=config.train.accumulate,
-        max_bad_steps=config.train.max_bad_steps,
-        to_x0=model.to_x0,
-    )  # fmt: skip
+    losses = training_loss(config, model), example_loss(model)
+    options = step_options(config, model)
+    programs = make_programs(*losses, model.init, tx, edges, config.seed, options)
     return Difficulty(programs, edges, model.process)

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from cdt.devices.compilation import compiler_options
 from cdt.diffusion.denoiser import Network, make_denoiser
 from cdt.diffusion.guidance import classifier_free_guidance
+from cdt.diffusion.pixels import to_uint8
 from cdt.diffusion.process import Process
 from cdt.errors import UserError
 from cdt.evals.efficientnet_lite import efficientnet_lite0
@@ -29,7 +30,7 @@ from cdt.sampling.euler import euler
 from cdt.sampling.euler_maruyama import euler_maruyama
 from cdt.sampling.heun import heun
 from cdt.sampling.noise import initial_noise
-from cdt.training.step import Condition, to_uint8
+from cdt.training.step import Condition
 
 PyTree = Any
 

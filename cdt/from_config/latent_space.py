@@ -23,13 +23,13 @@ from cdt.diffusion.latent_scaling import (
     to_pixels,
     unscaled,
 )
+from cdt.diffusion.pixels import ToX0, pixels_to_x0
 from cdt.errors import UserError
 from cdt.evals.features import in_batches
 from cdt.files import safetensors
 from cdt.from_config.choices import at_least, choose
 from cdt.models.autoencoder import Autoencoder, Moments
 from cdt.models.autoencoder_weights import autoencoder_of, autoencoder_params
-from cdt.training.step import ToX0, pixels_to_x0
 
 PyTree = Any
 

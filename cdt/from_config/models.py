@@ -16,6 +16,7 @@ from cdt.diffusion import prediction as predictions
 from cdt.diffusion import process as processes
 from cdt.diffusion.guidance import ConditionalNetwork
 from cdt.diffusion.loss import Apply, make_example_loss, make_loss
+from cdt.diffusion.pixels import ToX0
 from cdt.diffusion.prediction import Prediction
 from cdt.diffusion.process import Process, per_example
 from cdt.diffusion.uncertainty import LogVariance, init_uncertainty, make_log_variance
@@ -29,7 +30,7 @@ from cdt.models.remat import REMATS
 from cdt.models.routing import Routing, task_routing
 from cdt.models.unet import ADM_SIZES, DDPMPP_SIZES, UNet, adm, ddpmpp
 from cdt.training.augment import NUM_LABELS
-from cdt.training.step import Condition, ExampleLoss, ToX0
+from cdt.training.step import Condition, ExampleLoss
 
 PyTree = Any
 

@@ -19,7 +19,7 @@ from cdt.training.augment import make_augment
 from cdt.training.optim import Schedule
 from cdt.training.posthoc_ema import gamma
 from cdt.training.state import TrainState
-from cdt.training.step import TrainStep, make_init, make_train_step
+from cdt.training.step import StepOptions, TrainStep, make_init, make_train_step
 
 _POSTHOC = "posthoc"  # begins the name of an average that is put together from stored ones
 
@@ -56,17 +56,12 @@ def training(
     tx, schedule = optimizer(config, num_examples, steps(config, "train.duration", num_examples))
     averages = optim.ema(ema_decays(config))
     timesteps, edges = timestep_sampler(config, model, open_all_at)
-    step = make_train_step(
-        training_loss(config, model), tx, averages, timesteps, edges,
-        seed=config.seed,
-        null=model.null,
-        condition_dropout=condition_dropout(config, model),
-        accumulate=config.train.accumulate,
+    options = step_options(config, model)._replace(
         log_every=steps(config, "log.every", num_examples),
-        max_bad_steps=config.train.max_bad_steps,
-        to_x0=model.to_x0,
         augment=make_augment(config.train.augment) if config.train.augment else None,
-    )  # fmt: skip
+    )
+    loss = training_loss(config, model)
+    step = make_train_step(loss, tx, averages, timesteps, edges, config.seed, options)
     validated = validation_edges(config, model.process)
     init = make_init(model.init, tx, averages, timesteps, len(edges) - 1, len(validated) - 1)
     num_stages = len(edges) - 1 if config.timesteps.name == "curriculum" else 1
@@ -102,12 +97,18 @@ def optimizer(
     return tx, schedule
 
 
-def condition_dropout(config: ConfigDict, model: Model) -> float:
-    """The share of conditions that are dropped; none where there are none."""
-    share = config.train.condition_dropout
-    if not 0.0 <= share <= 1.0:
-        raise UserError(f"config.train.condition_dropout is {share}; it must lie in [0, 1].")
-    return share if model.null else 0.0
+def step_options(config: ConfigDict, model: Model) -> StepOptions:
+    """The options of a train step that every kind of training of a model shares."""
+    dropout = config.train.condition_dropout
+    if not 0.0 <= dropout <= 1.0:
+        raise UserError(f"config.train.condition_dropout is {dropout}; it must lie in [0, 1].")
+    return StepOptions(
+        null=model.null or None,
+        condition_dropout=dropout,
+        accumulate=config.train.accumulate,
+        max_bad_steps=config.train.max_bad_steps,
+        to_x0=model.to_x0,
+    )
 
 
 def ema_decays(config: ConfigDict) -> dict[str, optim.Schedule]:

@@ -21,12 +21,13 @@ from cdt.devices.compilation import compile_together
 from cdt.devices.signals import StopRequest
 from cdt.difficulty import convergence, figures, verdict
 from cdt.difficulty.relative_entropy import RelativeEntropy, level_pairs, relative_entropy
+from cdt.diffusion.pixels import ToX0
 from cdt.errors import EXIT_FINISHED, EXIT_STOPPED, UserError, user_errors
 from cdt.files import atomic
 from cdt.files.plain_json import to_json
 from cdt.monitoring import plots
 from cdt.monitoring.progress import Progress
-from cdt.training.step import Batch, ToX0
+from cdt.training.step import Batch
 from cdt.workdir.record import check_identity, record_config
 
 _SHARES = {"50 %": 0.5, "90 %": 0.9, "95 %": 0.95}

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from cdt.training.step import ExampleLoss, ToX0, condition_of, pixels_to_x0
+from cdt.diffusion.pixels import ToX0, pixels_to_x0
+from cdt.training.step import ExampleLoss, condition_of
 
 PyTree = Any
 
@@ -26,7 +27,7 @@ def make_validation(
       example_loss: see `cdt.training.step.ExampleLoss`.
       edges: f32[N+1].
       seed: of the noise, and of latents drawn from their moments: the same in every cluster.
-      to_x0: see `cdt.training.step.ToX0`.
+      to_x0: see `cdt.diffusion.pixels.ToX0`.
     """
     table = jnp.asarray(edges)
     # The clusters' noise counts from 0, so this never meets it.

@@ -18,6 +18,7 @@ from cdt.difficulty.convergence import (
     steps_to,
     train_each_cluster,
 )
+from cdt.training.step import StepOptions
 from cdt.training.validation import make_validation
 
 EDGES = edge_table(np.array([0.0, 0.2, 0.5, 1.0]), None)
@@ -41,7 +42,8 @@ def programs():
         lambda key: {"w": jax.random.normal(key, (3,))},
         optax.sgd(LR),
         EDGES,
-        seed=0,
+        0,
+        StepOptions(),
     )
     return Programs(
         jax.jit(made.init), jax.jit(made.step, donate_argnums=0), jax.jit(made.validate)
@@ -81,10 +83,10 @@ def test_the_grid_is_that_of_validation():
 def test_a_study_goes_on_where_it_was_interrupted():
     whole = list(study())
     first = list(itertools.islice(study(), 1))
-    rest = list(study(done={curve.cluster: curve for curve in first}))
+    rest = list(study(clusters=[1, 2]))
     assert [curve.cluster for curve in rest] == [1, 2]
     assert first + rest == whole
-    assert list(study(done=range(3))) == []
+    assert list(study(clusters=[])) == []
 
 
 def test_a_stopped_study_yields_whole_clusters_only():
@@ -124,7 +126,7 @@ def test_what_is_optimised_need_not_be_what_is_shown():
 
     made = make_programs(
         example_loss, distance, lambda key: {"w": jnp.array([3.0, 1.5])}, optax.sgd(LR), EDGES,
-        seed=0,
+        0, StepOptions(),
     )  # fmt: skip
     (curve,) = train_each_cluster(made, batch_at, batch_at(0), jax.random.key(1), [2], [0, 100])
     assert curve.losses[0] == 2 and 0 < curve.losses[1] < 1e-2
@@ -135,7 +137,9 @@ def test_bad_steps_are_counted():
         value = jnp.where(jnp.all(x0 > 0), jnp.nan, 1.0) * jnp.sum(params["w"] ** 2)
         return jnp.full_like(u, value), u
 
-    made = make_programs(bad, bad, lambda key: {"w": jnp.ones(2)}, optax.sgd(LR), EDGES, seed=0)
+    made = make_programs(
+        bad, bad, lambda key: {"w": jnp.ones(2)}, optax.sgd(LR), EDGES, 0, StepOptions()
+    )
     batches = [{"image": np.full((4, 2, 2, 1), v, np.uint8), "label": np.zeros(4, np.int32)}
                for v in (0, 255, 0)]  # fmt: skip
     (curve,) = train_each_cluster(

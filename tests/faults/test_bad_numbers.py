@@ -18,13 +18,13 @@ import pytest
 
 from cdt import from_config
 from cdt.data.pipeline import make_batch
+from cdt.diffusion.pixels import to_float
 from cdt.errors import UserError
 from cdt.from_config import optimization
 from cdt.modes import train as loop
 from cdt.modes.replay import replay
 from cdt.monitoring.progress import Progress
 from cdt.monitoring.writers import read_history
-from cdt.training.step import to_float
 from cdt.workdir.checkpoint import Checkpointer
 from smoke_runs import arrays, smoke
 

@@ -8,10 +8,11 @@ from cdt.curriculum.clusters import edge_table, uniform_edges
 from cdt.curriculum.pacing import patience
 from cdt.curriculum.sampler import curriculum
 from cdt.devices import sharding
+from cdt.diffusion.pixels import to_float
 from cdt.timesteps.independent import independent
 from cdt.timesteps.uniform import uniform
 from cdt.training import optim
-from cdt.training.step import make_init, make_train_step, to_float
+from cdt.training.step import StepOptions, make_init, make_train_step
 
 EDGES = edge_table(uniform_edges(4), None)
 EMA = optim.ema({"half": optim.fixed_decay(0.5)})
@@ -40,18 +41,14 @@ def batch_at(step, n=32):
 def make(loss=example_loss, tau=3, plain=False, **options):
     tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-2))
     timesteps = independent(uniform()) if plain else curriculum(uniform(), EDGES, patience(tau, 4))
-    options = {"seed": 7, "null": {"label": 10}, "log_every": 5, "max_bad_steps": 3} | options
-    step = make_train_step(loss, tx, EMA, timesteps, EDGES, **options)
+    options = {"null": {"label": 10}, "log_every": 5, "max_bad_steps": 3} | options
+    step = make_train_step(loss, tx, EMA, timesteps, EDGES, 7, StepOptions(**options))
     state = make_init(init_params, tx, EMA, timesteps, 4, 4)(jax.random.key(0))
     return jax.jit(step), state
 
 
 def same(a, b):
     jax.tree.map(np.testing.assert_array_equal, a, b)
-
-
-def test_to_float():
-    np.testing.assert_allclose(to_float(jnp.array([0, 255, 51], jnp.uint8)), [-1, 1, -0.6])
 
 
 def test_loss_falls_and_everything_advances():
