@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from cdt.modes.compare import compare
-from cdt.modes.difficulty import study
+from cdt.modes.difficulty import difficulty
 from cdt.modes.evaluate import evaluate
 from cdt.modes.sample import sample
 from cdt.modes.train import train
@@ -88,7 +88,7 @@ def _is_time(key):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode, folder", [(study, "difficulty"), (compare, "")])
+@pytest.mark.parametrize("mode, folder", [(difficulty, "difficulty"), (compare, "")])
 def test_studies(mode, folder, tmp_path):
     config = smoke(
         **{"compare.arms": ("uniform: timesteps.name=uniform", "curriculum:"), "compare.seeds": 1,

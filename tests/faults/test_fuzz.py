@@ -11,12 +11,12 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from test_checkpoint import META, abstract, assert_same, make_items, save
 
 from cdt import config as schema
 from cdt import from_config
 from cdt.errors import UserError, user_errors
 from cdt.workdir.checkpoint import Checkpointer
+from checkpoint_items import META, abstract, assert_same, make_items, save
 from smoke_runs import smoke
 
 pytestmark = pytest.mark.filterwarnings(

@@ -6,10 +6,10 @@ Meshes of one process with eight simulated devices; tests/hosts has the numbers 
 import jax
 import numpy as np
 import pytest
-from test_sharded_step import BATCH, batch_of, compiled_step, mesh_of, small
 
 from cdt.devices import sharding
 from cdt.workdir.checkpoint import Checkpointer
+from sharded_steps import BATCH, batch_of, compiled_step, mesh_of, small
 
 pytestmark = pytest.mark.slow
 
