@@ -15,10 +15,11 @@ import optax
 from jax import Array
 
 from cdt.difficulty.single_cluster import SingleClusterState, single_cluster
+from cdt.diffusion.loss import ExampleLoss
 from cdt.monitoring.plots import normalised_convergence
 from cdt.training.optim import Ema, ema
 from cdt.training.state import TrainState
-from cdt.training.step import Batch, ExampleLoss, StepOptions, make_init, make_train_step
+from cdt.training.step import Batch, StepOptions, make_init, make_train_step
 from cdt.training.validation import make_validation
 
 PyTree = Any
@@ -48,7 +49,7 @@ def make_programs(
     noise and relative positions within its interval.
 
     Args:
-      training_loss: what is optimised, see `cdt.training.step.ExampleLoss`.
+      training_loss: what is optimised, see `cdt.diffusion.loss.ExampleLoss`.
       validation_loss: what the curves show, of the same parameters.
       init_params: PRNG key -> params.
       tx: optimizer.

@@ -1,15 +1,10 @@
 """Classifier-free guidance (Ho & Salimans 2021)."""
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 
-from cdt.diffusion.denoiser import Network
+from cdt.diffusion.denoiser import Condition, ConditionalNetwork, Network
 from cdt.diffusion.process import Process, per_example
-
-Condition = dict[str, jax.Array]
-ConditionalNetwork = Callable[[jax.Array, jax.Array, Condition], jax.Array]
 
 
 def classifier_free_guidance(

@@ -9,10 +9,11 @@ import numpy as np
 from jax import Array
 from jax.scipy.special import ndtr
 
-from cdt.diffusion.guidance import Condition
+from cdt.diffusion.denoiser import Condition
 from cdt.diffusion.loss_weights import Weight
 from cdt.diffusion.prediction import Prediction, split_output, target, to_x0_eps
-from cdt.diffusion.process import Process, corrupt, per_example, posterior
+from cdt.diffusion.process import Process, corrupt, per_example
+from cdt.diffusion.reverse_step import posterior, reverse_log_variance, reverse_mean
 from cdt.diffusion.uncertainty import LogVariance
 
 PyTree = Any
@@ -53,7 +54,7 @@ def make_loss(
     the variance alone, its mean being held constant.
 
     Args:
-      weight: native level [B] -> factor of the squared error (`diffusion.weights`); it does not
+      weight: native level [B] -> factor of the squared error (`diffusion.loss_weights`); does not
         touch the variational term.
 
     Returns:
@@ -93,14 +94,14 @@ def _variational_bound(
     process: Process, x0: Array, x0_error: Array, frac: Array, level: Array
 ) -> Array:
     """L_t of Ho et al. 2020, equation 5 (KL for t > 0, NLL for t = 0), in bits/dim, [B]."""
-    at_t = posterior(process, level, level - 1)
-    # The posterior variance is 0 at t = 0; it takes the value of t = 1 (Nichol & Dhariwal 2021).
+    # The posterior's variance is 0 at t = 0; it takes the value of t = 1 (Nichol & Dhariwal 2021).
     inner = jnp.maximum(level, 1)
-    true_log_var = per_example(jnp.log(posterior(process, inner, inner - 1).variance), x0)
-    log_var = frac * per_example(jnp.log(at_t.beta), x0) + (1 - frac) * true_log_var  # equation 15
-
-    # Both means are x_scale x + x0_scale x0 of the same x: they differ by x0's error, scaled.
-    mean_error = per_example(at_t.x0_scale, x0) * x0_error
+    floor = posterior(process, inner, inner - 1).variance
+    q = posterior(process, level, level - 1)._replace(variance=floor)
+    true_log_var = per_example(jnp.log(floor), x0)
+    log_var = reverse_log_variance(q, frac)
+    # Both means are of the same x.
+    mean_error = reverse_mean(q, jnp.zeros_like(x0), x0_error)
     ratio = jnp.exp(true_log_var - log_var)
     kl = 0.5 * (log_var - true_log_var - 1 + ratio + mean_error**2 * jnp.exp(-log_var))
 

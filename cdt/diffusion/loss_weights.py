@@ -17,12 +17,12 @@ from cdt.diffusion.process import Process
 Weight = Callable[[jax.Array], jax.Array]  # native level f32[B] -> f32[B] >= 0
 
 
-def none() -> Weight:
+def no_weight() -> Weight:
     """1: the plain mean squared error of the network's output."""
     return jnp.ones_like
 
 
-def min_snr(process: Process, prediction: Prediction, gamma: float = 5.0) -> Weight:
+def min_snr_weight(process: Process, prediction: Prediction, gamma: float = 5.0) -> Weight:
     """min(SNR, gamma) on the x0 error; 1 where the SNR is 0 (Hang et al. 2023, arXiv 2303.09556).
 
     For eps that is min(S, gamma) / S, for v min(S, gamma) / (S + 1), for x0 min(S, gamma).
@@ -43,7 +43,9 @@ def min_snr(process: Process, prediction: Prediction, gamma: float = 5.0) -> Wei
     return weight
 
 
-def p2(process: Process, prediction: Prediction, k: float = 1.0, gamma: float = 1.0) -> Weight:
+def p2_weight(
+    process: Process, prediction: Prediction, k: float = 1.0, gamma: float = 1.0
+) -> Weight:
     """1 / (k + SNR)^gamma on the eps error (Choi et al. 2022, arXiv 2204.00227, equation 8).
 
     Raises:
@@ -55,7 +57,7 @@ def p2(process: Process, prediction: Prediction, k: float = 1.0, gamma: float = 
     return lambda level: eps_share(level) * (k + _snr(process, level)) ** -gamma
 
 
-def speed(noise_variances: np.ndarray, tau: int = 700, lam: float = 0.6) -> Weight:
+def speed_weight(noise_variances: np.ndarray, tau: int = 700, lam: float = 0.6) -> Weight:
     """SpeeD's weight, of any prediction: below tau it rises from 1 - lam to lam with the growth of
     the noise, from tau on it is 1 (Wang et al. 2024, arXiv 2405.17403, "change-aware weighting").
 

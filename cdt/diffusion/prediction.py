@@ -15,17 +15,17 @@ class Prediction(NamedTuple):
     c_in: Elementwise  # level -> scale of the network's input (1 but for EDM)
 
 
-def eps() -> Prediction:
+def eps_prediction() -> Prediction:
     """The noise (Ho et al. 2020, equation 14). Needs alpha > 0."""
     return Prediction(lambda level: (jnp.zeros_like(level), jnp.ones_like(level)), jnp.ones_like)
 
 
-def x0() -> Prediction:
+def x0_prediction() -> Prediction:
     """The clean data. Needs sigma > 0."""
     return Prediction(lambda level: (jnp.ones_like(level), jnp.zeros_like(level)), jnp.ones_like)
 
 
-def v(process: Process) -> Prediction:
+def v_prediction(process: Process) -> Prediction:
     """v = alpha eps - sigma x0 (Salimans & Ho 2022, section 4)."""
 
     def coefficients(level: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -35,7 +35,7 @@ def v(process: Process) -> Prediction:
     return Prediction(coefficients, jnp.ones_like)
 
 
-def velocity(process: Process) -> Prediction:
+def velocity_prediction(process: Process) -> Prediction:
     """dx/dt = alpha' x0 + sigma' eps along the path (Ma et al. 2024, equation 6).
 
     Raises:
@@ -49,7 +49,7 @@ def velocity(process: Process) -> Prediction:
     return Prediction(process.derivatives, jnp.ones_like)
 
 
-def edm(sigma_data: float = 0.5) -> Prediction:
+def edm_prediction(sigma_data: float = 0.5) -> Prediction:
     """F of EDM's preconditioning D = c_skip x + c_out F(c_in x) (Karras et al. 2022, table 1).
 
     F's target is (x0 - c_skip x) / c_out; with x = x0 + sigma eps put in, it is

@@ -44,7 +44,7 @@ def ddpm(betas: np.ndarray) -> Process:
     [t/T, (t+1)/T) and u(t) is the middle (t + 1/2)/T, which comes back exactly.
 
     Args:
-      betas: float64[T] in (0, 1), from `schedules.linear` or `schedules.cosine`.
+      betas: float64[T] in (0, 1), from `schedules.linear_betas` or `schedules.cosine_betas`.
     Raises:
       ValueError: if betas is not one-dimensional or leaves (0, 1).
     """
@@ -171,35 +171,3 @@ def corrupt(process: Process, x0: jax.Array, eps: jax.Array, level: jax.Array) -
     """
     alpha, sigma = process.alpha_sigma(level)
     return per_example(alpha, x0) * x0 + per_example(sigma, x0) * eps
-
-
-class Posterior(NamedTuple):
-    """q(x_s | x_t, x0) = N(x_scale x_t + x0_scale x0, variance), for a level s cleaner than t.
-
-    `variance` is the lower bound on the variance of the reverse step, 0 where s is the clean end;
-    `beta`, the variance of q(x_t | x_s), is the upper bound for data of unit variance.
-    """
-
-    x_scale: jax.Array
-    x0_scale: jax.Array
-    beta: jax.Array
-    variance: jax.Array
-
-
-def posterior(process: Process, level: jax.Array, next_level: jax.Array) -> Posterior:
-    """Coefficients of q(x_s | x_t, x0) between any two levels (Kingma et al. 2021, appendix A.2).
-
-    For consecutive DDPM timesteps these are Ho et al. 2020, equations 6-7; for the retained
-    timesteps of a respaced sampler they are those of the recomputed betas.
-
-    Args:
-      level: t, any shape, noisier than next_level and not the clean end.
-      next_level: s, of level's shape; may be the clean end.
-    """
-    alpha_t, sigma_t = process.alpha_sigma(level)
-    alpha_s, sigma_s = process.alpha_sigma(next_level)
-    alpha_ts = alpha_t / alpha_s
-    # Not 1 - alpha_ts^2, which holds for variance-preserving families only and cancels in float32.
-    beta = sigma_t**2 - (alpha_ts * sigma_s) ** 2
-    shrink = (sigma_s / sigma_t) ** 2
-    return Posterior(alpha_ts * shrink, alpha_s * beta / sigma_t**2, beta, beta * shrink)

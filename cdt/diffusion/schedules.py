@@ -8,7 +8,7 @@ import numpy as np
 from jax import Array
 
 
-def linear(num_levels: int) -> np.ndarray:
+def linear_betas(num_levels: int) -> np.ndarray:
     """Linear betas (Ho et al. 2020, section 4; ends scaled by 1000/T as in Nichol & Dhariwal 2021).
 
     Args:
@@ -27,7 +27,7 @@ def linear(num_levels: int) -> np.ndarray:
     return np.linspace(1e-4 * scale, 0.02 * scale, num_levels, dtype=np.float64)
 
 
-def cosine(num_levels: int) -> np.ndarray:
+def cosine_betas(num_levels: int) -> np.ndarray:
     """Cosine betas, at most 0.999 (Nichol & Dhariwal 2021, equation 17).
 
     Args:

@@ -10,10 +10,10 @@ from cdt.errors import UserError
 from cdt.from_config.datasets import source, text_states
 from cdt.from_config.models import Model
 
-Condition = dict[str, np.ndarray]
+HostCondition = dict[str, np.ndarray]  # arrays [n, ...] by name, in host memory
 
 
-def sample_condition(config: ConfigDict, model: Model) -> Callable[[np.ndarray], Condition]:
+def sample_condition(config: ConfigDict, model: Model) -> Callable[[np.ndarray], HostCondition]:
     """Returns condition(indices int64[n]) -> arrays [n, ...], what those samples are to show.
 
     A model that reads text draws `sample.prompts` in turn, or else the held-out examples' first
@@ -39,7 +39,7 @@ def sample_condition(config: ConfigDict, model: Model) -> Callable[[np.ndarray],
     held_out = source(config, config.data.test_split)
     names = list(model.null)
 
-    def condition(indices: np.ndarray) -> Condition:
+    def condition(indices: np.ndarray) -> HostCondition:
         known = held_out.condition(np.asarray(indices) % held_out.size)
         return {name: known[name] for name in names}
 
@@ -60,7 +60,7 @@ def sample_captions(config: ConfigDict) -> Callable[[np.ndarray], list[str]] | N
     return lambda indices: [captions[i % len(captions)][0] for i in indices]
 
 
-def _classes(config: ConfigDict) -> Callable[[np.ndarray], Condition]:
+def _classes(config: ConfigDict) -> Callable[[np.ndarray], HostCondition]:
     num_classes, given = config.model.num_classes, config.sample.classes
     if given and not num_classes:
         raise UserError(
@@ -77,7 +77,7 @@ def _classes(config: ConfigDict) -> Callable[[np.ndarray], Condition]:
     return lambda indices: {"label": classes[np.asarray(indices) % len(classes)]}
 
 
-def _prompts(config: ConfigDict, model: Model) -> Callable[[np.ndarray], Condition]:
+def _prompts(config: ConfigDict, model: Model) -> Callable[[np.ndarray], HostCondition]:
     states_of_training = text_states(config, config.data.train_split)
     assert states_of_training is not None  # the model reads text
     known = states_of_training.manifest
@@ -90,7 +90,7 @@ def _prompts(config: ConfigDict, model: Model) -> Callable[[np.ndarray], Conditi
     states, lengths = encoder.encode(config.sample.prompts)
     states = states.astype(np.float16)  # as the captions were in training
 
-    def condition(indices: np.ndarray) -> Condition:
+    def condition(indices: np.ndarray) -> HostCondition:
         at = np.asarray(indices) % len(states)
         found = {"text": states[at], "text_length": lengths[at]}
         if model.num_classes:  # a prompt names no class

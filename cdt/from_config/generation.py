@@ -10,7 +10,7 @@ from jax import Array
 from ml_collections import ConfigDict
 
 from cdt.devices.compilation import compiler_options
-from cdt.diffusion.denoiser import Network, make_denoiser
+from cdt.diffusion.denoiser import Condition, Network, make_denoiser
 from cdt.diffusion.guidance import classifier_free_guidance
 from cdt.diffusion.pixels import to_uint8
 from cdt.diffusion.process import Process
@@ -29,8 +29,7 @@ from cdt.sampling.dpm_solver import dpm_solver
 from cdt.sampling.euler import euler
 from cdt.sampling.euler_maruyama import euler_maruyama
 from cdt.sampling.heun import heun
-from cdt.sampling.noise import initial_noise
-from cdt.training.step import Condition
+from cdt.sampling.noise import initial_noise, keyed_noise
 
 PyTree = Any
 
@@ -92,8 +91,9 @@ def sampler(config: ConfigDict, model: Model) -> Callable[[PyTree, Array, Condit
             )  # fmt: skip
         denoise = make_denoiser(at, model.process, model.prediction, model.learn_variance, c.clip)
         keys = jax.vmap(functools.partial(jax.random.fold_in, jax.random.key(c.seed)))(indices)
-        x = initial_noise(model.process, sample_levels, keys, model.image_shape)
-        return run(denoise, model.process, sample_levels, x, keys)
+        noise = keyed_noise(keys, model.image_shape)
+        x = initial_noise(model.process, sample_levels, noise)
+        return run(denoise, model.process, sample_levels, x, noise)
 
     jit = functools.partial(jax.jit, compiler_options=compiler_options())
     if config.data.name != "latents":
@@ -116,15 +116,15 @@ def _levels_and_sampler(
             f"{' or '.join(fitting)}."
         )
     if process.name == "edm":
-        grid = grids.karras(c.steps, c.sigma_min, c.sigma_max, c.rho)
+        grid = grids.karras_sigmas(c.steps, c.sigma_min, c.sigma_max, c.rho)
     elif c.sampler == "euler_maruyama":
-        grid = grids.uniform_to(c.steps, c.last_step)
+        grid = grids.uniform_times_to(c.steps, c.last_step)
     elif process.name == "flow":
-        grid = grids.uniform(c.steps)
+        grid = grids.uniform_times(c.steps)
     elif c.sampler == "ddim":
-        grid = grids.strided(config.process.num_timesteps, c.steps)
+        grid = grids.strided_timesteps(config.process.num_timesteps, c.steps)
     else:
-        grid = grids.rounded(config.process.num_timesteps, c.steps)
+        grid = grids.rounded_timesteps(config.process.num_timesteps, c.steps)
     if c.churn < 0 or (c.churn > 0 and (c.sampler != "heun" or process.name != "edm")):
         raise UserError(
             f"config.sample.churn is {c.churn} with the sampler '{c.sampler}' and the family "

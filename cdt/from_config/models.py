@@ -14,8 +14,8 @@ from cdt.devices.sharding import split_batch
 from cdt.diffusion import loss_weights, schedules
 from cdt.diffusion import prediction as predictions
 from cdt.diffusion import process as processes
-from cdt.diffusion.guidance import ConditionalNetwork
-from cdt.diffusion.loss import Apply, make_example_loss, make_loss
+from cdt.diffusion.denoiser import Condition, ConditionalNetwork
+from cdt.diffusion.loss import Apply, ExampleLoss, make_example_loss, make_loss
 from cdt.diffusion.pixels import ToX0
 from cdt.diffusion.prediction import Prediction
 from cdt.diffusion.process import Process, per_example
@@ -30,11 +30,10 @@ from cdt.models.remat import REMATS
 from cdt.models.routing import Routing, task_routing
 from cdt.models.unet import ADM_SIZES, DDPMPP_SIZES, UNet, adm, ddpmpp
 from cdt.training.augment import NUM_LABELS
-from cdt.training.step import Condition, ExampleLoss
 
 PyTree = Any
 
-SCHEDULES = {"linear": schedules.linear, "cosine": schedules.cosine}
+SCHEDULES = {"linear": schedules.linear_betas, "cosine": schedules.cosine_betas}
 PATHS = {"linear": schedules.linear_path, "gvp": schedules.gvp_path}
 PROCESSES = {
     "flow": lambda c: processes.flow(choose("process.path", c.path, PATHS)()),
@@ -44,9 +43,9 @@ PROCESSES = {
     "edm": lambda c: processes.edm(c.p_mean, c.p_std),
 }
 DDPM_PREDICTIONS = {
-    "eps": lambda process: predictions.eps(),
-    "x0": lambda process: predictions.x0(),
-    "v": predictions.v,
+    "eps": lambda process: predictions.eps_prediction(),
+    "x0": lambda process: predictions.x0_prediction(),
+    "v": predictions.v_prediction,
 }
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 MODELS = {
@@ -55,12 +54,14 @@ MODELS = {
     "ddpmpp": lambda config, options: ddpmpp(**_unet_fields(config, DDPMPP_SIZES), **options),
 }
 WEIGHTS = {
-    "none": lambda c, process, prediction: loss_weights.none(),
-    "min_snr": lambda c, process, prediction: loss_weights.min_snr(
+    "none": lambda c, process, prediction: loss_weights.no_weight(),
+    "min_snr": lambda c, process, prediction: loss_weights.min_snr_weight(
         process, prediction, c.min_snr_gamma
     ),
-    "p2": lambda c, process, prediction: loss_weights.p2(process, prediction, c.p2_k, c.p2_gamma),
-    "uncertainty": lambda c, process, prediction: loss_weights.none(),
+    "p2": lambda c, process, prediction: loss_weights.p2_weight(
+        process, prediction, c.p2_k, c.p2_gamma
+    ),
+    "uncertainty": lambda c, process, prediction: loss_weights.no_weight(),
 }
 
 
@@ -93,9 +94,9 @@ def model(config: ConfigDict, mesh: Mesh | None = None) -> Model:
     if c.name == "ddpm":
         prediction = choose("process.prediction", c.prediction, DDPM_PREDICTIONS)(process)
     elif c.name == "edm":
-        prediction = predictions.edm(c.sigma_data)
+        prediction = predictions.edm_prediction(c.sigma_data)
     else:
-        prediction = predictions.velocity(process)
+        prediction = predictions.velocity_prediction(process)
     if c.learn_variance and c.name != "ddpm":
         raise UserError(
             f"config.process.learn_variance needs the family 'ddpm', not '{c.name}'; set it to "
@@ -295,7 +296,9 @@ def loss_weight(
     c = config.timesteps
     if c.name != "speed":
         return chosen
-    own = loss_weights.speed(speed_noise_variances(config, process), c.speed_tau, c.speed_lambda)
+    own = loss_weights.speed_weight(
+        speed_noise_variances(config, process), c.speed_tau, c.speed_lambda
+    )
     return lambda level: own(level) * chosen(level)
 
 

@@ -62,7 +62,7 @@ def check_transformer_config(
 def scheduler_config(
     schedule: str, num_timesteps: int, prediction: str, clip: bool
 ) -> dict[str, Any]:
-    """scheduler_config.json of DDIM with eta 0, whose grid is `sampling.levels.strided`.
+    """scheduler_config.json of DDIM with eta 0, whose grid is `sampling.strided_timesteps`.
 
     Args:
       schedule: "linear" or "cosine", see `diffusion.schedules`.

@@ -22,8 +22,7 @@ from jax import export
 from ml_collections import ConfigDict
 
 from cdt import from_config
-from cdt.diffusion.denoiser import make_denoiser
-from cdt.diffusion.guidance import Condition
+from cdt.diffusion.denoiser import Condition, make_denoiser
 from cdt.errors import EXIT_FINISHED, user_errors
 from cdt.files import atomic
 from cdt.interop.export_safetensors import (

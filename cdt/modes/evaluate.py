@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from cdt import from_config
 from cdt.data.sources import Source
 from cdt.devices.agreement import errors_of_all
+from cdt.diffusion.denoiser import Condition
 from cdt.errors import EXIT_FINISHED, UserError, user_errors
 from cdt.evals import metrics
 from cdt.evals.features import FeatureFn
@@ -23,7 +24,6 @@ from cdt.evals.summary import in_blocks, summarise
 from cdt.files import atomic
 from cdt.modes.sample import describe, generate, load_params
 from cdt.monitoring.writers import Writer
-from cdt.training.step import Condition
 
 PyTree = Any
 

@@ -15,11 +15,11 @@ from ml_collections import ConfigDict
 from cdt import from_config
 from cdt.devices import sharding
 from cdt.devices.agreement import errors_of_all
+from cdt.diffusion.denoiser import Condition
 from cdt.errors import EXIT_FINISHED, UserError, user_errors
 from cdt.files import atomic
 from cdt.monitoring import plots
 from cdt.training import posthoc_ema
-from cdt.training.step import Condition
 from cdt.workdir.checkpoint import Checkpointer
 from cdt.workdir.record import check_identity, recorded_config
 

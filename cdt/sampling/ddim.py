@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from cdt.diffusion.denoiser import Denoise
-from cdt.diffusion.process import Process, posterior
+from cdt.diffusion.process import Process
+from cdt.diffusion.reverse_step import posterior
 from cdt.sampling.grids import ScanInputs, scan_inputs
-from cdt.sampling.noise import step_noise
+from cdt.sampling.noise import Noise
 
 
 def ddim(
@@ -15,7 +16,7 @@ def ddim(
     process: Process,
     levels: np.ndarray,
     x: jax.Array,
-    keys: jax.Array,
+    noise: Noise,
     eta: float = 0.0,
 ) -> jax.Array:
     """Steps by equation 12, with eta times the posterior's standard deviation as noise.
@@ -39,8 +40,7 @@ def ddim(
         # itself cancels in float32 where eta = 1 and x_t is nearly pure noise.
         _, sigma_t = process.alpha_sigma(level)
         direction = jnp.sqrt((1 - eta**2) * sigma**2 + (eta * q.x_scale * sigma_t) ** 2)
-        noise = step_noise(keys, i, x.shape[1:])
-        return alpha * x0 + direction * eps + std * noise, None  # equation 12
+        return alpha * x0 + direction * eps + std * noise(i), None  # equation 12
 
     x, _ = jax.lax.scan(step, x, scan_inputs(levels))
     return x

@@ -7,19 +7,20 @@ import numpy as np
 from cdt.diffusion.denoiser import Denoise
 from cdt.diffusion.process import Process
 from cdt.sampling.grids import scan_inputs
+from cdt.sampling.noise import Noise
 
 
 def dpm_solver(
-    denoise: Denoise, process: Process, levels: np.ndarray, x: jax.Array, keys: jax.Array
+    denoise: Denoise, process: Process, levels: np.ndarray, x: jax.Array, noise: Noise
 ) -> jax.Array:
     """Second-order steps for one evaluation of the denoiser each; deterministic.
 
     Algorithm 2, in alpha and sigma so that it serves every family. The first step and the last one,
     which ends at an infinite log-SNR, are of first order.
 
-    Args: see `cdt.sampling`; keys are not used.
+    Args: see `cdt.sampling`; noise is not used.
     """
-    del keys
+    del noise
     inputs = scan_inputs(levels)
     alpha, sigma = process.alpha_sigma(jnp.asarray(levels, jnp.float32))
     # Of flow matching at u = 1 alpha is 0, or on the GVP path a rounding error of either sign.

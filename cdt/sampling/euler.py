@@ -7,6 +7,7 @@ import numpy as np
 from cdt.diffusion.denoiser import Denoise
 from cdt.diffusion.process import Process
 from cdt.sampling.grids import ScanInputs, scan_inputs
+from cdt.sampling.noise import Noise
 
 
 def slope(denoise: Denoise, process: Process, x: jax.Array, level: jax.Array) -> jax.Array:
@@ -29,15 +30,15 @@ def slope(denoise: Denoise, process: Process, x: jax.Array, level: jax.Array) ->
 
 
 def euler(
-    denoise: Denoise, process: Process, levels: np.ndarray, x: jax.Array, keys: jax.Array
+    denoise: Denoise, process: Process, levels: np.ndarray, x: jax.Array, noise: Noise
 ) -> jax.Array:
     """First-order steps; deterministic, one evaluation of the denoiser a step.
 
-    Args: see `cdt.sampling`; keys are not used.
+    Args: see `cdt.sampling`; noise is not used.
     Raises:
       ValueError: for a discrete family.
     """
-    del keys
+    del noise
 
     def step(x: jax.Array, inputs: ScanInputs) -> tuple[jax.Array, None]:
         _, level, next_level = inputs

@@ -7,17 +7,17 @@ import numpy as np
 from cdt.diffusion.denoiser import Denoise
 from cdt.diffusion.process import Process
 from cdt.sampling.grids import ScanInputs, scan_inputs
-from cdt.sampling.noise import step_noise
+from cdt.sampling.noise import Noise
 
 
 def euler_maruyama(
-    denoise: Denoise, process: Process, levels: np.ndarray, x: jax.Array, keys: jax.Array
+    denoise: Denoise, process: Process, levels: np.ndarray, x: jax.Array, noise: Noise
 ) -> jax.Array:
     """Stochastic steps of dx = [v - w s / 2] dt + sqrt(w) dW with w = 2 sigma, backwards in t.
 
     s = -eps / sigma is the score, so the drift is v + eps. The last step adds no noise (SiT's
     "Mean"). One evaluation of the denoiser a step; SiT takes 250, the last from t = 0.04: the grid
-    `levels.uniform_to(250, 0.04)`.
+    `uniform_times_to(250, 0.04)`.
 
     Args: see `cdt.sampling`.
     Raises:
@@ -41,9 +41,8 @@ def euler_maruyama(
     def step(x: jax.Array, inputs: ScanInputs) -> tuple[jax.Array, None]:
         i, level, next_level = inputs
         _, sigma = process.alpha_sigma(level)
-        noise = step_noise(keys, i, x.shape[1:])
         variance = 2 * sigma * (level - next_level)
-        return drift_step(x, level, next_level) + jnp.sqrt(variance) * noise, None
+        return drift_step(x, level, next_level) + jnp.sqrt(variance) * noise(i), None
 
     x, _ = jax.lax.scan(step, x, (indices[:-1], starts[:-1], ends[:-1]))
     return drift_step(x, starts[-1], ends[-1])

@@ -7,7 +7,7 @@ import numpy as np
 ScanInputs = tuple[jax.Array, jax.Array, jax.Array]  # step index, level, next level
 
 
-def rounded(num_levels: int, steps: int) -> np.ndarray:
+def rounded_timesteps(num_levels: int, steps: int) -> np.ndarray:
     """DDPM timesteps t_i = round(i (T-1)/(steps-1)) descending, then -1 (Nichol & Dhariwal 2021).
 
     Raises:
@@ -17,7 +17,7 @@ def rounded(num_levels: int, steps: int) -> np.ndarray:
     return np.append(np.round(np.linspace(num_levels - 1, 0, steps)), -1.0)
 
 
-def strided(num_levels: int, steps: int) -> np.ndarray:
+def strided_timesteps(num_levels: int, steps: int) -> np.ndarray:
     """DDPM timesteps at integer stride T/steps from 0, descending, then -1 (Song et al. 2021).
 
     Raises:
@@ -32,7 +32,7 @@ def strided(num_levels: int, steps: int) -> np.ndarray:
     return np.append(np.arange(0.0, num_levels, num_levels // steps)[::-1], -1.0)
 
 
-def karras(
+def karras_sigmas(
     steps: int, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0
 ) -> np.ndarray:
     """EDM's sigmas: sigma^(1/rho) equally spaced, then 0 (Karras et al. 2022, equation 5).
@@ -50,7 +50,7 @@ def karras(
     return np.append(ramp**rho, 0.0)
 
 
-def uniform(steps: int) -> np.ndarray:
+def uniform_times(steps: int) -> np.ndarray:
     """Flow times, equally spaced from 1 to 0.
 
     Raises:
@@ -60,7 +60,7 @@ def uniform(steps: int) -> np.ndarray:
     return np.linspace(1.0, 0.0, steps + 1)
 
 
-def uniform_to(steps: int, last: float) -> np.ndarray:
+def uniform_times_to(steps: int, last: float) -> np.ndarray:
     """Flow times, equally spaced from 1 to the start of the last step, then 0 (Ma et al. 2024).
 
     Args:

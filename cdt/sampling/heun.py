@@ -8,7 +8,7 @@ from cdt.diffusion.denoiser import Denoise
 from cdt.diffusion.process import Process
 from cdt.sampling.euler import slope
 from cdt.sampling.grids import ScanInputs, scan_inputs
-from cdt.sampling.noise import step_noise
+from cdt.sampling.noise import Noise
 
 
 def heun(
@@ -16,7 +16,7 @@ def heun(
     process: Process,
     levels: np.ndarray,
     x: jax.Array,
-    keys: jax.Array,
+    noise: Noise,
     S_churn: float = 0.0,
     S_min: float = 0.0,
     S_max: float = float("inf"),
@@ -45,9 +45,9 @@ def heun(
         most = min(S_churn / len(starts), np.sqrt(2) - 1)
         gamma = jnp.where((level >= S_min) & (level <= S_max), most, 0.0)
         raised = level * (1 + gamma)  # algorithm 2, line 5
-        noise = S_noise * step_noise(keys, i, x.shape[1:])  # line 4
+        eps = S_noise * noise(i)  # line 4
         # Line 6; raised^2 - level^2 as a product, which rounding cannot make negative.
-        return x + level * jnp.sqrt(gamma * (2 + gamma)) * noise, raised
+        return x + level * jnp.sqrt(gamma * (2 + gamma)) * eps, raised
 
     def euler_step(
         x: jax.Array, inputs: ScanInputs

@@ -1,4 +1,6 @@
-"""Random numbers of the samplers, keyed by example: no draw depends on the rest of the batch."""
+"""Where samplers get their random numbers: one function from a step to noise."""
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -6,32 +8,37 @@ import numpy as np
 
 from cdt.diffusion.process import Process
 
-_INITIAL = 2**31 - 1  # folded into an example's key for its first draw; steps fold in 0, 1, ...
+# step index -> standard normal noise f32[B, ...] of x's shape; `START` gives what x starts from
+Noise = Callable[[int | jax.Array], jax.Array]
+
+START = 2**31 - 1  # steps are 0, 1, ...
 
 
-def _draw(keys: jax.Array, data: int | jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    def draw_one(key: jax.Array) -> jax.Array:
-        return jax.random.normal(jax.random.fold_in(key, data), shape, jnp.float32)
+def keyed_noise(keys: jax.Array, shape: tuple[int, ...]) -> Noise:
+    """Returns noise(step) -> f32[B, *shape], example i drawn from keys[i] and the step alone.
 
-    return jax.vmap(draw_one)(keys)
+    So no draw depends on the rest of the batch, on the grid or on the sampler.
+
+    Args:
+      keys: one PRNG key an example, [B].
+      shape: of one example, without the batch.
+    """
+
+    def noise(step: int | jax.Array) -> jax.Array:
+        def one(key: jax.Array) -> jax.Array:
+            return jax.random.normal(jax.random.fold_in(key, step), shape, jnp.float32)
+
+        return jax.vmap(one)(keys)
+
+    return noise
 
 
-def initial_noise(
-    process: Process, levels: np.ndarray, keys: jax.Array, shape: tuple[int, ...]
-) -> jax.Array:
-    """sigma(levels[0]) times standard normal noise, float32 [B, *shape].
-
-    The same keys give the same noise (scaled) whatever the grid or the sampler.
+def initial_noise(process: Process, levels: np.ndarray, noise: Noise) -> jax.Array:
+    """sigma(levels[0]) times noise(START): what a sampler starts from, f32[B, ...].
 
     Args:
       levels: the sampler's grid, noisiest first.
-      keys: one PRNG key an example.
-      shape: of one example, without the batch.
+      noise: such as `keyed_noise` returns.
     """
     _, sigma = process.alpha_sigma(jnp.float32(levels[0]))
-    return sigma * _draw(keys, _INITIAL, shape)
-
-
-def step_noise(keys: jax.Array, step: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Standard normal noise of one step, float32 [B, *shape], for examples of the given shape."""
-    return _draw(keys, step, shape)
+    return sigma * noise(START)

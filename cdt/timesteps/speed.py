@@ -17,7 +17,7 @@ def speed(noise_variances: np.ndarray, tau: int = 700, k: float = 2.0) -> Timest
 
     Of n levels the first n // 2 + 1 are drawn and the duals follow in their order, cut to n. A dual
     may lie anywhere, so this draws from all levels or not at all. The method's other half is its
-    loss weight, `diffusion.weights.speed`.
+    loss weight, `diffusion.speed_weight`.
 
     Source: Wang et al. 2024, arXiv 2405.17403, "asymmetric sampling"; duals and m as in the code
     that its authors published.

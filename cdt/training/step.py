@@ -11,6 +11,8 @@ from jax import Array
 
 from cdt.curriculum import cluster_losses
 from cdt.curriculum.clusters import cluster_index
+from cdt.diffusion.denoiser import Condition
+from cdt.diffusion.loss import ExampleLoss
 from cdt.diffusion.pixels import ToX0, pixels_to_x0
 from cdt.timesteps.base import Feedback, TimestepSampler
 from cdt.training.optim import Ema
@@ -19,13 +21,9 @@ from cdt.training.state import BadSteps, TrainState, no_bad_steps
 PyTree = Any
 # image: what a `ToX0` takes, [B, ...]; the rest is the condition
 Batch = dict[str, Array]
-Condition = dict[str, Array]  # what the network is told of each example, such as label int32[B]
 
 # (x0 f32[B, H, W, C], PRNG key) -> (x0, labels f32[B, L]), which the network is told as "augment".
 Augment = Callable[[Array, Array], tuple[Array, Array]]
-
-# (params, x0, eps, u, condition, dropout key or None) -> (loss[B], eps_error[B])
-ExampleLoss = Callable[[PyTree, Array, Array, Array, Condition, Array | None], tuple[Array, Array]]
 
 # x0 [B, ...], eps [B, ...], u [B], weight [B], condition
 Examples = tuple[Array, Array, Array, Array, Condition]

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from cdt.diffusion.loss import ExampleLoss
 from cdt.diffusion.pixels import ToX0, pixels_to_x0
-from cdt.training.step import ExampleLoss, condition_of
+from cdt.training.step import condition_of
 
 PyTree = Any
 
@@ -24,7 +25,7 @@ def make_validation(
     and those of two runs with the same edges, differ by the parameters only.
 
     Args:
-      example_loss: see `cdt.training.step.ExampleLoss`.
+      example_loss: see `cdt.diffusion.loss.ExampleLoss`.
       edges: f32[N+1].
       seed: of the noise, and of latents drawn from their moments: the same in every cluster.
       to_x0: see `cdt.diffusion.pixels.ToX0`.

@@ -49,7 +49,7 @@ def levels(path: Path) -> None:
     """log SNR over u in the three families, with the edges of ten clusters of either kind."""
     number = 10
     families = {
-        "DDPM, linear betas": ddpm(schedules.linear(1000)),
+        "DDPM, linear betas": ddpm(schedules.linear_betas(1000)),
         "EDM": edm(),
         "flow matching, linear path": flow(schedules.linear_path()),
     }
@@ -218,7 +218,7 @@ def taught(density):
 def _info_noise():
     process = flow(schedules.linear_path())
     knots, log_s = log_s_bins(process.log_snr, 100)
-    weight = x0_error_weight(process, prediction.velocity(process))
+    weight = x0_error_weight(process, prediction.velocity_prediction(process))
     level = process.level(jnp.asarray((knots[1:] + knots[:-1]) / 2))
     return info_noise(knots, log_s, np.asarray(weight(level), np.float64))
 

@@ -15,8 +15,8 @@ from cdt.diffusion import schedules
 from cdt.diffusion.process import ddpm, edm, flow
 
 PROCESSES = {
-    "ddpm": ddpm(schedules.linear(1000)),
-    "cosine": ddpm(schedules.cosine(1000)),
+    "ddpm": ddpm(schedules.linear_betas(1000)),
+    "cosine": ddpm(schedules.cosine_betas(1000)),
     "edm": edm(),
     "flow": flow(schedules.linear_path()),
     "gvp": flow(schedules.gvp_path()),

@@ -16,7 +16,7 @@ from cdt.timesteps.independent import independent
 from cdt.timesteps.uniform import uniform
 
 FAMILIES = {
-    "ddpm": ddpm(schedules.cosine(100)),
+    "ddpm": ddpm(schedules.cosine_betas(100)),
     "edm": edm(),
     "flow": flow(schedules.linear_path()),
 }

@@ -14,8 +14,8 @@ from cdt.diffusion import process as processes
 from cdt.diffusion import schedules
 
 FAMILIES = {
-    "ddpm": processes.ddpm(schedules.linear(1000)),
-    "cosine": processes.ddpm(schedules.cosine(1000)),
+    "ddpm": processes.ddpm(schedules.linear_betas(1000)),
+    "cosine": processes.ddpm(schedules.cosine_betas(1000)),
     "edm": processes.edm(),
     "flow": processes.flow(schedules.linear_path()),
     "gvp": processes.flow(schedules.gvp_path()),
@@ -53,7 +53,7 @@ def test_ddpm_pairs_are_consecutive_timesteps():
     np.testing.assert_allclose(every.u * 1000, np.arange(1, 1000))
     np.testing.assert_array_equal(every.sigma[1:, 0], every.sigma[:-1, 1])
     beta = 1 - (every.alpha[:, 1] / every.alpha[:, 0]) ** 2
-    np.testing.assert_allclose(beta, schedules.linear(1000)[1:], rtol=1e-9)
+    np.testing.assert_allclose(beta, schedules.linear_betas(1000)[1:], rtol=1e-9)
     some = level_pairs(FAMILIES["ddpm"], 11)
     assert some.step == every.step and some.u[0] == every.u[0] and some.u[-1] == every.u[-1]
     assert len(some.u) == 11

@@ -39,13 +39,13 @@ def test_clipping_keeps_x_and_rederives_eps(family):
 
 
 def test_variance_fraction():
-    p = process.ddpm(schedules.linear(1000))
+    p = process.ddpm(schedules.linear_betas(1000))
     value = jnp.linspace(-1, 1, np.prod(SHAPE)).reshape(SHAPE)
 
     def network(x, level):
         return jnp.concatenate([jnp.zeros_like(x), value], -1)
 
-    denoised = make_denoiser(network, p, prediction.eps(), learn_variance=True)(
+    denoised = make_denoiser(network, p, prediction.eps_prediction(), learn_variance=True)(
         jnp.ones(SHAPE), jnp.full(8, 500.0)
     )
     np.testing.assert_allclose(denoised.var_frac, (value + 1) / 2)

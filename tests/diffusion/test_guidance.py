@@ -9,7 +9,7 @@ from cdt.diffusion import process, schedules
 from cdt.diffusion.guidance import classifier_free_guidance
 
 NULL = {"label": jnp.int32(10), "text": jnp.float32([0.5, -1.0])}
-P = process.ddpm(schedules.linear(1000))
+P = process.ddpm(schedules.linear_betas(1000))
 CONDITION = {
     "label": jnp.array([3, 0, 7, 7, 1, 2, 3, 9]),
     "text": jax.random.normal(jax.random.key(1), (8, 2)),

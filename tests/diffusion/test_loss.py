@@ -11,7 +11,7 @@ from cdt.diffusion.loss import discretized_gaussian_nll, make_loss
 
 T = np.array([0, 0, 1, 2, 40, 500, 998, 999])
 SHAPE = (len(T), 4, 4, 2)
-BETAS = schedules.linear(1000)
+BETAS = schedules.linear_betas(1000)
 
 
 def reference_vb(x0, x, x0_hat, v, t):
@@ -59,7 +59,11 @@ def batch():
 def test_learned_variance_loss(batch, name):
     x0, eps, v, alpha, sigma = batch
     p = process.ddpm(BETAS)
-    kind = {"eps": prediction.eps(), "x0": prediction.x0(), "v": prediction.v(p)}[name]
+    kind = {
+        "eps": prediction.eps_prediction(),
+        "x0": prediction.x0_prediction(),
+        "v": prediction.v_prediction(p),
+    }[name]
     error = np.random.default_rng(1).normal(size=SHAPE)
     # A wrong output; at t = 0 once hardly wrong and once so wrong that the floor 1e-12 acts.
     error *= np.array([0.3, 10, 0.3, 0.3, 0.3, 0.3, 0.3, 0.3]).reshape(-1, 1, 1, 1)
@@ -97,7 +101,7 @@ def test_learned_variance_loss(batch, name):
 def test_a_perfect_mean_and_variance_has_no_kl(batch):
     x0, eps, *_ = batch
     output = jnp.concatenate([jnp.float32(eps), -jnp.ones(SHAPE)], -1)  # frac = 0: posterior's
-    loss = make_loss(process.ddpm(BETAS), prediction.eps(), learn_variance=True)
+    loss = make_loss(process.ddpm(BETAS), prediction.eps_prediction(), learn_variance=True)
     value, eps_error = loss(output, jnp.float32(x0), jnp.float32(eps), jnp.float32(T))
     np.testing.assert_allclose(value[2:], 0, atol=1e-5)
     np.testing.assert_allclose(eps_error, 0, atol=1e-9)
@@ -135,7 +139,7 @@ def test_edm_loss_is_the_papers_weighted_loss():
     x = x0 + s * eps
     d = sd**2 / (s**2 + sd**2) * x + s * sd / np.sqrt(s**2 + sd**2) * f
     weighted = (s**2 + sd**2) / (s * sd) ** 2 * (d - x0) ** 2
-    value, eps_error = make_loss(process.edm(), prediction.edm(sd))(
+    value, eps_error = make_loss(process.edm(), prediction.edm_prediction(sd))(
         *(jnp.float32(a) for a in (f, x0, eps, s.ravel()))
     )
     np.testing.assert_allclose(value, weighted.mean((1, 2, 3)), rtol=1e-4)
@@ -157,10 +161,12 @@ def test_eps_error_carries_no_gradient(family):
 def test_bf16_outputs_are_compared_in_float32():
     x0 = eps = jnp.zeros((1, 2, 2, 1))
     output = jnp.full((1, 2, 2, 1), 1.0 + 2**-7, jnp.bfloat16)
-    value, _ = make_loss(process.ddpm(BETAS), prediction.eps())(output, x0, eps, jnp.zeros(1))
+    value, _ = make_loss(process.ddpm(BETAS), prediction.eps_prediction())(
+        output, x0, eps, jnp.zeros(1)
+    )
     np.testing.assert_allclose(value, (1 + 2**-7) ** 2, rtol=1e-7)
 
 
 def test_learned_variance_needs_a_discrete_family():
     with pytest.raises(ValueError, match="'edm' but needs a discrete one"):
-        make_loss(process.edm(), prediction.edm(), learn_variance=True)
+        make_loss(process.edm(), prediction.edm_prediction(), learn_variance=True)

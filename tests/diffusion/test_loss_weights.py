@@ -12,15 +12,15 @@ from cdt.diffusion.prediction import to_x0_eps
 from cdt.diffusion.process import ddpm, edm, flow, noise_variances
 from cdt.diffusion.uncertainty import init_uncertainty, make_log_variance
 
-DDPM, EDM = ddpm(schedules.linear(1000)), edm()
+DDPM, EDM = ddpm(schedules.linear_betas(1000)), edm()
 FLOW, GVP = flow(schedules.linear_path()), flow(schedules.gvp_path())
 CASES = {
-    "ddpm eps": (DDPM, predictions.eps()),
-    "ddpm x0": (DDPM, predictions.x0()),
-    "ddpm v": (DDPM, predictions.v(DDPM)),
-    "edm": (EDM, predictions.edm(0.5)),
-    "flow": (FLOW, predictions.velocity(FLOW)),
-    "gvp": (GVP, predictions.velocity(GVP)),
+    "ddpm eps": (DDPM, predictions.eps_prediction()),
+    "ddpm x0": (DDPM, predictions.x0_prediction()),
+    "ddpm v": (DDPM, predictions.v_prediction(DDPM)),
+    "edm": (EDM, predictions.edm_prediction(0.5)),
+    "flow": (FLOW, predictions.velocity_prediction(FLOW)),
+    "gvp": (GVP, predictions.velocity_prediction(GVP)),
 }
 U = jnp.linspace(0.02, 0.98, 25)
 
@@ -39,11 +39,11 @@ def test_one_weight_means_the_same_for_every_prediction(case):
     x0_error, eps_error = to_x0_eps(process, prediction, error, jnp.zeros_like(error), level)
     s = snr(process, level)
     np.testing.assert_allclose(
-        loss_weights.min_snr(process, prediction, 5.0)(level),
+        loss_weights.min_snr_weight(process, prediction, 5.0)(level),
         np.minimum(s, 5) * np.float64(x0_error[:, 0]) ** 2, rtol=2e-3,
     )  # fmt: skip
     np.testing.assert_allclose(
-        loss_weights.p2(process, prediction, 1.0, 0.5)(level),
+        loss_weights.p2_weight(process, prediction, 1.0, 0.5)(level),
         np.float64(eps_error[:, 0]) ** 2 / (1 + s) ** 0.5, rtol=2e-3,
     )  # fmt: skip
     np.testing.assert_allclose(
@@ -60,12 +60,12 @@ def test_min_snr_as_hang_et_al_state_it():
         "v": np.minimum(s, gamma) / (s + 1),
         "x0": np.minimum(s, gamma),
     }.items():
-        weight = loss_weights.min_snr(*CASES[f"ddpm {name}"], gamma)(level)
+        weight = loss_weights.min_snr_weight(*CASES[f"ddpm {name}"], gamma)(level)
         np.testing.assert_allclose(weight, expected, rtol=2e-4)
 
 
 @pytest.mark.parametrize("case", ["flow", "gvp"])
-@pytest.mark.parametrize("kind", [loss_weights.min_snr, loss_weights.p2])
+@pytest.mark.parametrize("kind", [loss_weights.min_snr_weight, loss_weights.p2_weight])
 def test_weights_are_finite_at_the_clean_end(case, kind):
     weight = kind(*CASES[case])(jnp.array([0.0, 1e-30, 1 - 2.0**-24], jnp.float32))
     assert np.all(np.isfinite(weight)) and np.all(np.asarray(weight) >= 0)
@@ -75,10 +75,12 @@ def test_min_snr_is_one_without_signal():
     class Blind:  # alpha = 0
         alpha_sigma = staticmethod(lambda level: (jnp.zeros_like(level), jnp.ones_like(level)))
 
-    assert loss_weights.min_snr(Blind, predictions.eps())(jnp.ones(3)).tolist() == [1, 1, 1]
+    assert loss_weights.min_snr_weight(Blind, predictions.eps_prediction())(
+        jnp.ones(3)
+    ).tolist() == [1, 1, 1]
 
 
-@pytest.mark.parametrize("schedule", [schedules.linear, schedules.cosine])
+@pytest.mark.parametrize("schedule", [schedules.linear_betas, schedules.cosine_betas])
 def test_speed_follows_the_growth_of_the_noise_below_tau(schedule):
     tau, lam = 700, 0.6
     alpha_bar = np.cumprod(1 - schedule(1000))
@@ -87,29 +89,29 @@ def test_speed_follows_the_growth_of_the_noise_below_tau(schedule):
     g[0], g[-1] = alpha_bar[0] - alpha_bar[1], alpha_bar[-2] - alpha_bar[-1]
     expected = (1 - lam) + (2 * lam - 1) * (g - g.min()) / (g.max() - g.min())
     expected[tau:] = 1.0
-    weight = loss_weights.speed(noise_variances(ddpm(schedule(1000))), tau, lam)
+    weight = loss_weights.speed_weight(noise_variances(ddpm(schedule(1000))), tau, lam)
     np.testing.assert_allclose(weight(jnp.arange(1000.0)), expected, rtol=1e-6)
     assert np.argmax(expected[:tau]) == np.argmin(np.gradient(alpha_bar))
 
 
 def test_bad_constants():
     with pytest.raises(ValueError, match="positive"):
-        loss_weights.min_snr(DDPM, predictions.eps(), 0.0)
+        loss_weights.min_snr_weight(DDPM, predictions.eps_prediction(), 0.0)
     with pytest.raises(ValueError, match="positive"):
-        loss_weights.p2(DDPM, predictions.eps(), k=0.0)
+        loss_weights.p2_weight(DDPM, predictions.eps_prediction(), k=0.0)
     with pytest.raises(ValueError, match=r"lambda is 1.1; it must lie in \[0, 1\]"):
-        loss_weights.speed(noise_variances(DDPM), lam=1.1)
+        loss_weights.speed_weight(noise_variances(DDPM), lam=1.1)
 
 
 def test_the_weight_leaves_the_variational_term_alone():
     rng = np.random.default_rng(0)
     output, x0, eps = (jnp.asarray(rng.normal(size=(4, 2, 2, c)), jnp.float32) for c in (2, 1, 1))
     level = jnp.array([0.0, 10.0, 500.0, 999.0])
-    plain, _ = make_loss(DDPM, predictions.eps())(output[..., :1], x0, eps, level)
-    both, _ = make_loss(DDPM, predictions.eps(), True)(output, x0, eps, level)
-    tripled, _ = make_loss(DDPM, predictions.eps(), True, lambda u: 3 * jnp.ones_like(u))(
-        output, x0, eps, level
-    )
+    plain, _ = make_loss(DDPM, predictions.eps_prediction())(output[..., :1], x0, eps, level)
+    both, _ = make_loss(DDPM, predictions.eps_prediction(), True)(output, x0, eps, level)
+    tripled, _ = make_loss(
+        DDPM, predictions.eps_prediction(), True, lambda u: 3 * jnp.ones_like(u)
+    )(output, x0, eps, level)
     np.testing.assert_allclose(tripled, 3 * plain + (both - plain), rtol=1e-5)
 
 

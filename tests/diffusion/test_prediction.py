@@ -35,8 +35,12 @@ def test_targets_give_back_x0_and_eps(family, pair):
 @pytest.mark.parametrize("first", ["eps", "x0", "v"])
 def test_conversions_cycle(first):
     """An arbitrary (wrong) output of one kind, through every other kind and back."""
-    p = process.ddpm(schedules.linear(1000))
-    kinds = {"eps": prediction.eps(), "x0": prediction.x0(), "v": prediction.v(p)}
+    p = process.ddpm(schedules.linear_betas(1000))
+    kinds = {
+        "eps": prediction.eps_prediction(),
+        "x0": prediction.x0_prediction(),
+        "v": prediction.v_prediction(p),
+    }
     level = levels_inside(p)
     x = jax.random.normal(jax.random.key(2), SHAPE)
     output = start = jax.random.normal(jax.random.key(3), SHAPE)
@@ -50,10 +54,10 @@ def test_conversions_cycle(first):
 
 def test_v_is_the_papers(pair):
     x0, eps = pair
-    p = process.ddpm(schedules.cosine(1000))
+    p = process.ddpm(schedules.cosine_betas(1000))
     level = levels_inside(p)
     alpha, sigma = (c[:, None, None, None] for c in p.alpha_sigma(level))
-    v = prediction.target(prediction.v(p), x0, eps, level)
+    v = prediction.target(prediction.v_prediction(p), x0, eps, level)
     np.testing.assert_allclose(v, alpha * eps - sigma * x0, atol=1e-6)
 
 
@@ -65,14 +69,14 @@ def test_velocity_is_the_derivative_of_the_path(path, pair):
     _, derivative = jax.jvp(
         lambda t: process.corrupt(p, x0, eps, t), (level,), (jnp.ones_like(level),)
     )
-    velocity = prediction.target(prediction.velocity(p), x0, eps, level)
+    velocity = prediction.target(prediction.velocity_prediction(p), x0, eps, level)
     np.testing.assert_allclose(velocity, derivative, atol=1e-5)
 
 
 @pytest.mark.parametrize("sd", [0.5, 1.3])
 def test_edm_is_the_papers_preconditioning(sd):
     """c_skip, c_out, c_in of Karras et al. 2022, table 1, in float64."""
-    p, kind = process.edm(), prediction.edm(sd)
+    p, kind = process.edm(), prediction.edm_prediction(sd)
     s = np.array([0.002, 0.05, 0.5, 2.0, 80.0])
     c_skip = sd**2 / (s**2 + sd**2)
     c_out = s * sd / np.sqrt(s**2 + sd**2)
@@ -111,6 +115,6 @@ def test_split_output():
 
 def test_bad_predictions():
     with pytest.raises(ValueError, match="discrete family 'ddpm' but needs a continuous"):
-        prediction.velocity(process.ddpm(schedules.linear(1000)))
+        prediction.velocity_prediction(process.ddpm(schedules.linear_betas(1000)))
     with pytest.raises(ValueError, match="sigma_data = 0 but needs a positive"):
-        prediction.edm(0)
+        prediction.edm_prediction(0)

@@ -9,7 +9,7 @@ from cdt.diffusion import schedules
 
 
 def test_linear_known_values():
-    betas = schedules.linear(1000)
+    betas = schedules.linear_betas(1000)
     assert betas.dtype == np.float64 and betas.shape == (1000,)
     np.testing.assert_allclose(betas[[0, 999]], [1e-4, 0.02], rtol=1e-15)
     np.testing.assert_allclose(betas[400], 1e-4 + 400 / 999 * 0.0199, rtol=1e-14)
@@ -27,7 +27,7 @@ def test_linear_known_values():
 
 @pytest.mark.parametrize("num_levels", [50, 250, 4000])
 def test_linear_ends_scale_with_the_number_of_levels(num_levels):
-    betas = schedules.linear(num_levels)
+    betas = schedules.linear_betas(num_levels)
     np.testing.assert_allclose(betas[[0, -1]], np.array([0.1, 20.0]) / num_levels, rtol=1e-12)
     # The same total noise whatever T: log alpha_bar stays about -10.05 (higher orders aside).
     assert abs(betas.sum() - 10.05) < 1e-9
@@ -35,11 +35,11 @@ def test_linear_ends_scale_with_the_number_of_levels(num_levels):
 
 def test_cosine_follows_its_curve_until_the_cap():
     num_levels = 1000
-    alpha_bar = np.cumprod(1 - schedules.cosine(num_levels))
+    alpha_bar = np.cumprod(1 - schedules.cosine_betas(num_levels))
     t = (np.arange(num_levels) + 1) / num_levels
     curve = np.cos((t + 0.008) / 1.008 * np.pi / 2) ** 2 / np.cos(0.008 / 1.008 * np.pi / 2) ** 2
     np.testing.assert_allclose(alpha_bar[:-1], curve[:-1], rtol=1e-9)
-    assert schedules.cosine(num_levels)[-1] == 0.999
+    assert schedules.cosine_betas(num_levels)[-1] == 0.999
 
 
 @pytest.mark.parametrize("path", [schedules.linear_path(), schedules.gvp_path()])
@@ -58,7 +58,9 @@ def test_gvp_is_variance_preserving():
     np.testing.assert_allclose(alpha**2 + sigma**2, 1, rtol=1e-6)
 
 
-@pytest.mark.parametrize("schedule, num_levels", [(schedules.linear, 20), (schedules.cosine, 1)])
+@pytest.mark.parametrize(
+    "schedule, num_levels", [(schedules.linear_betas, 20), (schedules.cosine_betas, 1)]
+)
 def test_too_few_levels(schedule, num_levels):
     with pytest.raises(ValueError, match=f"given {num_levels} levels but needs at least"):
         schedule(num_levels)

@@ -347,7 +347,7 @@ def test_speed_brings_its_weight_and_multiplies_the_chosen_one():
     chosen = models.loss_weight(config, model.process, model.prediction)(level)
     config.timesteps.name = "speed"
     both = models.loss_weight(config, model.process, model.prediction)(level)
-    own = loss_weights.speed(noise_variances(model.process), 700, 0.6)(level)
+    own = loss_weights.speed_weight(noise_variances(model.process), 700, 0.6)(level)
     np.testing.assert_allclose(both, own * chosen, rtol=1e-6)
     assert 0.4 <= own[:700].min() < own[:700].max() <= 0.6
 

@@ -10,7 +10,7 @@ import pytest
 from cdt.diffusion import process, schedules
 from cdt.diffusion.denoiser import Denoised
 from cdt.sampling import grids
-from cdt.sampling.noise import initial_noise
+from cdt.sampling.noise import START, keyed_noise
 
 SHAPE = (2, 2, 1)
 
@@ -38,12 +38,10 @@ class Gaussian(NamedTuple):
         return Denoised(mean + alpha * variance * gap, sigma * gap, None)
 
     def start(self, grid, n):
-        """Keys and x[n] of the exact marginal at the first level of the grid."""
-        keys = jax.random.split(jax.random.key(7), n)
-        noise = initial_noise(self.process, grid, keys, SHAPE)
-        _, sigma = self.alpha_sigma(grid[0])
+        """The noise of n examples and their x of the exact marginal at the grid's first level."""
+        noise = keyed_noise(jax.random.split(jax.random.key(7), n), SHAPE)
         mean, variance = self.marginal(grid[0])
-        return keys, jnp.float32(mean) + jnp.float32(np.sqrt(variance) / sigma) * noise
+        return noise, jnp.float32(mean) + jnp.float32(np.sqrt(variance)) * noise(START)
 
     def flow_map(self, x, level):
         """The probability-flow ODE's exact solution at the clean end, from x at a level."""
@@ -64,10 +62,13 @@ class Gaussian(NamedTuple):
 
 
 FAMILIES = {
-    "ddpm": (process.ddpm(schedules.linear(1000)), lambda n: grids.rounded(1000, n)),
-    "edm": (process.edm(), grids.karras),
-    "flow-linear": (process.flow(schedules.linear_path()), grids.uniform),
-    "flow-gvp": (process.flow(schedules.gvp_path()), grids.uniform),
+    "ddpm": (
+        process.ddpm(schedules.linear_betas(1000)),
+        lambda n: grids.rounded_timesteps(1000, n),
+    ),
+    "edm": (process.edm(), grids.karras_sigmas),
+    "flow-linear": (process.flow(schedules.linear_path()), grids.uniform_times),
+    "flow-gvp": (process.flow(schedules.gvp_path()), grids.uniform_times),
 }
 
 

@@ -29,38 +29,41 @@ def test_the_right_variance_fraction_gives_the_exact_distribution(family):
         var_frac = jnp.broadcast_to(jnp.float32(fractions)[i], x.shape)
         return data.denoise(x, level)._replace(var_frac=var_frac)
 
-    keys, x = data.start(grid, 20_000)
-    out = ancestral(denoise, data.process, grid, x, keys)
+    noise, x = data.start(grid, 20_000)
+    out = ancestral(denoise, data.process, grid, x, noise)
     alpha, _ = data.alpha_sigma(grid[-2])
     _, variance = data.marginal(grid[-2])
     data.assert_moments(out, data.mean, alpha**2 * data.variance**2 / variance)
 
 
 def test_many_steps_give_the_exact_distribution_without_learned_variance(gaussian):
-    data, grid = gaussian(process.ddpm(schedules.linear(1000))), grids.rounded(1000, 1000)
-    keys, x = data.start(grid, 4000)
-    out = ancestral(data.denoise, data.process, grid, x, keys)
+    data, grid = (
+        gaussian(process.ddpm(schedules.linear_betas(1000))),
+        grids.rounded_timesteps(1000, 1000),
+    )
+    noise, x = data.start(grid, 4000)
+    out = ancestral(data.denoise, data.process, grid, x, noise)
     data.assert_moments(out, data.mean, data.variance, slack=0.02)
 
 
 def test_the_last_step_adds_no_noise(gaussian):
     """Whatever the variance fraction: a network's may well leave [0, 1]."""
     data, grid = gaussian(process.flow(schedules.linear_path())), np.array([0.5, 0.0])
-    keys, x = data.start(grid, 64)
+    noise, x = data.start(grid, 64)
     fractions = jnp.linspace(-3, 4, x.size).reshape(x.shape)
 
     def denoise(x, level):
         return data.denoise(x, level)._replace(var_frac=fractions)
 
     x0 = data.denoise(x, jnp.full(64, grid[0], jnp.float32)).x0
-    out = ancestral(denoise, data.process, grid, x, keys)
+    out = ancestral(denoise, data.process, grid, x, noise)
     np.testing.assert_allclose(out, x0, atol=1e-6)
 
 
 def test_the_fraction_interpolates_the_log_variances(gaussian):
     data, grid = gaussian(process.flow(schedules.gvp_path())), np.array([0.5, 0.4])
     n = 20_000
-    keys, x = data.start(grid, n)
+    noise, x = data.start(grid, n)
     x = jnp.broadcast_to(x[:1], x.shape)  # one x, so that the spread is the step's own noise
     fractions = np.array([0.0, 0.3, 0.7, 1.0]).reshape(data.mean.shape)
 
@@ -71,5 +74,5 @@ def test_the_fraction_interpolates_the_log_variances(gaussian):
     (alpha_t, sigma_t), (alpha_s, sigma_s) = (data.alpha_sigma(level) for level in grid)
     beta = sigma_t**2 - (alpha_t / alpha_s * sigma_s) ** 2
     expected = beta**fractions * (beta * (sigma_s / sigma_t) ** 2) ** (1 - fractions)
-    out = np.asarray(ancestral(denoise, data.process, grid, x, keys), np.float64)
+    out = np.asarray(ancestral(denoise, data.process, grid, x, noise), np.float64)
     np.testing.assert_allclose(out.var(0), expected, rtol=5 * np.sqrt(2 / n))

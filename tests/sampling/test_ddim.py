@@ -1,6 +1,5 @@
 """DDIM on Gaussian data: the exact flow, its order, and its stochastic limits."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -15,8 +14,8 @@ def test_recovers_the_flow_to_first_order(family):
     data, grid = family
     errors = []
     for n in (64, 128):
-        keys, x = data.start(grid(n), 64)
-        out = ddim(data.denoise, data.process, grid(n), x, keys)
+        noise, x = data.start(grid(n), 64)
+        out = ddim(data.denoise, data.process, grid(n), x, noise)
         errors.append(abs(out - data.flow_map(x, grid(n)[0])).max())
     np.testing.assert_allclose(np.log2(errors[0] / errors[1]), 1, atol=0.06)
     assert errors[1] < 0.05
@@ -24,17 +23,17 @@ def test_recovers_the_flow_to_first_order(family):
 
 def test_eta_1_is_ancestral_sampling(family):
     data, grid = family
-    keys, x = data.start(grid(20), 64)
-    out = ddim(data.denoise, data.process, grid(20), x, keys, eta=1.0)
-    expected = ancestral(data.denoise, data.process, grid(20), x, keys)
+    noise, x = data.start(grid(20), 64)
+    out = ddim(data.denoise, data.process, grid(20), x, noise, eta=1.0)
+    expected = ancestral(data.denoise, data.process, grid(20), x, noise)
     np.testing.assert_allclose(out, expected, atol=2e-5)
 
 
 @pytest.mark.parametrize("eta", [0.5, 1.0])
 def test_moments_follow_the_papers_equation_12(gaussian, eta):
     """The linear recursion of mean and variance, in alpha_bar and float64 (Song et al. 2021)."""
-    betas = schedules.linear(1000)
-    data, grid = gaussian(process.ddpm(betas)), grids.strided(1000, 20)
+    betas = schedules.linear_betas(1000)
+    data, grid = gaussian(process.ddpm(betas)), grids.strided_timesteps(1000, 20)
     alpha_bar = np.append(np.cumprod(1 - betas), 1.0)  # index -1 is the clean end
     mean, variance = data.marginal(grid[0])
     for t, s in zip(grid[:-1].astype(int), grid[1:].astype(int), strict=True):
@@ -44,13 +43,12 @@ def test_moments_follow_the_papers_equation_12(gaussian, eta):
         noise_gain = (1 - np.sqrt(a) * gain) / np.sqrt(1 - a)  # of E[eps | x]
         scale = np.sqrt(b) * gain + np.sqrt(1 - b - std**2) * noise_gain
         mean, variance = np.sqrt(b) * data.mean, scale**2 * variance + std**2
-    keys, x = data.start(grid, 20_000)
-    out = ddim(data.denoise, data.process, grid, x, keys, eta=eta)
+    noise, x = data.start(grid, 20_000)
+    out = ddim(data.denoise, data.process, grid, x, noise, eta=eta)
     data.assert_moments(out, mean, variance)
 
 
 def test_bad_eta():
-    p = process.ddpm(schedules.linear(1000))
-    keys = jax.random.split(jax.random.key(0), 1)
+    p = process.ddpm(schedules.linear_betas(1000))
     with pytest.raises(ValueError, match=r"eta = 1.5 but needs it in \[0, 1\]"):
-        ddim(None, p, grids.strided(1000, 10), jnp.zeros((1, 1)), keys, eta=1.5)
+        ddim(None, p, grids.strided_timesteps(1000, 10), jnp.zeros((1, 1)), None, eta=1.5)

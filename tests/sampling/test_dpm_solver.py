@@ -23,8 +23,8 @@ def test_recovers_the_flow_at_second_order(continuous):
     errors = []
     for n in (100, 200):
         grid = even_in_lambda(data.process, n)
-        keys, x = data.start(grid, 64)
-        out = dpm_solver(data.denoise, data.process, grid, x, keys)
+        noise, x = data.start(grid, 64)
+        out = dpm_solver(data.denoise, data.process, grid, x, noise)
         errors.append(abs(out - data.flow_map(x, grid[0])).max())
     assert errors[1] < 5e-3
     np.testing.assert_allclose(np.log2(errors[0] / errors[1]), 2, atol=0.15)
@@ -32,10 +32,11 @@ def test_recovers_the_flow_at_second_order(continuous):
 
 def test_comes_closer_than_ddim_for_the_same_evaluations(family):
     data, grid = family
-    keys, x = data.start(grid(200), 64)
+    noise, x = data.start(grid(200), 64)
     errors = [
         abs(
-            sampler(data.denoise, data.process, grid(200), x, keys) - data.flow_map(x, grid(200)[0])
+            sampler(data.denoise, data.process, grid(200), x, noise)
+            - data.flow_map(x, grid(200)[0])
         )
         for sampler in (dpm_solver, ddim)
     ]
@@ -46,11 +47,11 @@ def test_comes_closer_than_ddim_for_the_same_evaluations(family):
 def test_is_algorithm_2(gaussian, name):
     """A plain float64 loop over the paper's lines, in lambda = log(alpha / sigma)."""
     p, grid = {
-        "ddpm": (process.ddpm(schedules.linear(1000)), grids.rounded(1000, 12)),
-        "edm": (process.edm(), grids.karras(12)),
+        "ddpm": (process.ddpm(schedules.linear_betas(1000)), grids.rounded_timesteps(1000, 12)),
+        "edm": (process.edm(), grids.karras_sigmas(12)),
     }[name]
     data = gaussian(p)
-    keys, x = data.start(grid, 64)
+    noise, x = data.start(grid, 64)
 
     def x_theta(y, level):
         alpha, sigma = data.alpha_sigma(level)
@@ -69,7 +70,7 @@ def test_is_algorithm_2(gaussian, name):
         y = sigma_t / sigma_s * y - alpha_t * (np.exp(-h) - 1) * D
         buffer, h_before = now, h
     expected = x_theta(y, grid[-2])  # exp(-h) = 0
-    out = dpm_solver(data.denoise, p, grid, x, keys)
+    out = dpm_solver(data.denoise, p, grid, x, noise)
     np.testing.assert_allclose(out, expected, atol=1e-4)
 
 
@@ -77,8 +78,8 @@ def test_is_algorithm_2(gaussian, name):
 def test_one_step_is_ddims_and_two_are_nearly(family, steps):
     """Both ends are of first order, and there DPM-Solver++ is DDIM (section 3 of the paper)."""
     data, grid = family
-    keys, x = data.start(grid(steps), 16)
-    out = dpm_solver(data.denoise, data.process, grid(steps), x, keys)
+    noise, x = data.start(grid(steps), 16)
+    out = dpm_solver(data.denoise, data.process, grid(steps), x, noise)
     assert jnp.isfinite(out).all()
-    expected = ddim(data.denoise, data.process, grid(steps), x, keys)
+    expected = ddim(data.denoise, data.process, grid(steps), x, noise)
     np.testing.assert_allclose(out, expected, atol=2e-4)

@@ -1,4 +1,4 @@
-"""Example i depends on its own key alone."""
+"""Example i depends on its own key alone, and a sampler draws nothing but what it is given."""
 
 from functools import partial
 
@@ -11,53 +11,73 @@ from cdt.diffusion import process, schedules
 from cdt.sampling import grids
 from cdt.sampling.ancestral import ancestral
 from cdt.sampling.ddim import ddim
+from cdt.sampling.euler_maruyama import euler_maruyama
 from cdt.sampling.heun import heun
-from cdt.sampling.noise import initial_noise, step_noise
+from cdt.sampling.noise import START, initial_noise, keyed_noise
+
+DDPM = process.ddpm(schedules.linear_betas(1000))
+FLOW = process.flow(schedules.gvp_path())
+STOCHASTIC = [
+    (DDPM, grids.strided_timesteps(1000, 10), ancestral),
+    (FLOW, grids.uniform_times(10), partial(ddim, eta=0.7)),
+    (FLOW, grids.uniform_times_to(10, 0.04), euler_maruyama),
+    (process.edm(), grids.karras_sigmas(10), partial(heun, S_churn=4.0)),
+]
 
 
 def test_initial_noise_has_the_scale_of_the_first_level(family):
     data, grid = family
-    keys = jax.random.split(jax.random.key(0), 20_000)
-    x = initial_noise(data.process, grid(10), keys, (2, 2, 1))
+    noise = keyed_noise(jax.random.split(jax.random.key(0), 20_000), (2, 2, 1))
+    x = initial_noise(data.process, grid(10), noise)
     _, sigma = data.alpha_sigma(grid(10)[0])
     assert x.dtype == jnp.float32 and x.shape == (20_000, 2, 2, 1)
     data.assert_moments(x / np.float32(sigma), np.zeros((2, 2, 1)), np.ones((2, 2, 1)))
-    again = initial_noise(data.process, grid(50), keys, (2, 2, 1))
+    again = initial_noise(data.process, grid(50), noise)
     np.testing.assert_array_equal(x, again)  # a finer grid starts from the same noise
 
 
 def test_draws_of_steps_and_start_are_independent():
-    keys = jax.random.split(jax.random.key(0), 20_000)
-    start = initial_noise(process.flow(schedules.linear_path()), grids.uniform(10), keys, (1,))
-    draws = np.concatenate([start, step_noise(keys, 0, (1,)), step_noise(keys, 1, (1,))], 1)
+    noise = keyed_noise(jax.random.split(jax.random.key(0), 20_000), (1,))
+    draws = np.concatenate([noise(START), noise(0), noise(1)], axis=1)
     np.testing.assert_allclose(np.corrcoef(draws.T), np.eye(3), atol=0.04)
 
 
 @pytest.mark.parametrize("legacy", [False, True])
 def test_draws_do_not_depend_on_the_batch(legacy):
     key = jax.random.PRNGKey(3) if legacy else jax.random.key(3)
-    keys = jax.random.split(key, 6)
-    whole = step_noise(keys, 2, (3, 3, 1))
-    order = jnp.array([4, 1])
-    np.testing.assert_array_equal(step_noise(keys[order], 2, (3, 3, 1)), whole[order])
+    keys, order = jax.random.split(key, 6), jnp.array([4, 1])
+    whole, some = (keyed_noise(k, (3, 3, 1))(2) for k in (keys, keys[order]))
+    np.testing.assert_array_equal(some, whole[order])
 
 
-@pytest.mark.parametrize(
-    "p, grid, sampler",
-    [
-        (process.ddpm(schedules.linear(1000)), grids.strided(1000, 10), ancestral),
-        (process.flow(schedules.gvp_path()), grids.uniform(10), partial(ddim, eta=0.7)),
-        (process.edm(), grids.karras(10), partial(heun, S_churn=4.0)),
-    ],
-)
+@pytest.mark.parametrize("p, grid, sampler", STOCHASTIC)
 def test_samples_do_not_depend_on_the_batch(gaussian, p, grid, sampler):
     keys = jax.random.split(jax.random.key(5), 6)
 
     def sample(keys):
-        x = initial_noise(p, grid, keys, (2, 2, 1))
-        return sampler(gaussian(p).denoise, p, grid, x, keys)
+        noise = keyed_noise(keys, (2, 2, 1))
+        return sampler(gaussian(p).denoise, p, grid, initial_noise(p, grid, noise), noise)
 
     whole = jax.jit(sample)(keys)
     order = jnp.array([5, 2, 0])
     np.testing.assert_allclose(jax.jit(sample)(keys[order]), whole[order], rtol=1e-4, atol=1e-4)
     assert jnp.abs(whole[0] - whole[1]).max() > 1e-2
+
+
+@pytest.mark.parametrize("p, grid, sampler", STOCHASTIC)
+def test_a_sampler_takes_all_its_noise_from_the_function(gaussian, p, grid, sampler):
+    """Noise in one step alone moves the example that it is given to, and no other."""
+    data = gaussian(p)
+    x = jnp.broadcast_to(data.start(grid, 1)[1], (3, 2, 2, 1))
+    pushed = jnp.zeros_like(x).at[1].set(1.0)
+
+    @jax.jit
+    def sample(step):
+        return sampler(data.denoise, p, grid, x, lambda i: jnp.where(i == step, pushed, 0.0))
+
+    still = sample(START)
+    assert jnp.all(still == still[0])
+    for step in range(len(grid) - 2):  # the last step may add none
+        out = sample(step)
+        assert jnp.all(out[::2] == still[::2])
+        assert jnp.abs(out[1] - still[1]).min() > 1e-5

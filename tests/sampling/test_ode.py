@@ -1,6 +1,5 @@
 """Euler and Heun on Gaussian data: the exact flow, measured order, churn."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -17,8 +16,8 @@ def test_recovers_the_flow_at_its_order(continuous, sampler, order, largest):
     data, grid = continuous
     errors = []
     for n in (64, 128):
-        keys, x = data.start(grid(n), 64)
-        out = sampler(data.denoise, data.process, grid(n), x, keys)
+        noise, x = data.start(grid(n), 64)
+        out = sampler(data.denoise, data.process, grid(n), x, noise)
         errors.append(abs(out - data.flow_map(x, grid(n)[0])).max())
     np.testing.assert_allclose(np.log2(errors[0] / errors[1]), order, atol=0.06)
     assert errors[1] < largest
@@ -26,17 +25,17 @@ def test_recovers_the_flow_at_its_order(continuous, sampler, order, largest):
 
 def test_edm_euler_is_ddim(gaussian):
     """In sigma the ODE's Euler step and DDIM coincide (Karras et al. 2022, section 4)."""
-    data, grid = gaussian(process.edm()), grids.karras(20)
-    keys, x = data.start(grid, 64)
-    out = euler(data.denoise, data.process, grid, x, keys)
-    expected = ddim(data.denoise, data.process, grid, x, keys)
+    data, grid = gaussian(process.edm()), grids.karras_sigmas(20)
+    noise, x = data.start(grid, 64)
+    out = euler(data.denoise, data.process, grid, x, noise)
+    expected = ddim(data.denoise, data.process, grid, x, noise)
     np.testing.assert_allclose(out, expected, atol=1e-4)
 
 
 def test_heun_is_algorithm_1(gaussian):
     """Against a plain float64 loop over the paper's lines, sigma(t) = t and s(t) = 1."""
-    data, grid = gaussian(process.edm()), grids.karras(12)
-    keys, x = data.start(grid, 64)
+    data, grid = gaussian(process.edm()), grids.karras_sigmas(12)
+    noise, x = data.start(grid, 64)
 
     def denoised(y, s):
         return data.mean + data.variance / (data.variance + s**2) * (y - data.mean)
@@ -49,7 +48,7 @@ def test_heun_is_algorithm_1(gaussian):
             d_next = (following - denoised(following, grid[i + 1])) / grid[i + 1]
             following = y + (grid[i + 1] - grid[i]) * (d + d_next) / 2
         y = following
-    out = heun(data.denoise, data.process, grid, x, keys)
+    out = heun(data.denoise, data.process, grid, x, noise)
     np.testing.assert_allclose(out, y, atol=1e-4)
 
 
@@ -60,26 +59,26 @@ def test_heun_never_evaluates_the_clean_end(continuous):
         denoised = data.denoise(x, level)
         return denoised._replace(x0=jnp.where(level[0] > 0, denoised.x0, jnp.nan))
 
-    keys, x = data.start(grid(5), 64)
-    assert jnp.all(jnp.isfinite(heun(denoise, data.process, grid(5), x, keys)))
+    noise, x = data.start(grid(5), 64)
+    assert jnp.all(jnp.isfinite(heun(denoise, data.process, grid(5), x, noise)))
 
 
 def test_one_heun_step_is_an_euler_step(gaussian):
-    data, grid = gaussian(process.edm()), grids.karras(1)
-    keys, x = data.start(grid, 64)
-    out = heun(data.denoise, data.process, grid, x, keys)
-    expected = euler(data.denoise, data.process, grid, x, keys)
+    data, grid = gaussian(process.edm()), grids.karras_sigmas(1)
+    noise, x = data.start(grid, 64)
+    out = heun(data.denoise, data.process, grid, x, noise)
+    expected = euler(data.denoise, data.process, grid, x, noise)
     np.testing.assert_allclose(out, expected, atol=1e-4)
 
 
 def test_churn_keeps_the_distribution(gaussian):
-    data, grid = gaussian(process.edm()), grids.karras(64)
-    keys, x = data.start(grid, 20_000)
+    data, grid = gaussian(process.edm()), grids.karras_sigmas(64)
+    noise, x = data.start(grid, 20_000)
     options = {"S_churn": 20.0, "S_min": 0.05, "S_max": 50.0, "S_noise": 1.0}
-    out = heun(data.denoise, data.process, grid, x, keys, **options)
+    out = heun(data.denoise, data.process, grid, x, noise, **options)
     data.assert_moments(out, data.mean, data.variance, slack=0.02)
     # It is noise indeed: the result has little to do with the deterministic one.
-    plain = heun(data.denoise, data.process, grid, x, keys)
+    plain = heun(data.denoise, data.process, grid, x, noise)
     assert np.corrcoef(np.ravel(out[..., 1, 1, 0]), np.ravel(plain[..., 1, 1, 0]))[0, 1] < 0.9
 
 
@@ -87,7 +86,7 @@ def test_churn_keeps_the_distribution(gaussian):
 def test_churn_is_algorithm_2(gaussian, S_churn):
     """Variance after each churned Euler/Heun step by the linear recursion, in float64."""
     S_min, S_max, S_noise, n = 0.05, 50.0, 1.1, 12
-    data, grid = gaussian(process.edm()), grids.karras(n)
+    data, grid = gaussian(process.edm()), grids.karras_sigmas(n)
     _, variance = data.marginal(grid[0])
 
     def slope(s):  # d = (y - D(y))/s = slope (y - mean)
@@ -101,20 +100,20 @@ def test_churn_is_algorithm_2(gaussian, S_churn):
         if following > 0:
             scale = 1 + (following - raised) * (slope(raised) + slope(following) * scale) / 2
         variance = scale**2 * variance
-    keys, x = data.start(grid, 20_000)
+    noise, x = data.start(grid, 20_000)
     options = {"S_churn": S_churn, "S_min": S_min, "S_max": S_max, "S_noise": S_noise}
-    out = heun(data.denoise, data.process, grid, x, keys, **options)
+    out = heun(data.denoise, data.process, grid, x, noise, **options)
     data.assert_moments(out, data.mean, variance)
 
 
 def test_errors(gaussian):
-    keys, x = jax.random.split(jax.random.key(0), 1), jnp.zeros((1, 2, 2, 1))
-    discrete = gaussian(process.ddpm(schedules.linear(1000)))
+    x = jnp.zeros((1, 2, 2, 1))
+    discrete = gaussian(process.ddpm(schedules.linear_betas(1000)))
     for sampler in (euler, heun):
         with pytest.raises(ValueError, match="'ddpm' but needs edm or flow"):
-            sampler(discrete.denoise, discrete.process, grids.rounded(1000, 5), x, keys)
+            sampler(discrete.denoise, discrete.process, grids.rounded_timesteps(1000, 5), x, None)
     flow = gaussian(process.flow(schedules.linear_path()))
     with pytest.raises(ValueError, match="'flow' but churn is defined for edm alone"):
-        heun(flow.denoise, flow.process, grids.uniform(5), x, keys, S_churn=1.0)
+        heun(flow.denoise, flow.process, grids.uniform_times(5), x, None, S_churn=1.0)
     with pytest.raises(ValueError, match="S_churn = -1 but needs 0 or more"):
-        heun(flow.denoise, flow.process, grids.uniform(5), x, keys, S_churn=-1)
+        heun(flow.denoise, flow.process, grids.uniform_times(5), x, None, S_churn=-1)

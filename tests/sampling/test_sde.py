@@ -1,6 +1,5 @@
 """Euler-Maruyama on Gaussian data: the exact recursion of the moments, and its limit."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -29,7 +28,7 @@ def test_moments_follow_the_sde_step_by_step(gaussian, path, steps):
     Written with the score of the marginal, -(x - mean)/variance, not with the denoiser's eps.
     """
     make, coefficients = PATHS[path]
-    data, grid = gaussian(process.flow(make())), grids.uniform_to(steps, 0.04)
+    data, grid = gaussian(process.flow(make())), grids.uniform_times_to(steps, 0.04)
     mean, variance = data.marginal(grid[0])
     for i, (t, following) in enumerate(zip(grid[:-1], grid[1:], strict=True)):
         alpha, sigma, d_alpha, d_sigma = coefficients(t)
@@ -43,15 +42,15 @@ def test_moments_follow_the_sde_step_by_step(gaussian, path, steps):
             d_alpha * data.mean + (slope + w / 2 / marginal) * (mean - marginal_mean)
         )
         variance = scale**2 * variance - (w * step if i < steps - 1 else 0.0)
-    keys, x = data.start(grid, 20_000)
-    out = euler_maruyama(data.denoise, data.process, grid, x, keys)
+    noise, x = data.start(grid, 20_000)
+    out = euler_maruyama(data.denoise, data.process, grid, x, noise)
     data.assert_moments(out, mean, variance)
 
 
 def test_many_small_steps_give_the_data(gaussian):
-    data, grid = gaussian(process.flow(schedules.linear_path())), grids.uniform_to(500, 0.004)
-    keys, x = data.start(grid, 20_000)
-    out = euler_maruyama(data.denoise, data.process, grid, x, keys)
+    data, grid = gaussian(process.flow(schedules.linear_path())), grids.uniform_times_to(500, 0.004)
+    noise, x = data.start(grid, 20_000)
+    out = euler_maruyama(data.denoise, data.process, grid, x, noise)
     data.assert_moments(out, data.mean, data.variance, slack=0.02)
     # The noise it starts from is forgotten at the rate w / (2 variance), beside the flow's scaling.
     t = np.linspace(0, 1, 10_001)
@@ -62,18 +61,18 @@ def test_many_small_steps_give_the_data(gaussian):
 
 
 def test_an_example_depends_on_its_own_key_alone(gaussian):
-    data, grid = gaussian(process.flow(schedules.linear_path())), grids.uniform_to(5, 0.04)
-    keys, x = data.start(grid, 6)
-    out = euler_maruyama(data.denoise, data.process, grid, x, keys)
-    part = euler_maruyama(data.denoise, data.process, grid, x[2:4], keys[2:4])
+    data, grid = gaussian(process.flow(schedules.linear_path())), grids.uniform_times_to(5, 0.04)
+    noise, x = data.start(grid, 6)
+    out = euler_maruyama(data.denoise, data.process, grid, x, noise)
+    part = euler_maruyama(data.denoise, data.process, grid, x[2:4], lambda i: noise(i)[2:4])
     np.testing.assert_allclose(part, out[2:4], atol=1e-6)
 
 
 def test_errors(gaussian):
-    keys, x = jax.random.split(jax.random.key(0), 1), jnp.zeros((1, 2, 2, 1))
+    x = jnp.zeros((1, 2, 2, 1))
     edm = gaussian(process.edm())
     with pytest.raises(ValueError, match="'edm' but needs flow"):
-        euler_maruyama(edm.denoise, edm.process, grids.karras(5), x, keys)
+        euler_maruyama(edm.denoise, edm.process, grids.karras_sigmas(5), x, None)
     for last in (0, 1, -0.1):
         with pytest.raises(ValueError, match="last step of"):
-            grids.uniform_to(5, last)
+            grids.uniform_times_to(5, last)

@@ -179,7 +179,7 @@ def test_info_noise_looks_at_the_profile_only_when_due():
 
 
 @pytest.mark.parametrize(
-    "process", [FLOW, edm(), ddpm(schedules.linear(1000))], ids=lambda p: p.name
+    "process", [FLOW, edm(), ddpm(schedules.linear_betas(1000))], ids=lambda p: p.name
 )
 def test_bins_of_ln_s_are_equal_steps_of_it(process):
     knots, log_s = log_s_bins(process.log_snr, 32)
@@ -194,11 +194,13 @@ def test_bins_of_ln_s_are_equal_steps_of_it(process):
 def test_x0_weight_of_the_families_in_closed_form():
     u = jnp.linspace(0.05, 0.95, 7)
     np.testing.assert_allclose(
-        x0_error_weight(FLOW, prediction.velocity(FLOW))(u), 1 / np.asarray(u) ** 2, rtol=1e-5
+        x0_error_weight(FLOW, prediction.velocity_prediction(FLOW))(u),
+        1 / np.asarray(u) ** 2,
+        rtol=1e-5,
     )
     sigma, sd = np.exp(np.linspace(-3, 3, 7)), 0.5
     np.testing.assert_allclose(
-        x0_error_weight(edm(), prediction.edm(sd))(jnp.asarray(sigma, jnp.float32)),
+        x0_error_weight(edm(), prediction.edm_prediction(sd))(jnp.asarray(sigma, jnp.float32)),
         (sigma**2 + sd**2) / (sigma * sd) ** 2,
         rtol=1e-5,
     )

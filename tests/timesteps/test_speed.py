@@ -13,7 +13,7 @@ from cdt.timesteps.speed import speed
 
 TAU, K = 700, 5.0
 # schedule -> m at T = 1000, as the authors' code has it.
-CENTRES = {"linear": (schedules.linear, 642), "cosine": (schedules.cosine, 959)}
+CENTRES = {"linear": (schedules.linear_betas, 642), "cosine": (schedules.cosine_betas, 959)}
 
 
 def sampler_of(schedule, num_levels=1000, tau=TAU, k=K):
@@ -32,7 +32,7 @@ def timesteps(process, sampler, n, seed=0):
 
 
 def test_noise_variances():
-    beta = schedules.linear(1000)
+    beta = schedules.linear_betas(1000)
     np.testing.assert_allclose(noise_variances(ddpm(beta)), 1 - np.cumprod(1 - beta), rtol=1e-12)
 
 
@@ -60,19 +60,19 @@ def test_the_centre_is_where_the_noise_stops_growing():
     """Found again without the code's own gradient, and at the same part of the schedule for any
     number of timesteps."""
     for num_levels in (200, 1000, 4000):
-        sigma = np.sqrt(1 - np.cumprod(1 - schedules.linear(num_levels)))
+        sigma = np.sqrt(1 - np.cumprod(1 - schedules.linear_betas(num_levels)))
         steps = range(1, num_levels - 1)
         m = next(
             t + 1 for t in steps if (sigma[t + 1] - sigma[t - 1]) / 2 < 1e-4 * 1000 / num_levels
         )
         assert m == pytest.approx(0.642 * num_levels, abs=2)
-        sampler = sampler_of(schedules.linear, num_levels, tau=num_levels // 2)
+        sampler = sampler_of(schedules.linear_betas, num_levels, tau=num_levels // 2)
         drawn, duals = np.split(timesteps(*sampler, 1001), [501])
         np.testing.assert_array_equal(duals, np.abs(drawn[:500] - m))
 
 
 def test_it_learns_nothing():
-    _, sampler = sampler_of(schedules.linear)
+    _, sampler = sampler_of(schedules.linear_betas)
     state = sampler.init()
     draw = sampler.sample(state, jax.random.key(0), 8)
     state = sampler.update(state, draw, Feedback(jnp.ones(8), jnp.ones(8)), jnp.int32(0))
@@ -80,7 +80,7 @@ def test_it_learns_nothing():
 
 
 def test_bad_constants():
-    variances = noise_variances(ddpm(schedules.linear(1000)))
+    variances = noise_variances(ddpm(schedules.linear_betas(1000)))
     for tau in (0, 1000):
         with pytest.raises(ValueError, match="between 1 and 999"):
             speed(variances, tau=tau)
