@@ -152,6 +152,11 @@ def default_config() -> ConfigDict:
     config.log.every = "50 steps"
     config.log.tensorboard = True  # beside metrics.jsonl
 
+    config.profile = ConfigDict()
+    # (start, stop): the steps start .. stop - 1 are traced into the workdir's folder "profile", to
+    # be opened in TensorBoard or Perfetto; empty: none
+    config.profile.steps = ()
+
     config.checkpoint = ConfigDict()
     config.checkpoint.every = "500 steps"
     config.checkpoint.keep = 3  # the newest, and
@@ -272,6 +277,7 @@ _ELEMENTS = {
     "evaluate.emas": str,
     "model.attention_resolutions": int,
     "model.channel_mult": int,
+    "profile.steps": int,
     "sample.classes": int,
     "sample.guidance_interval": float,
     "sample.prompts": str,

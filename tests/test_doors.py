@@ -48,7 +48,7 @@ OWNED = {
     "clu.metric_writers": {"monitoring/writers.py"},
     "tensorflow": {"monitoring/writers.py"},
     "safetensors": {"files/safetensors.py"},
-    "ml_collections": {"config", "from_config", "main", "modes", "variants", "workdir"},
+    "ml_collections": {"config", "from_config", "main", "modes", "run", "variants", "workdir"},
     "flax.linen": {"models"},
     "flax": {"models", "training/state.py", "workdir/leaves.py"},
 }
@@ -84,8 +84,8 @@ def test_imports_go_downward(path):
         assert used - {room} <= ALLOWED[room]
     elif room == BUILDER:
         assert not used & (TOP - {BUILDER})
-    elif room == "modes":
-        assert not used & (TOP - {BUILDER, "modes"})
+    elif room in ("run", "modes"):
+        assert not used & (TOP - {BUILDER, "run", room})
 
 
 def test_every_room_has_a_rule():
@@ -100,6 +100,25 @@ def test_outside_packages_have_one_importer(path):
     for package, owners in OWNED.items():
         uses = any(n == package or n.startswith(package + ".") for n in imports_of(path))
         assert not uses or here & owners, f"{package} belongs to {owners}"
+
+
+def test_modes_import_no_other_mode():
+    """But `compare`, which trains."""
+    for path in (ROOT / "modes").glob("*.py"):
+        modes = {name.split(".")[2] for name in imports_of(path) if name.startswith("cdt.modes.")}
+        assert modes <= ({"train"} if path.stem == "compare" else set())
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_functions_fit_on_a_screen(path):
+    """No function is longer than 100 lines or has more than 9 parameters."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(node, ast.FunctionDef) or node.name == "default_config":
+            continue
+        arguments = node.args.posonlyargs + node.args.args + node.args.kwonlyargs
+        named = [argument.arg for argument in arguments if argument.arg not in ("self", "cls")]
+        assert node.end_lineno - node.lineno < 100, node.name
+        assert len(named) <= 9, node.name
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))

@@ -28,7 +28,7 @@ from cdt.data.command_line import parsed
 from cdt.data.folder import from_listing, list_pictures
 from cdt.data.idx import idx
 from cdt.data.prepared_format import FORMS, Manifest, check, prepared
-from cdt.data.shards import Stopped
+from cdt.data.shards import Form, Stopped
 from cdt.data.sources import BadExample, Source
 from cdt.data.split_writer import Part, prepare
 from cdt.errors import EXIT_FINISHED, EXIT_STOPPED, EXIT_USER_ERROR, UserError
@@ -157,6 +157,7 @@ def _prepare(given: flags.FlagValues) -> None:
         name: given[name].value
         for name in ("source", "path", "split", "holdout", "upscale", "on_bad", "licence")
     } | {"fingerprint": source.fingerprint()}
+    form = Form(given.form, shape, given.upscale, given.on_bad == "skip")
     for split, indices in parts.items():
         folder = epath.Path(given.out) / split
         manifest = prepare(
@@ -164,10 +165,7 @@ def _prepare(given: flags.FlagValues) -> None:
             opened.part,
             indices,
             folder,
-            form=given.form,
-            shape=shape,
-            upscale=given.upscale,
-            skip_bad=given.on_bad == "skip",
+            form,
             shards=min(given.shards or -(-len(indices) // _SHARD), len(indices)),
             workers=given.workers,
             settings=settings,

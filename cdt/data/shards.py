@@ -24,6 +24,15 @@ from cdt.data.sources import BadExample, Source
 from cdt.files import atomic
 
 
+class Form(NamedTuple):
+    """How images are written."""
+
+    name: str  # one of prepared_format.FORMS
+    shape: tuple[int, int, int]  # (H, H, C) of the images written
+    upscale: bool = False  # allow images smaller than that
+    skip_bad: bool = False  # leave bad examples out and name them; else the first one ends it
+
+
 class Task(NamedTuple):
     """A shard to write; all of it can be pickled."""
 
@@ -31,10 +40,7 @@ class Task(NamedTuple):
     open_source: Callable[[], Source]
     indices: np.ndarray  # int64: the shard's examples in that source
     work: Path
-    form: str  # one of prepared.FORMS
-    shape: tuple[int, int, int]  # (H, H, C) of the images written
-    upscale: bool
-    skip_bad: bool
+    form: Form
 
 
 class Shard(NamedTuple):
@@ -83,14 +89,14 @@ def write_shard(task: Task, tick: Callable[[], None]) -> None:
     digests = []
     # The name is nobody else's: what an earlier, killed process still holds open is not ours.
     partial = task.work / f"{task.number:05d}-{uuid.uuid4().hex}.partial"
-    with _WRITERS[task.form](partial) as write:
+    with _WRITERS[task.form.name](partial) as write:
         for i in task.indices:
             index = np.array([i])
             try:
                 image = _fitted(source, index, task)
                 label = None if source.labels is None else int(source.labels[index][0])
             except BadExample as error:
-                if not task.skip_bad:
+                if not task.form.skip_bad:
                     raise
                 shard.skipped.append(str(error))
                 tick()
@@ -110,15 +116,15 @@ def write_shard(task: Task, tick: Callable[[], None]) -> None:
 
 def _fitted(source: Source, index: np.ndarray, task: Task) -> np.ndarray:
     image = source.images(index)[0]
-    if image.shape == task.shape:
+    if image.shape == task.form.shape:
         return image
     grey = image.shape[-1] == 1
     try:
         return fit(
             Image.fromarray(image[..., 0] if grey else image),
-            task.shape[0],
-            task.shape[2],
-            upscale=task.upscale,
+            task.form.shape[0],
+            task.form.shape[2],
+            upscale=task.form.upscale,
         )
     except (ValueError, TypeError) as error:  # TypeError: Pillow knows no such channels
         raise BadExample(f"example {index[0]} of {source.name} {error}") from error

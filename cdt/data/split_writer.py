@@ -18,7 +18,7 @@ import numpy as np
 from cdt.data import shards as shard_files
 from cdt.data.captions import caption_lines
 from cdt.data.prepared_format import WORK, Manifest, content_hash, read_manifest, shard_name
-from cdt.data.shards import Stopped, Task, images_path, read_shard, shard_path
+from cdt.data.shards import Form, Stopped, Task, images_path, read_shard, shard_path
 from cdt.data.sources import Source
 from cdt.devices.signals import StopRequest
 from cdt.errors import UserError
@@ -34,11 +34,8 @@ def prepare(
     part: Part | None,
     indices: np.ndarray,
     folder: str | os.PathLike[str],
+    form: Form,
     *,
-    form: str,
-    shape: tuple[int, int, int],
-    upscale: bool,
-    skip_bad: bool,
     shards: int,
     workers: int,
     settings: Mapping[str, Any],
@@ -54,10 +51,7 @@ def prepare(
         everything is done in this process.
       indices: int64[n] > 0 examples of `source`, in the order in which they are written.
       folder: of the split; local, created if absent.
-      form: 'memmap' or 'array_record'.
-      shape: (H, H, C) of the images written.
-      upscale: allow images smaller than that.
-      skip_bad: leave bad examples out and name them in the manifest; else the first one ends it.
+      form: how the images are written.
       shards: pieces of the work, in [1, n].
       workers: processes, if `part` is given.
       settings: what else tells this preparation from others, for the manifest; plain JSON.
@@ -70,8 +64,12 @@ def prepare(
     """
     folder = Path(folder)
     settings = {
-        **settings, "form": form, "image_size": shape[0], "channels": shape[2], "shards": shards
-    }  # fmt: skip
+        **settings,
+        "form": form.name,
+        "image_size": form.shape[0],
+        "channels": form.shape[2],
+        "shards": shards,
+    }
     if (folder / "manifest.json").exists():
         manifest = read_manifest(folder)
         _check_same(folder, manifest.settings, settings)
@@ -81,14 +79,14 @@ def prepare(
     try:
         with _claimed(work, settings), StopRequest() as request:
             tasks = [
-                Task(number, *_opener(source, part, block), work, form, shape, upscale, skip_bad)
+                Task(number, *_opener(source, part, block), work, form)
                 for number, block in enumerate(np.array_split(indices, shards))
                 if not shard_path(work, number).exists()
             ]
             left = sum(len(task.indices) for task in tasks)
             workers = workers if part is not None else 1
             _write_all(tasks, len(indices), left, workers, request)
-            manifest = _finish(source, folder, form, shape, shards, settings)
+            manifest = _finish(source, folder, form, shards, settings)
             _clean(work)
     except OSError as error:
         raise UserError(
@@ -212,8 +210,7 @@ def _write_in_workers(
 def _finish(
     source: Source,
     folder: Path,
-    form: str,
-    shape: tuple[int, int, int],
+    form: Form,
     shards: int,
     settings: Mapping[str, Any],
 ) -> Manifest:
@@ -235,10 +232,10 @@ def _finish(
         )
     for number in range(shards):
         images = images_path(work, number)
-        if form == "array_record" and images.exists():
+        if form.name == "array_record" and images.exists():
             images.replace(folder / shard_name(number, shards))
-    if form == "memmap":
-        _join(folder / "images.bin", work, counts, int(np.prod(shape)))
+    if form.name == "memmap":
+        _join(folder / "images.bin", work, counts, int(np.prod(form.shape)))
     if source.labels is not None:
         path = work / "labels.npy"
         labels = [np.array(read_shard(work, n).labels, np.int32) for n in range(shards)]
@@ -251,13 +248,13 @@ def _finish(
                 file.writelines(caption_lines(read_shard(work, number).captions or ()))
         path.replace(folder / "captions.jsonl")
     manifest = Manifest(
-        form=form,
+        form=form.name,
         count=sum(counts),
-        shape=shape,
+        shape=form.shape,
         num_classes=source.num_classes,
         classes=source.classes,
         captions=source.captions is not None,
-        shards=tuple(counts) if form == "array_record" else (sum(counts),),
+        shards=tuple(counts) if form.name == "array_record" else (sum(counts),),
         sha256="",
         skipped=tuple(skipped),
         settings=settings,

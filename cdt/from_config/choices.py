@@ -53,6 +53,26 @@ def stops_where_unsaved(config: ConfigDict) -> bool:
     return choose("checkpoint.on_failure", config.checkpoint.on_failure, table)
 
 
+def profiled_steps(config: ConfigDict) -> tuple[int, int] | None:
+    """(start, stop): the steps start .. stop - 1 are traced; None traces nothing."""
+    given = tuple(config.profile.steps)
+    if not given:
+        return None
+    if len(given) != 2 or not 0 <= given[0] < given[1]:
+        raise UserError(
+            f"config.profile.steps is {given}; it must be two numbers with 0 <= start < stop, such "
+            "as (20, 25), or empty."
+        )
+    return given[0], given[1]
+
+
+def intervals(config: ConfigDict, num_examples: int) -> dict[str, int]:
+    """Section -> the steps between two of its events; evaluation may have 0, which is never."""
+    named = ("log", "validation", "sample", "checkpoint")
+    every = {name: steps(config, f"{name}.every", num_examples) for name in named}
+    return every | {"evaluate": steps(config, "evaluate.every", num_examples, least=0)}
+
+
 def steps_per_dispatch(config: ConfigDict, every: dict[str, int], total_steps: int) -> int:
     """How many steps one program makes.
 

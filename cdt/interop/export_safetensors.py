@@ -34,7 +34,8 @@ from cdt.errors import EXIT_FINISHED, UserError, user_errors
 from cdt.files import atomic, safetensors
 from cdt.interop.card import model_card
 from cdt.modes.evaluate import table
-from cdt.modes.sample import load_params
+from cdt.run.open_run import open_run
+from cdt.run.weights import load_params
 from cdt.workdir.identity import identity
 from cdt.workdir.leaves import named_leaves
 
@@ -65,9 +66,8 @@ def read_weights(config: ConfigDict, workdir: epath.Path, license_name: str) -> 
     Raises:
       UserError: there is no checkpoint, or it belongs to another config.
     """
-    mesh = from_config.mesh(config)
-    model = from_config.model(config, mesh)
-    step, params = load_params(config, workdir, mesh, model)
+    run = open_run(config, workdir)
+    step, params = load_params(run)
     params = jax.tree.map(np.asarray, params)
     average = from_config.ema_name(config)
     found = [json.loads(file.read_text()) for file in _evaluations(workdir, step)]
@@ -77,10 +77,10 @@ def read_weights(config: ConfigDict, workdir: epath.Path, license_name: str) -> 
         "Parameters": f"{sum(leaf.size for leaf in jax.tree.leaves(params)):,}",
         "Family": f"{family}, predicts {config.process.prediction}" if family == "ddpm" else family,
         "Data": f"{config.data.name} {epath.Path(config.data.path).name}".strip(),
-        "Input": "x".join(map(str, model.image_shape)) + (
+        "Input": "x".join(map(str, run.model.image_shape)) + (
             " (latents)" if config.data.name == "latents" else " (pixels in [-1, 1])"
         ),
-        "Classes": str(model.num_classes or "none"),
+        "Classes": str(run.model.num_classes or "none"),
         "Steps": f"{step:,} of {config.train.batch_size} examples",
         "Average": "none (raw parameters)" if average == "raw" else average,
         "Written by": f"cdt {__version__}",

@@ -13,9 +13,9 @@ from cdt.comparison.report import write_report
 from cdt.config import check_keys, flatten, unknown_key, with_fitted_edges
 from cdt.errors import EXIT_FINISHED, UserError, user_errors
 from cdt.files import atomic
-from cdt.modes.sample import describe
 from cdt.modes.train import train
 from cdt.monitoring.writers import read_history
+from cdt.run.images import describe
 from cdt.workdir.identity import identity
 
 # Overridden in one arm alone, these would make it another comparison than that of training.

@@ -38,6 +38,12 @@ class Goodput:
         passed = self._clock() - self._began
         return self._seconds | {"idle": max(0.0, passed - sum(self._seconds.values()))}
 
+    def shares(self) -> dict[str, float]:
+        """{"goodput/<kind>": fraction of the time so far}; they add up to 1."""
+        seconds = self.seconds
+        total = sum(seconds.values())
+        return {f"goodput/{kind}": spent / total for kind, spent in seconds.items()}
+
     def table(self) -> str:
         """One line: each kind's share of the time and its seconds, kinds without any left out."""
         seconds = self.seconds

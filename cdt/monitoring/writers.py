@@ -108,13 +108,6 @@ class Writer:
         if self._thread is not None:
             self._thread.start()
 
-    def flush(self) -> None:
-        """Brings what has been written to where others can read it; does not wait."""
-        if self._active:
-            self._guarded(self._lines.flush)
-        if self._thread is not None:
-            self._thread.put(lambda writer: writer.flush())
-
     def close(self) -> None:
         """Writes everything out, for which it waits for TensorFlow if that has been started."""
         if self._thread is not None:

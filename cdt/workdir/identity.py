@@ -7,7 +7,7 @@ from cdt.config import default_config, flatten
 # What may change when a run resumes: how it is watched, how long it is, how it is executed.
 _FREE = ("latents.weights", "latents.batch_size", "mesh.", "difficulty.", "compare.",
          "validation.every", "validation.images", "log.", "checkpoint.", "sample.", "evaluate.",
-         "replay.",
+         "replay.", "profile.",
          "model.unroll", "model.remat", "train.duration", "train.accumulate",
          "train.steps_per_dispatch", "train.max_bad_steps", "data.max_bad_share",
          "compilation_cache")  # fmt: skip

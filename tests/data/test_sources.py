@@ -12,6 +12,7 @@ import pytest
 
 from cdt.data import sources, split_writer
 from cdt.data.prepared_format import prepared
+from cdt.data.shards import Form
 from cdt.errors import UserError
 
 
@@ -212,13 +213,12 @@ def test_tfds_reads_without_tensorflow(tfds_dir):
 
 def test_tfds_is_prepared_by_workers(tfds_dir, tmp_path):
     source = sources.tfds("tiny", "train", tfds_dir)
-    form = dict(form="memmap", shape=(4, 4, 3), upscale=False, skip_bad=False)
     manifest = split_writer.prepare(
         source,
         lambda indices: (partial(sources.tfds, "tiny", "train", tfds_dir), indices),
         np.arange(12),
         tmp_path / "out",
-        **form,
+        Form("memmap", (4, 4, 3)),
         shards=3,
         workers=2,
         settings={},

@@ -15,7 +15,7 @@ from cdt.diffusion import loss_weights
 from cdt.diffusion.process import noise_variances
 from cdt.errors import UserError, user_errors
 from cdt.from_config import conditions, models
-from cdt.modes.sample import evaluations
+from cdt.run.images import evaluations
 
 
 def build_all(config, num_devices=1):

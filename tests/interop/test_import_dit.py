@@ -15,8 +15,10 @@ from cdt.interop import dit_names
 from cdt.interop.diffusers_files import transformer_config
 from cdt.interop.import_dit import import_dit
 from cdt.interop.sit import reversed_time
-from cdt.modes.sample import initial_params, load_params, sample
+from cdt.modes.sample import sample
 from cdt.modes.train import train
+from cdt.run.open_run import open_run
+from cdt.run.weights import initial_params, load_params
 from cdt.workdir.checkpoint import Checkpointer
 from cdt.workdir.record import record_config
 from dit_runs import SIDE, ddpm, official_file, random_params
@@ -55,9 +57,7 @@ def test_parameters_and_averages_are_the_weights(imported):
     config, params, workdir = imported
     for name in ("raw", "0.995", "0.98"):
         config.sample.ema = name
-        step, found = load_params(
-            config, epath.Path(workdir), from_config.mesh(config), from_config.model(config)
-        )
+        step, found = load_params(open_run(config, workdir))
         assert step == 0
         assert_equal(found, params)
 
@@ -122,7 +122,7 @@ def test_of_another_run_it_is_what_that_run_samples_with(imported, tmp_path):
     theirs, ours = ddpm(**{"sample.ema": "0.98"}), ddpm(**{"ema.decays": (0.5,), "seed": 5})
     record_config(epath.Path(tmp_path), theirs)
     ours.init_from = str(tmp_path)
-    assert_equal(initial_params(ours, from_config.mesh(ours), from_config.model(ours)), half)
+    assert_equal(initial_params(open_run(ours, tmp_path / "new")), half)
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,10 @@ from cdt import from_config
 from cdt.errors import UserError
 from cdt.files.safetensors import read_tensors, write_tensors
 from cdt.interop.import_edm import import_edm
-from cdt.modes.sample import load_params, sample
+from cdt.modes.sample import sample
 from cdt.modes.train import train
+from cdt.run.open_run import open_run
+from cdt.run.weights import load_params
 from edm_state import edm_state
 from smoke_runs import arrays, smoke
 
@@ -54,11 +56,10 @@ def made(tmp_path_factory):
 def test_parameters_and_averages_are_the_weights(made, style):
     config = small(style)
     params = random_params(config)
-    model = from_config.model(config)
     assert ("augment_embed" in params["condition"]) == (style == "ddpmpp")
     for name in ("raw", next(iter(from_config.ema_decays(config)))):
         config.sample.ema = name
-        step, found = load_params(config, made / style, from_config.mesh(config), model)
+        step, found = load_params(open_run(config, made / style))
         assert step == 0
         jax.tree.map(np.testing.assert_array_equal, found, params)
 

@@ -13,6 +13,7 @@ from cdt.evals.frechet import frechet_distance, statistics
 from cdt.modes import evaluate as mode
 from cdt.modes import train as loop
 from cdt.monitoring.writers import read_history
+from cdt.run.images import Generator
 from smoke_runs import smoke
 
 
@@ -72,7 +73,7 @@ def test_what_cannot_be_evaluated(tmp_path, monkeypatch, key, value, words):
     config = smoke()
     config.evaluate.samples = "samples.npz"
     config.evaluate[key] = value
-    monkeypatch.setattr(mode, "generate", None)  # said before anything is sampled
+    monkeypatch.setattr(Generator, "images", None)  # said before anything is sampled
     with pytest.raises(UserError, match=words):
         mode.evaluate(config, str(tmp_path))
 

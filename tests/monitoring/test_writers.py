@@ -201,7 +201,6 @@ def test_other_processes_write_nothing(tmp_path, monkeypatch):
     writer.images(1, {"samples": np.zeros((2, 2, 3), np.uint8)})
     writer.resumed(1)
     writer.start_tensorboard()
-    writer.flush()
     writer.close()
     assert list(tmp_path.iterdir()) == []
 
@@ -214,12 +213,11 @@ def test_tensorboard_gets_what_was_queued_and_what_follows_in_order(tmp_path, ev
     assert events == []
     writer.start_tensorboard()
     writer.scalars(2, {"loss": math.nan})
-    writer.flush()
     writer.close()
     assert events[:2] == [([], "GPU"), ("open", str(tmp_path / "tensorboard"))]
     assert events[2:4] == [(1, {"loss": 1.0}), (1, {"samples": image})]
     assert events[4][0] == 2 and math.isnan(events[4][1]["loss"])
-    assert events[5:] == ["flush", "close"]
+    assert events[5:] == ["close"]
 
 
 def test_closing_before_tensorboard_was_started_does_not_import_it(tmp_path, events):

@@ -20,7 +20,8 @@ from modulus.models.diffusion import EDMPrecond  # noqa: E402
 from cdt import from_config  # noqa: E402
 from cdt.diffusion.denoiser import make_denoiser  # noqa: E402
 from cdt.interop.import_edm import import_edm  # noqa: E402
-from cdt.modes.sample import load_params  # noqa: E402
+from cdt.run.open_run import open_run  # noqa: E402
+from cdt.run.weights import load_params  # noqa: E402
 from cdt.sampling import grids  # noqa: E402
 from cdt.sampling.heun import heun  # noqa: E402
 from smoke_runs import smoke  # noqa: E402
@@ -60,7 +61,7 @@ def both(request, tmp_path):
     assert import_edm(config, tmp_path / "run", tmp_path / "net.pt") == 0
 
     model = from_config.model(config)
-    _, params = load_params(config, tmp_path / "run", from_config.mesh(config), model)
+    _, params = load_params(open_run(config, tmp_path / "run"))
     label = 3 if fields["label_dim"] else None
 
     def theirs(x, sigma):

@@ -11,9 +11,10 @@ import pytest
 from cdt import from_config
 from cdt.errors import UserError
 from cdt.modes.evaluate import evaluate
-from cdt.modes.sample import load_params, put_together
 from cdt.modes.train import train
 from cdt.monitoring.writers import read_history
+from cdt.run.open_run import open_run
+from cdt.run.weights import load_params, put_together
 from cdt.training import optim
 from cdt.training.posthoc_ema import gamma, weights
 from cdt.workdir.checkpoint import Checkpointer
@@ -114,11 +115,8 @@ def test_a_run_keeps_what_is_needed_and_the_average_is_found(workdir):
     assert distance(found, wanted) < 0.03 * nearest
     # As a command asks for it, with all three.
     config.sample.ema = "posthoc0.07"
-    mesh = from_config.mesh(config)
-    assert (
-        distance(load_params(config, workdir, mesh, from_config.model(config, mesh))[1], wanted)
-        < 1e-4
-    )
+    _, params = load_params(open_run(config, workdir))
+    assert distance(params, wanted) < 1e-4
 
 
 @pytest.mark.parametrize(

@@ -5,12 +5,13 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from cdt import from_config
 from cdt.config import unknown_key
 from cdt.errors import user_errors
-from cdt.modes.sample import generate, load_params
 from cdt.monitoring.history import Convergence, convergence
 from cdt.monitoring.writers import read_history
+from cdt.run.images import generator
+from cdt.run.open_run import open_run
+from cdt.run.weights import load_params
 from cdt.workdir.record import recorded_config
 
 PyTree = Any
@@ -33,10 +34,9 @@ class Run:
         self.config = recorded_config(self.path)
         self.config.mesh.data, self.config.mesh.fsdp = -1, 1
         self.config.sample.ema = ema or self.config.sample.ema
-        with user_errors():
-            self._mesh = from_config.mesh(self.config)
-            self.model = from_config.model(self.config, self._mesh)
-            self.step, self.params = load_params(self.config, self.path, self._mesh, self.model)
+        self._run = open_run(self.config, self.path)
+        self.model = self._run.model
+        self.step, self.params = load_params(self._run)
 
     def sample(self, n: int = 16, **settings: object) -> np.ndarray:
         """Draws images.
@@ -61,11 +61,7 @@ class Run:
                 raise unknown_key(f"sample.{key}")
             config.sample[key] = value
         with user_errors():
-            sampler = from_config.sampler(config, self.model)
-            condition = from_config.sample_condition(config, self.model)
-            images = generate(
-                sampler, self._mesh, self.params, condition, n, config.sample.batch_size
-            )
+            images = generator(self._run._replace(config=config)).images(self.params, n)
         return np.zeros((0, 0, 0, 0), np.uint8) if images is None else images
 
     def history(self) -> list[dict[str, float]]:

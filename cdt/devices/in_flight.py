@@ -1,0 +1,31 @@
+"""Steps that the host has started and the devices may not have done."""
+
+from collections import deque
+
+import jax
+
+
+class InFlight:
+    """Keeps the host at most `limit` steps ahead of the devices.
+
+    It waits for the oldest step, never for the newest: the devices stay busy, and a signal is
+    answered within `limit` steps.
+
+    Args:
+      limit: >= 1.
+    """
+
+    def __init__(self, limit: int):
+        self._limit = limit
+        self._results: deque[jax.Array] = deque()
+
+    def add(self, result: jax.Array) -> None:
+        """Notes an array that the newest step returns; waits where too many are in flight."""
+        self._results.append(result)
+        if len(self._results) > self._limit:
+            self._results.popleft().block_until_ready()
+
+    def finish(self) -> None:
+        """Waits until every step is done."""
+        while self._results:
+            self._results.popleft().block_until_ready()

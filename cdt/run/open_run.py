@@ -1,0 +1,39 @@
+"""The parts of a run that every mode needs, opened and checked in one place."""
+
+from typing import NamedTuple
+
+import jax
+from etils import epath
+from ml_collections import ConfigDict
+
+from cdt import from_config
+from cdt.devices.agreement import errors_of_all
+from cdt.errors import user_errors
+from cdt.workdir.record import check_identity
+
+
+class OpenRun(NamedTuple):
+    """A run's config and workdir, with the devices and the network that the config asks for."""
+
+    config: ConfigDict
+    path: epath.Path  # the workdir, which need not exist
+    mesh: jax.sharding.Mesh
+    model: from_config.Model
+
+
+def open_run(config: ConfigDict, workdir: epath.PathLike) -> OpenRun:
+    """Opens the run of a config in a workdir; changes no file.
+
+    Args:
+      config: the run's.
+      workdir: local or gs://; it may be new.
+
+    Raises:
+      UserError: the devices do not fit the config, the network cannot be built, or the workdir
+        holds another run; on all processes where one of them finds it.
+    """
+    path = epath.Path(workdir)
+    with errors_of_all(), user_errors():
+        check_identity(path, config)
+        mesh = from_config.mesh(config)
+        return OpenRun(config, path, mesh, from_config.model(config, mesh))

@@ -1,0 +1,119 @@
+"""The weights of a run: those that it samples with, and averages put together after training."""
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from etils import epath
+
+from cdt import from_config
+from cdt.devices import sharding
+from cdt.errors import UserError, user_errors
+from cdt.run.open_run import OpenRun
+from cdt.training import posthoc_ema
+from cdt.workdir.checkpoint import Checkpointer
+from cdt.workdir.record import recorded_config
+
+PyTree = Any
+
+
+def load_params(run: OpenRun) -> tuple[int, PyTree]:
+    """Reads (step, params f32) of the newest whole checkpoint: the average that the config samples
+    with, or the parameters themselves. All processes call it together.
+
+    Raises:
+      UserError: there is no checkpoint, or it does not fit the run's network.
+    """
+    config = run.config
+    name = from_config.ema_name(config)
+    std = from_config.posthoc_std(name)
+    shapes = jax.eval_shape(run.model.init, jax.random.key(0))
+    if name == "raw":
+        item, tree = "params", shapes
+    else:
+        item, tree = "ema", {name: shapes for name in from_config.ema_decays(config)}
+    with user_errors():
+        shardings = sharding.state_sharding(run.mesh, tree, config.mesh.min_shard_size)
+    checkpoints = Checkpointer(run.path / "checkpoints", keep=config.checkpoint.keep)
+    step, items, _ = checkpoints.restore_items({item: sharding.abstract(tree, shardings)})
+    if std is not None:
+        return step, put_together(checkpoints, items[item], config.ema.power_stds, std, step)
+    return step, items[item] if name == "raw" else items[item][name]
+
+
+def put_together(
+    checkpoints: Checkpointer,
+    averages: dict[str, PyTree],
+    stds: Sequence[float],
+    std: float,
+    step: int,
+) -> PyTree:
+    """Computes the power-function average of any width at `step`; see
+    `cdt.training.posthoc_ema`.
+
+    Args:
+      checkpoints: of the run; all that are older are used, so the more were kept, the closer.
+      averages: name -> f32 params, as they are at `step`.
+      stds: relative widths of the averages that the run tracks.
+      std: of the wanted one.
+      step: steps done.
+
+    Raises:
+      UserError: nothing was done yet, or an older checkpoint is damaged.
+    """
+    if step < 1:
+        raise UserError(
+            "config.sample.ema asks for an average that is put together, but the checkpoint is of "
+            "step 0, where nothing has been averaged; give 'raw'."
+        )
+    abstract = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), averages
+    )
+    steps = [step, *(older for older in checkpoints.steps() if older < step)]
+    stored = list(itertools.product(steps, stds))
+    shares = dict(zip(stored, posthoc_ema.weights(stored, std).tolist(), strict=True))
+    total = None
+    for at in steps:
+        if at != step:
+            averages = checkpoints.restore_items({"ema": abstract}, at)[1]["ema"]
+        for width in stds:
+            share = shares[at, width]
+            part = jax.tree.map(lambda x, c=share: c * x, averages[from_config.power_name(width)])
+            total = part if total is None else jax.tree.map(jnp.add, total, part)
+    return total
+
+
+def initial_params(run: OpenRun) -> PyTree:
+    """Reads what the run in `init_from` samples with, for a run that starts there; with the classes
+    that its network knows, which may be others, see `cdt.models.conditioning.with_classes`.
+
+    Raises:
+      UserError: there is no such run, or its network is another.
+    """
+    config, model = run.config, run.model
+    path = epath.Path(config.init_from).expanduser()
+    try:
+        theirs = recorded_config(path)
+        theirs.mesh = config.mesh
+        heads = [from_config.attention_heads(c) for c in (theirs, config)]
+        if heads[0] != heads[1]:
+            raise UserError(
+                f"its network has {heads[0]} attention heads and this run's {heads[1]}; give the "
+                "same config.model."
+            )
+        known, wanted = theirs.model.num_classes, config.model.num_classes
+        if known and not wanted:
+            raise UserError(
+                f"its network is told one of {known} classes and this run's none; give "
+                "config.model.num_classes, of those of your data."
+            )
+        if known != wanted:
+            like_theirs = config.copy_and_resolve_references()
+            like_theirs.model.num_classes = known
+            model = from_config.model(like_theirs, run.mesh)
+        _, params = load_params(OpenRun(theirs, path, run.mesh, model))
+    except UserError as error:
+        raise UserError(f"config.init_from is '{config.init_from}': {error}") from error
+    return params
