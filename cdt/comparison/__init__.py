@@ -1,1 +1,24 @@
-"""What a comparison of training runs says: statistics, pictures, one page."""
+"""What a comparison of training runs says: statistics, pictures, one page.
+
+runs                Arm, History, read_arm
+against a baseline  difference, Difference, reach, Reach, first_crossing, arm_verdict
+JSON, CSV and page  write_report
+
+`charts` and `page` make the pictures and the page of the report.
+"""
+
+from cdt.comparison.arm import Arm, History, read_arm
+from cdt.comparison.paired_differences import (
+    Difference,
+    Reach,
+    arm_verdict,
+    difference,
+    first_crossing,
+    reach,
+)
+from cdt.comparison.report import write_report
+
+__all__ = [
+    "Arm", "Difference", "History", "Reach", "arm_verdict", "difference", "first_crossing",
+    "reach", "read_arm", "write_report",
+]  # fmt: skip

@@ -87,7 +87,7 @@ def reach(arm: Arm, baseline: Arm) -> Reach:
     )
 
 
-def verdict(arm: Arm, baseline: Arm, metric: str, comparisons: int) -> str:
+def arm_verdict(arm: Arm, baseline: Arm, metric: str, comparisons: int) -> str:
     """One sentence in plain words about an arm."""
     found = difference(arm.metric[:, -1], baseline.metric[:, -1], comparisons)
     soon = reach(arm, baseline)

@@ -48,7 +48,9 @@ def write_report(
     ]
     baseline, comparisons = arms[0], len(arms) - 1
     metric = f"Frechet distance ({space})"
-    verdicts = [paired_differences.verdict(arm, baseline, metric, comparisons) for arm in arms[1:]]
+    verdicts = [
+        paired_differences.arm_verdict(arm, baseline, metric, comparisons) for arm in arms[1:]
+    ]
     records = [_record(arm, baseline, comparisons) for arm in arms]
     conditions = dict(conditions) | {
         "intervals": f"paired t over seeds, 95 % for all {comparisons} comparisons (Bonferroni); "

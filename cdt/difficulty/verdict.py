@@ -63,7 +63,7 @@ def entropy_is_larger(found: Contrast) -> str:
     return "yes" if difference > 0 else "no"
 
 
-def verdict(
+def study_verdict(
     name: str, correlation: Correlation | None = None, entropy: RelativeEntropy | None = None
 ) -> str:
     """One paragraph: does this data set, under this family, bear out what the curriculum assumes?

@@ -43,24 +43,24 @@ def edm2_whitening() -> Scaling:
     return Scaling(0.0, 1.0, (5.81, 3.25, 0.12, -2.15), tuple(0.5 / s for s in std))
 
 
-def to_input(scaling: Scaling, images: jax.Array) -> jax.Array:
+def encoder_input(scaling: Scaling, images: jax.Array) -> jax.Array:
     """Pixels uint8[...] -> the f32[...] in [low, high] that the autoencoder encodes."""
     return images.astype(jnp.float32) * ((scaling.high - scaling.low) / 255.0) + scaling.low
 
 
-def to_pixels(scaling: Scaling, decoded: jax.Array) -> jax.Array:
+def decoded_pixels(scaling: Scaling, decoded: jax.Array) -> jax.Array:
     """What the autoencoder decoded, f32[...] -> the nearest uint8[...]."""
     unit = (decoded - scaling.low) / (scaling.high - scaling.low)
     return jnp.clip(255.0 * unit + 0.5, 0.0, 255.0).astype(jnp.uint8)
 
 
-def scaled(scaling: Scaling, z: jax.Array) -> jax.Array:
+def scale_latents(scaling: Scaling, z: jax.Array) -> jax.Array:
     """Raw latents f32[..., C] -> latents of the model."""
     return (z - jnp.array(scaling.mean)) * jnp.array(scaling.scale)
 
 
-def unscaled(scaling: Scaling, x: jax.Array) -> jax.Array:
-    """Latents of the model f32[..., C] -> raw latents: `scaled` undone."""
+def unscale_latents(scaling: Scaling, x: jax.Array) -> jax.Array:
+    """Latents of the model f32[..., C] -> raw latents: `scale_latents` undone."""
     return x / jnp.array(scaling.scale) + jnp.array(scaling.mean)
 
 

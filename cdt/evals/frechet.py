@@ -1,6 +1,5 @@
 """Frechet distance between Gaussians fitted to two sets of features (Heusel et al. 2017)."""
 
-from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -49,14 +48,6 @@ class RunningStatistics:
         if self._n < 2:
             raise ValueError(f"a covariance needs at least two feature vectors, got {self._n}")
         return Statistics(self._mu, self._scatter / (self._n - 1), self._n)
-
-
-def statistics(batches: Iterable[np.ndarray]) -> Statistics:
-    """`RunningStatistics` of features [n_i, d], all at once."""
-    running = RunningStatistics()
-    for batch in batches:
-        running.add(batch)
-    return running.result()
 
 
 def frechet_distance(a: Statistics, b: Statistics) -> float:

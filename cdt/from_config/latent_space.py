@@ -16,12 +16,12 @@ from cdt.devices import sharding
 from cdt.diffusion.latent_scaling import (
     Scaling,
     constant_scale,
+    decoded_pixels,
     edm2_whitening,
+    encoder_input,
     posterior_sample,
-    scaled,
-    to_input,
-    to_pixels,
-    unscaled,
+    scale_latents,
+    unscale_latents,
 )
 from cdt.diffusion.pixels import ToX0, pixels_to_x0
 from cdt.errors import UserError
@@ -67,7 +67,7 @@ def to_x0(config: ConfigDict) -> ToX0:
             f"channels, but config.data.channels is {channels}; give the scaling and the channels "
             "of one autoencoder."
         )
-    return lambda moments, key: scaled(latents, posterior_sample(moments, key))
+    return lambda moments, key: scale_latents(latents, posterior_sample(moments, key))
 
 
 def encoder(config: ConfigDict) -> Callable[[np.ndarray], np.ndarray]:
@@ -82,7 +82,7 @@ def encoder(config: ConfigDict) -> Callable[[np.ndarray], np.ndarray]:
     latents = scaling(config)
 
     def moments(params: PyTree, images: jax.Array) -> jax.Array:
-        pixels = to_input(latents, images)
+        pixels = encoder_input(latents, images)
         found = cast(Moments, network.apply({"params": params}, pixels, method="encode"))
         return jnp.concatenate([found.mean, jnp.exp(0.5 * found.log_variance)], axis=-1)
 
@@ -101,8 +101,8 @@ def decoder(config: ConfigDict, mesh: jax.sharding.Mesh) -> Callable[[Array], Ar
 
     @jax.jit
     def decode(params: PyTree, x: jax.Array) -> jax.Array:
-        decoded = network.apply({"params": params}, unscaled(latents, x), method="decode")
-        return to_pixels(latents, cast(Array, decoded))
+        decoded = network.apply({"params": params}, unscale_latents(latents, x), method="decode")
+        return decoded_pixels(latents, cast(Array, decoded))
 
     # An argument of the program: as a constant, 200 MB would be compiled into it.
     used = {name: params[name] for name in ("decoder", "post_quant_conv")}

@@ -1,5 +1,12 @@
 """Weights in and out: names of other programs, and the files that they read and write.
 
-`import_dit`, `export_diffusers` and `export_safetensors` are programs of their own, like
-`cdt.main`.
+import_dit, import_edm  programs: take over weights
+imported                what they share
+export_safetensors      program: the weights of any run as one file
+export_diffusers        program: a folder for DiTPipeline
+export_stablehlo        program: the denoiser without cdt
+card                    the model card
+dit_names, edm_names    layers as DiT's authors, diffusers and EDM call them
+sit                     the other direction of time
+diffusers_files         JSON files of a DiTPipeline
 """

@@ -104,7 +104,7 @@ def difficulty(config: ConfigDict, workdir: str) -> int:
         np.nanmean(steps_to["90 %"], axis=0) if known else None,
     )
     atomic.write(folder / "curriculum.json", to_json(fitted))
-    text = verdict.verdict(name, correlation, entropy)
+    text = verdict.study_verdict(name, correlation, entropy)
     atomic.write(folder / "verdict.txt", text + "\n")
     print(text)
     print(

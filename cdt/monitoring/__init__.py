@@ -1,1 +1,11 @@
-"""What a run shows while it goes on: metrics, progress, where its time went, plots."""
+"""What a run shows while it goes on.
+
+writers             metrics as JSONL, and to TensorBoard
+history             convergence and stages from what was logged
+run_log             metrics, progress and samples of a training run
+convergence_report  convergence of a finished run
+profile             a trace of a few steps
+progress            a bar in a terminal, plain lines elsewhere
+goodput             where the time went
+plots               sample grids and convergence as PNG
+"""

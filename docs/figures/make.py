@@ -19,19 +19,36 @@ import numpy as np
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
-from cdt.curriculum import clusters, pacing
-from cdt.curriculum.sampler import curriculum, opening_order
-from cdt.diffusion import prediction, schedules
-from cdt.diffusion.loss_weights import x0_error_weight
-from cdt.diffusion.process import ddpm, edm, flow
+from cdt.curriculum import (
+    PacingState,
+    curriculum,
+    edge_table,
+    fixed,
+    opening_order,
+    pacing,
+    snr_edges,
+    uniform_edges,
+)
+from cdt.diffusion import (
+    ddpm,
+    edm,
+    flow,
+    linear_betas,
+    linear_path,
+    velocity_prediction,
+    x0_error_weight,
+)
 from cdt.monitoring import plots
 from cdt.monitoring.writers import read_history
-from cdt.timesteps.base import Feedback
-from cdt.timesteps.independent import independent
-from cdt.timesteps.info_noise import info_noise, log_s_bins
-from cdt.timesteps.logit_normal import logit_normal
-from cdt.timesteps.second_moment import second_moment
-from cdt.timesteps.uniform import uniform
+from cdt.timesteps import (
+    Feedback,
+    independent,
+    info_noise,
+    log_s_bins,
+    logit_normal,
+    second_moment,
+    uniform,
+)
 
 HERE = Path(__file__).parent
 RUN = HERE / "digits_run.json"
@@ -49,14 +66,14 @@ def levels(path: Path) -> None:
     """log SNR over u in the three families, with the edges of ten clusters of either kind."""
     number = 10
     families = {
-        "DDPM, linear betas": ddpm(schedules.linear_betas(1000)),
+        "DDPM, linear betas": ddpm(linear_betas(1000)),
         "EDM": edm(),
-        "flow matching, linear path": flow(schedules.linear_path()),
+        "flow matching, linear path": flow(linear_path()),
     }
     figure, axes = _figure(3, "log SNR", share=True)
     u = np.linspace(0.0005, 0.9995, 2000)
     colours = CLUSTER_COLOURS(np.linspace(0, 1, number))
-    edges = clusters.uniform_edges(number)
+    edges = uniform_edges(number)
     for axis, (name, process) in zip(axes, families.items(), strict=True):
         log_snr = process.log_snr(u)
         for low, high, colour in zip(edges, edges[1:], colours, strict=False):
@@ -64,7 +81,7 @@ def levels(path: Path) -> None:
             axis.plot(u[inside], log_snr[inside], color=colour, linewidth=2.4)
         for edge in edges[1:-1]:
             axis.axvline(edge, color="0.88", linewidth=0.8, zorder=0)
-        inner = clusters.snr_edges(process.log_snr, number, process.num_levels)[1:-1]
+        inner = snr_edges(process.log_snr, number, process.num_levels)[1:-1]
         axis.plot(
             inner, np.full(len(inner), -19.0), "|", color=SECOND, markersize=9, markeredgewidth=1.6
         )
@@ -82,7 +99,7 @@ def stages(path: Path) -> None:
     """Which clusters are open at each stage, in three orders."""
     number = 10
     figure, axes = _figure(3, "stage", share=True)
-    edges = clusters.uniform_edges(number)
+    edges = uniform_edges(number)
     colours = CLUSTER_COLOURS(np.linspace(0, 1, number))
     for axis, order in zip(axes, ("easy_to_hard", "hard_to_easy", "random"), strict=True):
         opens = opening_order(order, number)
@@ -99,7 +116,7 @@ def stages(path: Path) -> None:
     _save(path, figure)
 
 
-def paced(losses: np.ndarray) -> pacing.PacingState:
+def paced(losses: np.ndarray) -> PacingState:
     """The states of the run's pacing before each of its steps and after the last: [k + 1] each.
 
     Args:
@@ -174,7 +191,7 @@ def patience(path: Path) -> None:
 def densities(path: Path) -> None:
     """Histograms of what the curriculum draws from each density, at three stages."""
     number, draws = 10, 1_000_000
-    edges = clusters.edge_table(clusters.uniform_edges(number), None)
+    edges = edge_table(uniform_edges(number), None)
     known = {
         "uniform": (uniform(), "0.45"),
         "logit_normal": (logit_normal(), LINE),
@@ -184,7 +201,7 @@ def densities(path: Path) -> None:
     figure, axes = _figure(3, "density of u", share=True)
     for name, (density, colour) in known.items():
         learned = taught(density)
-        sampler = curriculum(density, edges, pacing.fixed(1, number))
+        sampler = curriculum(density, edges, fixed(1, number))
         for axis, stage in zip(axes, (3, 6, number), strict=True):
             state = sampler.init()
             now = state.pacing._replace(stage=jnp.int32(stage))
@@ -216,9 +233,9 @@ def taught(density):
 
 
 def _info_noise():
-    process = flow(schedules.linear_path())
+    process = flow(linear_path())
     knots, log_s = log_s_bins(process.log_snr, 100)
-    weight = x0_error_weight(process, prediction.velocity_prediction(process))
+    weight = x0_error_weight(process, velocity_prediction(process))
     level = process.level(jnp.asarray((knots[1:] + knots[:-1]) / 2))
     return info_noise(knots, log_s, np.asarray(weight(level), np.float64))
 

@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from cdt.comparison.arm import Arm
-from cdt.comparison.paired_differences import difference, first_crossing, reach, verdict
+from cdt.comparison.paired_differences import arm_verdict, difference, first_crossing, reach
 
 
 def arm(name, metric, seconds=None, steps=(10, 20, 30)):
@@ -68,10 +68,12 @@ def test_sentences_say_worse_as_plainly_as_better():
     better = arm("curriculum", BASE.metric - 2 + 0.01 * np.eye(3))
     worse = arm("hard_to_easy", BASE.metric + 2 + 0.01 * np.eye(3))
     same = arm("same", BASE.metric + np.array([[0, 0, 1], [0, 0, -1], [0, 0, 0.1]]))
-    assert "better than uniform" in verdict(better, BASE, "Frechet", 3)
-    assert "% of the steps" in verdict(better, BASE, "Frechet", 3)
-    text = verdict(worse, BASE, "Frechet", 3)
+    assert "better than uniform" in arm_verdict(better, BASE, "Frechet", 3)
+    assert "% of the steps" in arm_verdict(better, BASE, "Frechet", 3)
+    text = arm_verdict(worse, BASE, "Frechet", 3)
     assert "worse than uniform" in text and "never reaches" in text
-    assert "no difference that 3 seeds can show" in verdict(same, BASE, "Frechet", 3)
+    assert "no difference that 3 seeds can show" in arm_verdict(same, BASE, "Frechet", 3)
     one = arm("one", BASE.metric[:1])
-    assert "one seed says nothing" in verdict(one, arm("uniform", BASE.metric[:1]), "Frechet", 1)
+    assert "one seed says nothing" in arm_verdict(
+        one, arm("uniform", BASE.metric[:1]), "Frechet", 1
+    )

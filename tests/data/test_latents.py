@@ -20,7 +20,7 @@ from cdt import from_config
 from cdt.data import latents, moments, pipeline, prepare, text
 from cdt.data.prepared_format import prepared as prepared_images
 from cdt.data.text_encoder import TextEncoder
-from cdt.diffusion.latent_scaling import constant_scale, edm2_whitening, to_input
+from cdt.diffusion.latent_scaling import constant_scale, edm2_whitening, encoder_input
 from cdt.errors import UserError
 from cdt.files.safetensors import read_tensors, sha256
 from cdt.main import run_command_line
@@ -71,7 +71,7 @@ def direct(weights, images, scaling):
     network = autoencoder_of(TINY)
     variables = {"params": autoencoder_params(network, read_tensors(weights))}
     found = jax.jit(lambda x: network.apply(variables, x, method="encode"))(
-        to_input(scaling, images)
+        encoder_input(scaling, images)
     )
     return np.concatenate([found.mean, np.exp(0.5 * found.log_variance)], axis=-1)
 

@@ -21,7 +21,7 @@ from cdt.difficulty.verdict import (
     fitted_curriculum,
     fitted_edges,
     fitted_order,
-    verdict,
+    study_verdict,
 )
 
 
@@ -68,21 +68,23 @@ def test_entropy_is_decided_outside_the_single_point_region_by_two_standard_erro
 
 def test_verdict_says_what_was_found_as_plainly_for_as_against():
     falling, rising = entropy([4.0, 3, 2, 1], 0.01, alone=1), entropy([1.0, 2, 3, 4], 0.01)
-    text = verdict("digits, flow", YES, falling)
+    text = study_verdict("digits, flow", YES, falling)
     assert text.startswith("digits, flow: Do clusters of little noise converge more slowly? Yes;")
     assert "larger at little noise? Yes: 3 against 1 nats" in text
     assert "u < 0.3" in text and "single points" in text
-    text = verdict("x", NO, rising)
+    text = study_verdict("x", NO, rising)
     assert "more slowly? No: it is the clusters of much noise" in text
     assert "little noise? No: 1.5 against 3.5" in text and "Left out" not in text
-    text = verdict("x", OPEN, entropy([1.0, 1, 1, 1], 0.1))
+    text = study_verdict("x", OPEN, entropy([1.0, 1, 1, 1], 0.1))
     assert "more slowly? Undecided: the interval includes 0" in text
     assert "little noise? Undecided: 1 against 1" in text
-    assert "one seed gives no interval" in verdict("x", ONE)
-    assert "nothing to rank" in verdict("x", NONE)
-    assert "each stands alone" in verdict("x", None, entropy([1.0, 1], alone=2))
-    assert "only one pair" in verdict("x", None, entropy([1.0, 1], alone=1))
-    assert verdict("x") == "x: Convergence was not measured. Relative entropy was not measured."
+    assert "one seed gives no interval" in study_verdict("x", ONE)
+    assert "nothing to rank" in study_verdict("x", NONE)
+    assert "each stands alone" in study_verdict("x", None, entropy([1.0, 1], alone=2))
+    assert "only one pair" in study_verdict("x", None, entropy([1.0, 1], alone=1))
+    assert (
+        study_verdict("x") == "x: Convergence was not measured. Relative entropy was not measured."
+    )
     assert "\n" not in text
 
 

@@ -6,7 +6,14 @@ import scipy.linalg
 
 from cdt.data.sources import digits
 from cdt.evals.features import pixels
-from cdt.evals.frechet import Statistics, frechet_distance, statistics
+from cdt.evals.frechet import RunningStatistics, Statistics, frechet_distance
+
+
+def statistics(batches):
+    running = RunningStatistics()
+    for batch in batches:
+        running.add(batch)
+    return running.result()
 
 
 def random_statistics(rng, dim):

@@ -1,5 +1,6 @@
 """KID, Inception Score, precision and recall against direct computations from their definitions."""
 
+import importlib
 import logging
 
 import numpy as np
@@ -8,7 +9,7 @@ from scipy.spatial.distance import cdist
 
 from cdt.evals import metrics
 from cdt.evals.features import Activations
-from cdt.evals.frechet import frechet_distance, statistics
+from cdt.evals.frechet import Statistics, frechet_distance
 from cdt.evals.inception_score import inception_score
 from cdt.evals.kid import kernel_distance
 from cdt.evals.precision_recall import precision_recall, radii
@@ -16,6 +17,10 @@ from cdt.evals.reference import Reference
 from cdt.evals.summary import in_blocks, summarise
 
 RNG = np.random.default_rng(0)
+
+
+def gaussian_of(features):
+    return Statistics(features.mean(0), np.cov(features, rowvar=False), len(features))
 
 
 def test_kernel_distance_of_one_block_each_is_the_definition():
@@ -67,7 +72,8 @@ def test_inception_score_of_known_distributions():
 
 @pytest.mark.parametrize("block", [7, 64, 4096])
 def test_precision_recall_equals_full_matrices(monkeypatch, block):
-    monkeypatch.setattr("cdt.evals.precision_recall._BLOCK", block)
+    module = importlib.import_module("cdt.evals.precision_recall")
+    monkeypatch.setattr(module, "_BLOCK", block)
     samples, real, k = RNG.normal(size=(90, 3)), RNG.normal(0.7, 1.3, size=(120, 3)), 3
 
     def inside(points, centres):
@@ -107,8 +113,8 @@ def test_one_pass_yields_every_metric(caplog):
     found = metrics.compare(samples, reference) | metrics.scores(samples)
     a, b = (x.reshape(-1, 4).astype(np.float64) for x in (images, other))
     expected = {
-        "frechet": frechet_distance(statistics([a]), statistics([b])),
-        "frechet_spatial": frechet_distance(statistics([a[:, :2]]), statistics([b[:, :2]])),
+        "frechet": frechet_distance(gaussian_of(a), gaussian_of(b)),
+        "frechet_spatial": frechet_distance(gaussian_of(a[:, :2]), gaussian_of(b[:, :2])),
         "inception_score": inception_score(a[:, :3] / 100)[0],
         "precision": precision_recall(a, b)[0],
         "recall": precision_recall(a, b)[1],

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from cdt.evals import inception
+from cdt.evals.inception import network, parameters
 from cdt.files.pytorch import read_state_dict
 
 # The package's __init__ imports torchvision, which its Inception does not use: leave it unexecuted.
@@ -52,7 +52,7 @@ def peer():
 def params(peer, tmp_path_factory):
     path = tmp_path_factory.mktemp("weights") / "inception.pth"
     torch.save(peer.state_dict(), path, _use_new_zipfile_serialization=False)
-    return inception.parameters(read_state_dict(path))
+    return parameters(read_state_dict(path))
 
 
 def test_all_layers_are_read(peer, params):
@@ -68,7 +68,7 @@ def test_activations(peer, params, shape):
     with torch.no_grad():
         pool, logits = peer(torch.from_numpy(images.transpose(0, 3, 1, 2).copy()))
     hook.remove()
-    ours = jax.jit(inception.network)(params, images)
+    ours = jax.jit(network)(params, images)
     spatial = kept[0].permute(0, 2, 3, 1)[..., :7].reshape(2, 2023)
     for name, theirs in [("features", pool), ("spatial", spatial), ("logits", logits)]:
         theirs, found = theirs.numpy(), np.asarray(getattr(ours, name))
