@@ -74,7 +74,7 @@ def case_config(name: str, **overrides) -> ConfigDict:
       **overrides: values of "section.key" names.
     """
     config = default_config()
-    config.timesteps.name = "uniform"
+    config.curriculum.enabled = False
     CASES[name](config)
     config.process.name = "edm" if config.model.name == "adm" else "flow"
     config.model.dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"

@@ -28,7 +28,9 @@ def seconds(step, state, calls):
 def compare(name: str, overrides: dict, pairs: int, calls: int, out: str | None) -> None:
     kinds = ("curriculum", "uniform")
     steps = {
-        kind: compiled_step(case_config(name, **overrides, **{"timesteps.name": kind}))
+        kind: compiled_step(
+            case_config(name, **overrides, **{"curriculum.enabled": kind == "curriculum"})
+        )
         for kind in kinds
     }
     flops = {kind: step.program.cost_analysis()["flops"] for kind, step in steps.items()}

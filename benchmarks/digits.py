@@ -27,7 +27,8 @@ def main():
             workdir = options.workdir / f"{arm}-{seed}"
             command = [
                 sys.executable, "-m", "cdt.main", "--config=configs/digits.py",
-                f"--workdir={workdir}", f"--config.timesteps.name={arm}", f"--config.seed={seed}",
+                f"--workdir={workdir}", f"--config.seed={seed}",
+                f"--config.curriculum.enabled={arm == 'curriculum'}",
                 *overrides,
             ]  # fmt: skip
             began = time.perf_counter()

@@ -15,6 +15,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from cdt.errors import UserError
+from cdt.old_keys import moved
 
 
 def default_config() -> ConfigDict:
@@ -36,7 +37,7 @@ def default_config() -> ConfigDict:
     config.data.channels = 1
     config.data.flip = False  # random horizontal flips
     # of the examples that may be damaged: the next good one takes the place of each
-    config.data.max_bad_share = 0.02
+    config.data.max_bad_fraction = 0.02
     config.data.text_encoder = ""  # whose states of the captions the model reads; empty: no text
 
     config.latents = ConfigDict()  # what data.name "latents" was made with, by cdt.data.latents
@@ -80,36 +81,52 @@ def default_config() -> ConfigDict:
     config.process.p_std = 1.2
     config.process.sigma_data = 0.5
 
-    config.timesteps = ConfigDict()
-    # curriculum | uniform: ordinary training | logit_normal | second_moment | info_noise |
-    # two_phase: logit_normal, then uniform | speed: ddpm alone, with a loss weight of its own
-    config.timesteps.name = "curriculum"
-    config.timesteps.density = "uniform"  # curriculum: any of the four densities, stage by stage
-    config.timesteps.num_clusters = 20  # N; also for the statistics of a uniform run
-    config.timesteps.clusters = "uniform"  # uniform | snr | custom
-    config.timesteps.edges = ()  # custom: N + 1 numbers in u, from 0 to 1
-    config.timesteps.edges_file = ""  # custom: curriculum.json of a difficulty study, order too
-    config.timesteps.order = "easy_to_hard"  # | hard_to_easy | random | "3,1,2": 1 is the hardest
-    config.timesteps.pacing = "patience"  # patience | fixed
-    config.timesteps.patience = 200  # tau, steps without improvement that end a stage
-    config.timesteps.smoothing = 0.0  # of the loss that paces: 0 is the raw loss
-    config.timesteps.min_delta = 0.0  # an improvement must exceed this
-    config.timesteps.max_stage_steps = 0  # a stage is no longer than this; 0: no limit
-    config.timesteps.max_share = 1.0  # share of the run after which every cluster is open
-    config.timesteps.steps_per_stage = 200  # fixed
-    config.timesteps.logit_mean = 0.0  # logit_normal: u = sigmoid(mean + std z)
-    config.timesteps.logit_std = 1.0
-    config.timesteps.num_bins = 100  # second_moment, info_noise: bins of u that remember losses
-    config.timesteps.switch_share = 0.4  # two_phase: share of the run before the switch
-    config.timesteps.speed_tau = 700  # speed: timesteps below it are drawn k times as often
-    config.timesteps.speed_k = 2.0
-    config.timesteps.speed_lambda = 0.6  # the loss weight below tau lies in 1 - lambda..lambda
+    config.density = ConfigDict()  # where in u a run trains
+    # uniform | logit_normal | second_moment | info_noise, with or without the curriculum;
+    # two_phase | speed, without it
+    config.density.name = "uniform"
+    config.density.logit_normal = ConfigDict()  # u = sigmoid(mean + std z), z normal
+    config.density.logit_normal.mean = 0.0
+    config.density.logit_normal.std = 1.0
+    config.density.second_moment = ConfigDict()  # more often where losses are large
+    config.density.second_moment.num_bins = 100  # bins of u that remember losses
+    config.density.info_noise = ConfigDict()  # more often where the entropy of the data falls
+    config.density.info_noise.num_bins = 100  # bins of ln(sigma / alpha) that remember losses
+    config.density.two_phase = ConfigDict()  # logit-normal first, uniform later
+    config.density.two_phase.mean = 0.0
+    config.density.two_phase.std = 1.0
+    config.density.two_phase.switch_fraction = 0.4  # of the run, before the switch
+    config.density.speed = ConfigDict()  # SpeeD: ddpm only, with a loss weight of its own
+    config.density.speed.tau = 700  # timesteps below it are drawn k times as often
+    config.density.speed.k = 2.0
+    config.density.speed.lam = 0.6  # the loss weight below tau lies in 1 - lam..lam
+
+    config.curriculum = ConfigDict()  # which part of u is open
+    config.curriculum.enabled = True  # False: all of u, from the first step on
+    config.curriculum.num_clusters = 20  # N; statistics of a run without curriculum use them too
+    config.curriculum.spacing = (
+        "uniform"  # of the clusters: uniform in u | snr: in log SNR | custom
+    )
+    config.curriculum.edges = ()  # custom: N + 1 numbers in u, from 0 to 1
+    config.curriculum.edges_file = ""  # custom: curriculum.json of a difficulty study, order too
+    config.curriculum.order = "easy_to_hard"  # | hard_to_easy | random | "3,1,2": 1 is the hardest
+    config.curriculum.max_fraction = 1.0  # of the run, after which every cluster is open
+    config.curriculum.pacing = "patience"  # patience | fixed
+    config.curriculum.patience = ConfigDict()  # a stage ends when the loss stops improving
+    config.curriculum.patience.steps = 200  # tau, steps without improvement that end a stage
+    config.curriculum.patience.smoothing = 0.0  # of the loss that paces: 0 is the raw loss
+    config.curriculum.patience.min_delta = 0.0  # an improvement must exceed this
+    config.curriculum.patience.max_stage_steps = 0  # a stage is no longer than this; 0: no limit
+    config.curriculum.fixed = ConfigDict()  # every stage has the same length
+    config.curriculum.fixed.steps_per_stage = 200
 
     config.loss = ConfigDict()
     config.loss.weight = "none"  # none | min_snr | p2 | uncertainty: learned (EDM2)
-    config.loss.min_snr_gamma = 5.0
-    config.loss.p2_k = 1.0
-    config.loss.p2_gamma = 1.0
+    config.loss.min_snr = ConfigDict()  # min(SNR, gamma) on the error of x0
+    config.loss.min_snr.gamma = 5.0
+    config.loss.p2 = ConfigDict()  # 1 / (k + SNR)^gamma on the error of eps
+    config.loss.p2.k = 1.0
+    config.loss.p2.gamma = 1.0
 
     config.optim = ConfigDict()
     config.optim.name = "adamw"  # adamw | adam
@@ -146,7 +163,7 @@ def default_config() -> ConfigDict:
     config.validation = ConfigDict()
     config.validation.every = "100 steps"
     config.validation.images = 64  # images (and noises) a cluster
-    config.validation.clusters = 0  # equal intervals of u; 0: the clusters of `timesteps`
+    config.validation.clusters = 0  # equal intervals of u; 0: the clusters of `curriculum`
 
     config.log = ConfigDict()
     config.log.every = "50 steps"
@@ -172,13 +189,7 @@ def default_config() -> ConfigDict:
     config.sample.guidance = 1.0  # 1: none
     config.sample.guidance_interval = (0.0, 1.0)  # in u
     config.sample.guidance_channels = 0  # the first of them; 0: all; DiT's own samples: 3 of 4
-    config.sample.eta = 0.0  # ddim
-    config.sample.last_step = 0.04  # euler_maruyama: size of the last step, which adds no noise
     config.sample.clip = False  # ddpm: clip the predicted x0 to [-1, 1] (pixels)
-    config.sample.churn = 0.0  # heun, edm: S_churn, with the interval and scale of its noise
-    config.sample.churn_min = 0.05
-    config.sample.churn_max = 50.0
-    config.sample.churn_noise = 1.003
     config.sample.sigma_min = 0.002  # edm
     config.sample.sigma_max = 80.0
     config.sample.rho = 7.0
@@ -188,6 +199,15 @@ def default_config() -> ConfigDict:
     config.sample.prompts = ()  # drawn in turn by a model that reads text; empty: held-out captions
     config.sample.batch_size = 500  # latents: decoded together, about 16 a device
     config.sample.seed = 0
+    config.sample.heun = ConfigDict()  # EDM's churn, on edm only; 0 is none
+    config.sample.heun.S_churn = 0.0
+    config.sample.heun.S_min = 0.05
+    config.sample.heun.S_max = 50.0
+    config.sample.heun.S_noise = 1.003
+    config.sample.ddim = ConfigDict()
+    config.sample.ddim.eta = 0.0  # 0: deterministic; 1: as much noise as the ancestral sampler
+    config.sample.euler_maruyama = ConfigDict()
+    config.sample.euler_maruyama.last_step = 0.04  # its size; it adds no noise
 
     config.evaluate = ConfigDict()
     config.evaluate.num = 2000  # generated images
@@ -200,7 +220,7 @@ def default_config() -> ConfigDict:
     config.evaluate.every = "0 steps"  # while training; 0: never
     config.evaluate.emas = ()  # averages evaluated while training; empty: the one that is sampled
 
-    config.difficulty = ConfigDict()  # --mode=difficulty; the clusters are those of `timesteps`
+    config.difficulty = ConfigDict()  # --mode=difficulty; the clusters are those of `curriculum`
     config.difficulty.duration = "500 steps"  # training of each cluster's model
     config.difficulty.validations = 25  # points of each curve
     config.difficulty.seeds = 3
@@ -211,21 +231,19 @@ def default_config() -> ConfigDict:
 
     config.compare = ConfigDict()  # --mode=compare
     config.compare.arms = (  # "name: key=value ..."; the first is the baseline
-        "uniform: timesteps.name=uniform",
-        "curriculum: timesteps.name=curriculum timesteps.density=uniform",
-        "hard_to_easy: timesteps.name=curriculum timesteps.density=uniform "
-        "timesteps.order=hard_to_easy",
-        "logit_normal: timesteps.name=logit_normal",
-        "second_moment: timesteps.name=second_moment",
-        "two_phase: timesteps.name=two_phase",
-        "info_noise: timesteps.name=info_noise",
-        "min_snr: timesteps.name=uniform loss.weight=min_snr",
-        "p2: timesteps.name=uniform loss.weight=p2",
-        "uncertainty: timesteps.name=uniform loss.weight=uncertainty",
-        "curriculum+min_snr: timesteps.name=curriculum timesteps.density=uniform "
-        "loss.weight=min_snr",
-        "curriculum+logit_normal: timesteps.name=curriculum timesteps.density=logit_normal",
-        "curriculum+info_noise: timesteps.name=curriculum timesteps.density=info_noise",
+        "uniform: curriculum.enabled=False density.name=uniform",
+        "curriculum: curriculum.enabled=True density.name=uniform",
+        "hard_to_easy: curriculum.enabled=True density.name=uniform curriculum.order=hard_to_easy",
+        "logit_normal: curriculum.enabled=False density.name=logit_normal",
+        "second_moment: curriculum.enabled=False density.name=second_moment",
+        "two_phase: curriculum.enabled=False density.name=two_phase",
+        "info_noise: curriculum.enabled=False density.name=info_noise",
+        "min_snr: curriculum.enabled=False density.name=uniform loss.weight=min_snr",
+        "p2: curriculum.enabled=False density.name=uniform loss.weight=p2",
+        "uncertainty: curriculum.enabled=False density.name=uniform loss.weight=uncertainty",
+        "curriculum+min_snr: curriculum.enabled=True density.name=uniform loss.weight=min_snr",
+        "curriculum+logit_normal: curriculum.enabled=True density.name=logit_normal",
+        "curriculum+info_noise: curriculum.enabled=True density.name=info_noise",
     )
     config.compare.seeds = 3
     config.compare.evaluations = 10  # of each run, evenly spaced
@@ -256,6 +274,8 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 def unknown_key(key: str) -> UserError:
     """The error for a config key that the schema lacks."""
+    if sentence := moved(key):
+        return UserError(sentence)
     known = flatten(default_config())
     # Compare the last part within its own section first: `optim.lrr` is nearer to `optim.lr` than
     # to anything else, and a misspelt section nearer to the section.
@@ -271,6 +291,7 @@ def unknown_key(key: str) -> UserError:
 # Types of what the tuples hold.
 _ELEMENTS = {
     "compare.arms": str,
+    "curriculum.edges": float,
     "ema.decays": float,
     "ema.half_lives_kimg": float,
     "ema.power_stds": float,
@@ -281,9 +302,8 @@ _ELEMENTS = {
     "sample.classes": int,
     "sample.guidance_interval": float,
     "sample.prompts": str,
-    "timesteps.edges": float,
 }
-_MAY_BE_INFINITE = {"sample.churn_max"}  # no upper end, as is EDM's own default
+_MAY_BE_INFINITE = {"sample.heun.S_max"}  # no upper end, as is EDM's own default
 
 
 def _is_a(kind: type, value: object) -> bool:
@@ -328,13 +348,13 @@ def check_keys(config: ConfigDict) -> None:
 
 
 def with_fitted_edges(config: ConfigDict) -> None:
-    """Puts the clusters of `timesteps.edges_file` into the config, in place of the file's name:
+    """Puts the clusters of `curriculum.edges_file` into the config, in place of the file's name:
     the numbers, not a path, are what makes a run the run it is.
 
     Raises:
       UserError: the file is missing or is no fitted curriculum.
     """
-    path = config.timesteps.edges_file
+    path = config.curriculum.edges_file
     if not path:
         return
     try:
@@ -342,16 +362,16 @@ def with_fitted_edges(config: ConfigDict) -> None:
         edges, order = tuple(map(float, fitted["edges"])), str(fitted["order"])
     except OSError:
         raise UserError(
-            f"config.timesteps.edges_file is '{path}'; there is no such file: give the "
+            f"config.curriculum.edges_file is '{path}'; there is no such file: give the "
             "curriculum.json of --mode=difficulty."
         ) from None
     except (ValueError, KeyError, TypeError):
         raise UserError(
-            f"config.timesteps.edges_file is '{path}', which is no fitted curriculum; give the "
+            f"config.curriculum.edges_file is '{path}', which is no fitted curriculum; give the "
             "curriculum.json of --mode=difficulty."
         ) from None
-    config.timesteps.update(
-        clusters="custom", edges=edges, num_clusters=len(edges) - 1, order=order, edges_file=""
+    config.curriculum.update(
+        spacing="custom", edges=edges, num_clusters=len(edges) - 1, order=order, edges_file=""
     )
 
 

@@ -43,7 +43,7 @@ def _smoke(config: ConfigDict) -> None:
     config.model.attention_resolutions = (config.data.image_size // 2,)
     config.model.num_classes = min(config.model.num_classes, 10)
     config.model.dtype = "float32"
-    config.timesteps.num_clusters = 4
+    config.curriculum.num_clusters = 4
     config.train.duration = "24 steps"
     config.train.batch_size = 32
     config.train.accumulate = 1

@@ -35,9 +35,9 @@ def get_config(variant: str = ""):
 
     config.process.name = "edm"
 
-    config.timesteps.name = "curriculum"  # or "uniform"
-    config.timesteps.num_clusters = 20
-    config.timesteps.patience = 200
+    config.curriculum.enabled = True  # False: ordinary training
+    config.curriculum.num_clusters = 20
+    config.curriculum.patience.steps = 200
 
     config.optim.name = "adam"
     config.optim.lr = 1e-3

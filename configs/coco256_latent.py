@@ -46,10 +46,10 @@ def get_config(variant: str = ""):
 
     config.process.name = "flow"
 
-    config.timesteps.density = "logit_normal"  # with flow matching, see docs/results.md
-    config.timesteps.name = "curriculum"  # or "uniform"
-    config.timesteps.num_clusters = 20
-    config.timesteps.patience = 200
+    config.density.name = "logit_normal"  # with flow matching, see docs/results.md
+    config.curriculum.enabled = True  # False: ordinary training
+    config.curriculum.num_clusters = 20
+    config.curriculum.patience.steps = 200
 
     config.optim.lr = 2e-4
     config.optim.warmup = "5000 steps"

@@ -15,39 +15,40 @@ from cdt.config import check_variant, default_config
 
 # What the sift left: the paper's curriculum, the order turned round, and the best of the rest.
 ARMS = (
-    "uniform: timesteps.name=uniform",
-    "curriculum: timesteps.name=curriculum",
-    "hard_to_easy: timesteps.order=hard_to_easy",
-    "logit_normal: timesteps.name=logit_normal",
-    "info_noise: timesteps.name=info_noise",
-    "min_snr: timesteps.name=uniform loss.weight=min_snr",
+    "uniform: curriculum.enabled=False",
+    "curriculum: curriculum.enabled=True",
+    "hard_to_easy: curriculum.order=hard_to_easy",
+    "logit_normal: curriculum.enabled=False density.name=logit_normal",
+    "info_noise: curriculum.enabled=False density.name=info_noise",
+    "min_snr: curriculum.enabled=False loss.weight=min_snr",
     "curriculum+min_snr: loss.weight=min_snr",
-    "curriculum+logit_normal: timesteps.density=logit_normal",
+    "curriculum+logit_normal: density.name=logit_normal",
 )
 # tau is the patience in steps; a stage lasts about twice that.
 SIFT = (
-    "uniform: timesteps.name=uniform",
-    "tau_2: timesteps.patience=2 timesteps.max_share=0.05",
-    "tau_5: timesteps.patience=5 timesteps.max_share=0.125",
-    "tau_20: timesteps.patience=20 timesteps.max_share=0.5",
-    "tau_20_smooth: timesteps.patience=20 timesteps.max_share=0.5 timesteps.smoothing=0.9",
-    "tau_50: timesteps.patience=50 timesteps.max_share=0.8",
-    "hard_to_easy: timesteps.order=hard_to_easy",
-    "two_phase: timesteps.name=two_phase",
-    "logit_normal: timesteps.name=logit_normal",
-    "info_noise: timesteps.name=info_noise",
-    "min_snr: timesteps.name=uniform loss.weight=min_snr",
+    "uniform: curriculum.enabled=False",
+    "tau_2: curriculum.patience.steps=2 curriculum.max_fraction=0.05",
+    "tau_5: curriculum.patience.steps=5 curriculum.max_fraction=0.125",
+    "tau_20: curriculum.patience.steps=20 curriculum.max_fraction=0.5",
+    "tau_20_smooth: curriculum.patience.steps=20 curriculum.max_fraction=0.5 "
+    "curriculum.patience.smoothing=0.9",
+    "tau_50: curriculum.patience.steps=50 curriculum.max_fraction=0.8",
+    "hard_to_easy: curriculum.order=hard_to_easy",
+    "two_phase: curriculum.enabled=False density.name=two_phase",
+    "logit_normal: curriculum.enabled=False density.name=logit_normal",
+    "info_noise: curriculum.enabled=False density.name=info_noise",
+    "min_snr: curriculum.enabled=False loss.weight=min_snr",
     "curriculum+min_snr: loss.weight=min_snr",
-    "curriculum+logit_normal: timesteps.density=logit_normal",
-    "curriculum+info_noise: timesteps.density=info_noise",
-    "tau_5_snr: timesteps.clusters=snr",
+    "curriculum+logit_normal: density.name=logit_normal",
+    "curriculum+info_noise: density.name=info_noise",
+    "tau_5_snr: curriculum.spacing=snr",
 )
 # Beside uniform sampling and the curriculum.
 ROUTE = "model.routing=True"
-ROUTING = (f"routing: timesteps.name=uniform {ROUTE}", f"curriculum+routing: {ROUTE}")
-PEERS = {"flow": ROUTING, "ddpm": (*ROUTING, "speed: timesteps.name=speed")}
+ROUTING = (f"routing: curriculum.enabled=False {ROUTE}", f"curriculum+routing: {ROUTE}")
+PEERS = {"flow": ROUTING, "ddpm": (*ROUTING, "speed: curriculum.enabled=False density.name=speed")}
 # Clusters fitted to the difficulty that a study measured.
-EDGES = "timesteps.edges_file=runs/study_{data}_{family}/difficulty/curriculum.json"
+EDGES = "curriculum.edges_file=runs/study_{data}_{family}/difficulty/curriculum.json"
 MEASURED = (f"measured: {EDGES}", f"measured+min_snr: {EDGES} loss.weight=min_snr")
 
 
@@ -67,10 +68,9 @@ def get_config(variant: str = "digits,flow"):
     config.model.num_classes, config.model.unroll = 10, True
 
     config.process.name = family
-    config.timesteps.name = "curriculum"
-    config.timesteps.num_clusters = 20
-    config.timesteps.patience = 5
-    config.timesteps.max_share = 0.125
+    config.curriculum.enabled = True
+    config.curriculum.num_clusters = 20
+    config.curriculum.patience.steps, config.curriculum.max_fraction = 5, 0.125
 
     config.optim.lr, config.optim.warmup, config.optim.clip_norm = 1e-3, "100 steps", 1.0
     config.ema.decays = (0.995,)

@@ -29,13 +29,13 @@ def get_config(variant: str = ""):
     config.process.name = "flow"  # or "ddpm" (sampler "ddim" or "ancestral"), or "edm"
 
     # Stages last until the loss has not improved for 5 steps, the first eighth of the run at most:
-    # at the paper's scale too they take a few per cent of training. "uniform" switches it off.
+    # at the paper's scale too they take a few per cent of training. enabled = False: no stages.
     # What is open is drawn logit-normally, which docs/results.md found to help.
-    config.timesteps.name = "curriculum"
-    config.timesteps.density = "logit_normal"
-    config.timesteps.num_clusters = 20
-    config.timesteps.patience = 5
-    config.timesteps.max_share = 0.125
+    config.curriculum.enabled = True
+    config.density.name = "logit_normal"
+    config.curriculum.num_clusters = 20
+    config.curriculum.patience.steps = 5
+    config.curriculum.max_fraction = 0.125
 
     config.optim.lr = 1e-3
     config.optim.schedule = "cosine"

@@ -43,11 +43,11 @@ def get_config(variant: str = ""):
 
     config.process.name = "flow"
 
-    config.timesteps.density = "logit_normal"  # with flow matching, see docs/results.md
-    config.timesteps.name = "curriculum"  # or "uniform"
-    config.timesteps.num_clusters = 20
-    config.timesteps.patience = 20
-    config.timesteps.max_share = 0.05
+    config.density.name = "logit_normal"  # with flow matching, see docs/results.md
+    config.curriculum.enabled = True  # False: ordinary training
+    config.curriculum.num_clusters = 20
+    config.curriculum.patience.steps = 20
+    config.curriculum.max_fraction = 0.05
 
     config.optim.lr = 5e-4
     config.optim.schedule = "cosine"
@@ -77,9 +77,9 @@ def get_config(variant: str = ""):
         # beside what they know of the image; an image they can.
         config.process.name, config.process.prediction = "ddpm", "x0"
         config.loss.weight = "min_snr"
-        config.timesteps.density = "uniform"
+        config.density.name = "uniform"
         config.sample.sampler, config.sample.steps = "ddim", 50
-        config.timesteps.patience = 5
+        config.curriculum.patience.steps = 5
         config.optim.lr, config.optim.warmup = 1e-3, "200 steps"
         config.ema.half_lives_kimg = (10.0,)
         config.train.duration, config.train.batch_size = "3000 steps", 64

@@ -30,13 +30,13 @@ def get_config(variant: str = ""):
 
     config.process.name = "flow"  # or "ddpm" (sampler "ddim" or "ancestral"), or "edm"
 
-    # Stages take the first twentieth of the run at most; "uniform" switches the curriculum off.
+    # Stages take the first twentieth of the run at most; enabled = False: no stages.
     # What is open is drawn logit-normally: the lowest mean of docs/results.md on these data.
-    config.timesteps.name = "curriculum"
-    config.timesteps.density = "logit_normal"
-    config.timesteps.num_clusters = 20
-    config.timesteps.patience = 5
-    config.timesteps.max_share = 0.05
+    config.curriculum.enabled = True
+    config.density.name = "logit_normal"
+    config.curriculum.num_clusters = 20
+    config.curriculum.patience.steps = 5
+    config.curriculum.max_fraction = 0.05
 
     config.optim.lr = 1e-3
     config.optim.schedule = "cosine"

@@ -39,9 +39,9 @@ def get_config(variant: str = ""):
     config.process.name = "ddpm"
     config.process.learn_variance = True
 
-    config.timesteps.name = "curriculum"  # or "uniform"
-    config.timesteps.num_clusters = 20
-    config.timesteps.patience = 200
+    config.curriculum.enabled = True  # False: ordinary training
+    config.curriculum.num_clusters = 20
+    config.curriculum.patience.steps = 200
 
     config.optim.lr = 1e-4
     config.ema.decays = (0.9999,)

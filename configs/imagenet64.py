@@ -37,9 +37,9 @@ def get_config(variant: str = ""):
 
     config.process.name = "edm"  # ln sigma ~ N(-1.2, 1.2^2), sigma_data 0.5
 
-    config.timesteps.name = "curriculum"  # or "uniform"
-    config.timesteps.num_clusters = 20
-    config.timesteps.patience = 200
+    config.curriculum.enabled = True  # False: ordinary training
+    config.curriculum.num_clusters = 20
+    config.curriculum.patience.steps = 200
 
     config.optim.name = "adam"
     config.optim.lr = 1e-4
@@ -58,10 +58,10 @@ def get_config(variant: str = ""):
     config.sample.every = "10_000 steps"
     config.sample.sampler = "heun"
     config.sample.steps = 256
-    config.sample.churn = 40.0
-    config.sample.churn_min = 0.05
-    config.sample.churn_max = 50.0
-    config.sample.churn_noise = 1.003
+    config.sample.heun.S_churn = 40.0
+    config.sample.heun.S_min = 0.05
+    config.sample.heun.S_max = 50.0
+    config.sample.heun.S_noise = 1.003
     config.sample.batch_size = 256
     config.evaluate.num = 50_000
     config.evaluate.features = "inception"
@@ -72,5 +72,5 @@ def get_config(variant: str = ""):
         config.optim.name = "adamw"
         config.ema.decays, config.ema.half_lives_kimg = (0.9999,), ()
         config.train.duration, config.train.batch_size = "400_000 steps", 256
-        config.sample.steps, config.sample.churn = 18, 0.0
+        config.sample.steps, config.sample.heun.S_churn = 18, 0.0
     return resized(config, names)

@@ -50,7 +50,7 @@ CHEAP = {
     "train.duration": "4 steps",
     "train.batch_size": 16,
     "optim.warmup": "1 steps",
-    "timesteps.num_clusters": 2,
+    "curriculum.num_clusters": 2,
     "model.depth": 1,
     "model.channel_mult": (1,),
     "model.attention_resolutions": (16,),
@@ -70,7 +70,7 @@ CHEAP = {
     "difficulty.num_pairs": 4,
     "difficulty.num_draws": 20,
     "difficulty.max_images": 50,
-    "compare.arms": ("uniform: timesteps.name=uniform", "curriculum: timesteps.name=curriculum"),
+    "compare.arms": ("uniform: curriculum.enabled=False", "curriculum: curriculum.enabled=True"),
     "compare.seeds": 1,
     "compare.evaluations": 1,
 }
@@ -285,7 +285,7 @@ class Runner:
         """The same command of a shipped config in a new workdir has the same result: copied from
         the page that was first to give it."""
         workdir = next(Path(a.partition("=")[2]) for a in arguments if a.startswith("--workdir="))
-        reads = ("--config.init_from=", "--config.timesteps.edges_file=")
+        reads = ("--config.init_from=", "--config.curriculum.edges_file=")
         shipped = any(a.startswith("--config=configs/") for a in arguments)
         if workdir.exists() or not shipped or any(a.startswith(reads) for a in arguments):
             return main.run_command_line(argv)

@@ -107,7 +107,7 @@ def training(workdir, cache, *arguments) -> list[str]:
         "-m", "cdt.main", f"--config={ROOT}/configs/digits.py:smoke", f"--workdir={workdir}",
         f"--config.compilation_cache={cache}", "--config.model.depth=1", "--config.sample.num=4",
         "--config.sample.steps=1", "--config.ema.decays=(0.9,)", "--config.optim.warmup=2 steps",
-        "--config.timesteps.num_clusters=2", "--config.train.duration=12 steps",
+        "--config.curriculum.num_clusters=2", "--config.train.duration=12 steps",
         "--config.checkpoint.every=6 steps", "--config.validation.every=6 steps",
         "--config.log.every=3 steps", "--config.mesh.min_shard_size=256", *arguments,
     ]  # fmt: skip

@@ -17,9 +17,9 @@ def test_defaults_satisfy_their_own_schema():
     [
         ("optim.lrr", "optim.lr"),
         ("optm.lr", "optim.lr"),
-        ("timestep.patience", "timesteps.patience"),
+        ("curiculum.patience.steps", "curriculum.patience.steps"),
         ("sead", "seed"),
-        ("timesteps.num_cluster", "timesteps.num_clusters"),
+        ("timesteps.num_cluster", "curriculum.num_clusters"),
     ],
 )
 def test_unknown_key_suggests_the_nearest(key, suggestion):
@@ -72,7 +72,7 @@ def test_numbers_are_finite(key, value):
     with pytest.raises(UserError, match=rf"config.{key} (is|holds) -?(nan|inf); give .*finite"):
         schema.check_keys(config)
     config = default_config()
-    config.sample.churn_max = np.inf
+    config.sample.heun.S_max = np.inf
     schema.check_keys(config)
 
 
@@ -85,7 +85,7 @@ def test_an_int_is_a_float_and_a_list_a_tuple():
     config = default_config()
     with config.ignore_type():
         config.optim.lr = 1
-        config.timesteps.edges = [0, 0.5, 1]
+        config.curriculum.edges = [0, 0.5, 1]
     schema.check_keys(config)
 
 
@@ -131,7 +131,7 @@ def test_any_value_is_of_the_right_type_or_one_sentence(key, value):
         kinds = {float: (float, int)}.get(schema._ELEMENTS[key], schema._ELEMENTS[key])
         fits = all(isinstance(element, kinds) for element in value)
     numbers = value if isinstance(value, (tuple, list)) else (value,)
-    if fits and key != "sample.churn_max":
+    if fits and key != "sample.heun.S_max":
         fits = all(np.isfinite(x) for x in numbers if isinstance(x, float))
     try:
         schema.check_keys(config)

@@ -66,7 +66,7 @@ def test_the_network_at_full_size(name):
         np.testing.assert_allclose(millions, FULL[name], rtol=2e-3)
     parts = from_config.training(config, model, 1, 1_000_000, 1000)
     assert parts.num_stages == 20
-    config.timesteps.name = "uniform"
+    config.curriculum.enabled = False
     assert from_config.training(config, model, 1, 1_000_000, 1000).num_stages == 1
     from_config.sampler(config, model)
 

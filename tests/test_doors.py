@@ -10,12 +10,13 @@ ROOT = Path(__file__).parents[1] / "cdt"
 # room -> the rooms that it may import (itself always). A room is a folder or a file of cdt/.
 ALLOWED = {
     "errors": set(),
+    "old_keys": set(),
     "version": set(),
     "files": set(),
     "timesteps": set(),
     "diffusion": set(),
     "models": set(),
-    "config": {"errors"},
+    "config": {"errors", "old_keys"},
     "curriculum": {"timesteps"},
     "sampling": {"diffusion"},
     "devices": {"errors"},
@@ -23,7 +24,7 @@ ALLOWED = {
     "training": {"curriculum", "diffusion", "timesteps"},
     "difficulty": {"curriculum", "diffusion", "monitoring", "timesteps", "training"},
     "comparison": {"files"},
-    "workdir": {"config", "devices", "errors", "files"},
+    "workdir": {"config", "devices", "errors", "files", "old_keys"},
     "data": {"devices", "errors", "files", "monitoring"},
     "evals": {"data", "files"},
     "interop": {"errors", "files", "models"},

@@ -18,18 +18,18 @@ class Examples:
 
     Args:
       source: the data; N = source.size.
-      max_bad_share: in [0, 1); more than this share of N may not be damaged.
+      max_bad_fraction: in [0, 1); more than this fraction of N may not be damaged.
 
     Attributes:
       num_bad: damaged examples met so far.
     """
 
-    def __init__(self, source: Source, max_bad_share: float):
-        if not 0.0 <= max_bad_share < 1.0:
-            raise ValueError(f"max_bad_share is {max_bad_share}; it must lie in [0, 1).")
+    def __init__(self, source: Source, max_bad_fraction: float):
+        if not 0.0 <= max_bad_fraction < 1.0:
+            raise ValueError(f"max_bad_fraction is {max_bad_fraction}; it must lie in [0, 1).")
         self._source = source
-        self._max_bad_share = max_bad_share
-        self._limit = int(max_bad_share * source.size)
+        self._max_bad_fraction = max_bad_fraction
+        self._limit = int(max_bad_fraction * source.size)
         self._bad: dict[int, str] = {}
 
     @property
@@ -72,11 +72,11 @@ class Examples:
         if len(self._bad) > self._limit:
             raise UserError(
                 f"{len(self._bad)} of the {self._source.size} examples of {self._source.name} are "
-                f"damaged, and config.data.max_bad_share = {self._max_bad_share} allows "
+                f"damaged, and config.data.max_bad_fraction = {self._max_bad_fraction} allows "
                 f"{self._limit}; the first: {next(iter(self._bad.values()))}. Mend the data, or "
                 "leave them out with python -m cdt.data.prepare --on_bad=skip, or allow more."
             )
         _LOG.warning(
             f"{reason}. The next example takes its place: {len(self._bad)} damaged of at most "
-            f"{self._limit} (config.data.max_bad_share)."
+            f"{self._limit} (config.data.max_bad_fraction)."
         )

@@ -221,20 +221,20 @@ def fitted_curriculum(
     study_edges: np.ndarray | None = None,
     difficulty: np.ndarray | None = None,
 ) -> dict[str, Any]:
-    """Values for `config.timesteps`: clusters of equal difficulty, opened easiest first.
+    """Values for `config.curriculum`: clusters of equal difficulty, opened easiest first.
 
     The arguments are those of `fitted_edges` and `fitted_order`. Without a measured difficulty the
     order is the paper's, from much noise to little.
 
     Returns:
-      {"clusters": "custom", "num_clusters": N, "edges": [0.0, ..., 1.0], "order": "3,1,2"}.
+      {"spacing": "custom", "num_clusters": N, "edges": [0.0, ..., 1.0], "order": "3,1,2"}.
     """
     edges = fitted_edges(entropy, num_clusters, num_levels)
     order = "easy_to_hard"
     if study_edges is not None and difficulty is not None:
         order = ",".join(map(str, fitted_order(edges, study_edges, difficulty)))
     return {
-        "clusters": "custom",
+        "spacing": "custom",
         "num_clusters": num_clusters,
         "edges": edges.tolist(),
         "order": order,

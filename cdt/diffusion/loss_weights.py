@@ -9,7 +9,6 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from cdt.diffusion.prediction import Prediction
 from cdt.diffusion.process import Process
@@ -55,30 +54,6 @@ def p2_weight(
         raise ValueError(f"P2 has k {k:g} and gamma {gamma:g}; k must be positive, gamma >= 0.")
     eps_share = _eps_error_per_output_error(process, prediction)
     return lambda level: eps_share(level) * (k + _snr(process, level)) ** -gamma
-
-
-def speed_weight(noise_variances: np.ndarray, tau: int = 700, lam: float = 0.6) -> Weight:
-    """SpeeD's weight, of any prediction: below tau it rises from 1 - lam to lam with the growth of
-    the noise, from tau on it is 1 (Wang et al. 2024, arXiv 2405.17403, "change-aware weighting").
-
-    Below tau that is (1 - lam) + (2 lam - 1) (g - min g) / (max g - min g), with g the gradient of
-    1 - abar and its extremes those of all timesteps.
-
-    Args:
-      noise_variances: f64[T], 1 - abar of the timesteps, which are the native levels.
-      tau: first timestep of weight 1.
-      lam: in [0, 1].
-
-    Raises:
-      ValueError: if `lam` leaves [0, 1].
-    """
-    if not 0 <= lam <= 1:
-        raise ValueError(f"SpeeD's lambda is {lam:g}; it must lie in [0, 1].")
-    growth = np.gradient(noise_variances)
-    growth = (growth - growth.min()) / (growth.max() - growth.min())
-    table = np.where(np.arange(len(growth)) < tau, 1 - lam + (2 * lam - 1) * growth, 1.0)
-    table = table.astype(np.float32)
-    return lambda level: jnp.asarray(table)[level.astype(jnp.int32)]
 
 
 def x0_error_weight(process: Process, prediction: Prediction) -> Weight:

@@ -1,7 +1,7 @@
 """A loss weight that is learned: the uncertainty of each noise level (Karras et al. 2024, EDM2)."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,18 @@ LogVariance = Callable[[PyTree, jax.Array], jax.Array]
 NUM_FEATURES = 128
 # ln(sigma / alpha) is infinite at the ends of the flow; no loss varies further out than this.
 _LOG_S_LIMIT = 10.0
+
+
+class Uncertainty(NamedTuple):
+    """A loss weight with parameters of its own."""
+
+    init: Callable[[], dict[str, jax.Array]]  # () -> its parameters
+    log_variance: LogVariance  # of these parameters
+
+
+def uncertainty(process: Process) -> Uncertainty:
+    """The learned weight of a noise family: 1 everywhere before the first step."""
+    return Uncertainty(init_uncertainty, make_log_variance(process))
 
 
 def init_uncertainty() -> dict[str, jax.Array]:

@@ -16,9 +16,18 @@ def choose(key: str, value: str, table: Iterable[str]) -> Any:
     return table[value] if isinstance(table, dict) else value
 
 
+def options(config: ConfigDict, section: str, name: str) -> dict[str, Any]:
+    """The options of one method of a section, such as `config.density.logit_normal`; {} for a
+    method without any."""
+    found = config[section].get(name)
+    return found.to_dict() if isinstance(found, ConfigDict) else {}
+
+
 def at_least(config: ConfigDict, key: str, least: float) -> None:
-    section, _, name = key.rpartition(".")
-    value = config[section][name] if section else config[name]
+    """Raise UserError if the number under a key such as "curriculum.patience.steps" is smaller."""
+    value: Any = config
+    for part in key.split("."):
+        value = value[part]
     if value < least:
         raise UserError(f"config.{key} is {value}; it must be at least {least}.")
 

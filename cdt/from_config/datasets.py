@@ -1,5 +1,8 @@
 """Config -> data sources."""
 
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
 import jax
 import numpy as np
 from etils import epath
@@ -14,25 +17,37 @@ from cdt.data.prepared_format import prepared
 from cdt.data.text_states import TextStates, mock_text_states, read_text_states, text_folder
 from cdt.devices import sharding
 from cdt.errors import UserError
-from cdt.from_config.choices import at_least, choose
+from cdt.from_config.choices import at_least, choose, options
 from cdt.from_config.latent_space import autoencoder_sha256, scaling_record
 
-SOURCES = {
-    "digits": lambda config, split: sources.digits(split),
-    "mock": lambda config, split: sources.mock(
-        split, config.data.image_size, config.data.channels, config.model.num_classes or None,
-        size=512 if split == config.data.train_split else 128,
+
+class Split(NamedTuple):
+    """What a data source is built from: one split of the data of a config."""
+
+    name: str  # such as "train"
+    training: bool  # False: held out
+    path: str  # `config.data.path`
+    image_size: int  # H = W
+    channels: int
+    num_classes: int | None  # of the model; None: unconditional
+    encoding: Callable[[], tuple[str, Mapping[str, Any]]]  # of latents: autoencoder, scaling
+
+
+# Each is called as (split, **options), with the options of `config.data.<name>`.
+SOURCES: dict[str, Callable[..., sources.Source]] = {
+    "digits": lambda split: sources.digits(split.name),
+    "mock": lambda split: sources.mock(
+        split.name, split.image_size, split.channels, split.num_classes,
+        size=512 if split.training else 128,
     ),
-    "idx": lambda config, split: idx(config.data.path, split),
-    "folder": lambda config, split: folder(
-        epath.Path(config.data.path) / split, config.data.image_size, config.data.channels
+    "idx": lambda split: idx(split.path, split.name),
+    "folder": lambda split: folder(
+        epath.Path(split.path) / split.name, split.image_size, split.channels
     ),
-    "latents": lambda config, split: latents(
-        config.data.path, split, autoencoder_sha256(config), scaling_record(config)
-    ),
-    "prepared": lambda config, split: prepared(epath.Path(config.data.path) / split),
-    "npz": lambda config, split: sources.npz(config.data.path, split),
-    "tfds": lambda config, split: sources.tfds(config.data.path, split),
+    "latents": lambda split: latents(split.path, split.name, *split.encoding()),
+    "prepared": lambda split: prepared(epath.Path(split.path) / split.name),
+    "npz": lambda split: sources.npz(split.path, split.name),
+    "tfds": lambda split: sources.tfds(split.path, split.name),
 }  # fmt: skip
 
 
@@ -58,7 +73,14 @@ def text_states(config: ConfigDict, split: str) -> TextStates | None:
 
 def source(config: ConfigDict, split: str) -> sources.Source:
     """One split, with the text states of its captions where the model reads text."""
-    opened = choose("data.name", config.data.name, SOURCES)(config, split)
+    c = config.data
+    build = choose("data.name", c.name, SOURCES)
+    asked = Split(
+        split, split == c.train_split, c.path, c.image_size, c.channels,
+        config.model.num_classes or None,
+        lambda: (autoencoder_sha256(config), scaling_record(config)),
+    )  # fmt: skip
+    opened = build(asked, **options(config, "data", c.name))
     text = text_states(config, split)
     if text is None:
         return opened
@@ -122,13 +144,13 @@ def data(config: ConfigDict) -> tuple[sources.Source, sources.Source]:
 
 def examples(config: ConfigDict, source: sources.Source) -> Examples:
     """What reads a source of which a few examples may be damaged."""
-    share = config.data.max_bad_share
-    if not 0.0 <= share < 1.0:
+    fraction = config.data.max_bad_fraction
+    if not 0.0 <= fraction < 1.0:
         raise UserError(
-            f"config.data.max_bad_share is {share}; it must lie in [0, 1), such as 0.02 for one in "
-            "fifty."
+            f"config.data.max_bad_fraction is {fraction}; it must lie in [0, 1), such as 0.02 for "
+            "one in fifty."
         )
-    return Examples(source, share)
+    return Examples(source, fraction)
 
 
 def validation_batch(

@@ -22,7 +22,7 @@ class Difficulty(NamedTuple):
 
 
 def difficulty(config: ConfigDict, model: Model, num_devices: int, num_examples: int) -> Difficulty:
-    """One model per cluster of `config.timesteps`, trained by the run's optimizer for
+    """One model per cluster of `config.curriculum`, trained by the run's optimizer for
     `difficulty.duration`."""
     check_batch(config, num_devices)
     duration = steps(config, "difficulty.duration", num_examples)

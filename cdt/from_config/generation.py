@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -18,7 +18,7 @@ from cdt.errors import UserError
 from cdt.evals.efficientnet_lite import efficientnet_lite0
 from cdt.evals.features import FeatureFn, pixels
 from cdt.evals.inception import inception
-from cdt.from_config.choices import at_least, choose
+from cdt.from_config.choices import at_least, choose, options
 from cdt.from_config.latent_space import decoder
 from cdt.from_config.models import Model, network_at
 from cdt.from_config.optimization import mesh
@@ -33,20 +33,57 @@ from cdt.sampling.noise import initial_noise, keyed_noise
 
 PyTree = Any
 
+FAMILIES = ("ddpm", "edm", "flow")
+
+
+class Sampling(NamedTuple):
+    """What a sampler is built from."""
+
+    process: Process
+    steps: int
+    levels: np.ndarray  # f64[steps + 1], the usual grid of the family, noisiest first
+
+
+# (denoise, process, levels, x, keys) -> x0, see `cdt.sampling`
+RunSampler = Callable[..., Array]
+
+
+class Sampler(NamedTuple):
+    """A sampler and the noise families that it fits."""
+
+    build: Callable[..., tuple[np.ndarray, RunSampler]]  # (sampling, **options) -> (levels, run)
+    families: tuple[str, ...] = FAMILIES
+
+
+class Evaluation(NamedTuple):
+    """What a feature space is built from."""
+
+    batch_size: int  # images through the network at a time
+    weights: str | None  # `config.evaluate.weights`: its file; None: the usual place
+
+
+# Each is called as (sampling, **options), with the options of `config.sample.<name>`.
 # Heun and Euler need a derivative in the level, which the discrete family has not; the SDE is that
 # of flow matching, as the others have stochastic samplers of their own.
 SAMPLERS = {
-    "ancestral": (ancestral, ("ddpm", "edm", "flow")),
-    "ddim": (ddim, ("ddpm", "edm", "flow")),
-    "dpm_solver": (dpm_solver, ("ddpm", "edm", "flow")),
-    "heun": (heun, ("edm", "flow")),
-    "euler": (euler, ("edm", "flow")),
-    "euler_maruyama": (euler_maruyama, ("flow",)),
+    "ancestral": Sampler(lambda sampling: (sampling.levels, ancestral)),
+    "ddim": Sampler(lambda sampling, eta: _ddim(sampling, eta)),
+    "dpm_solver": Sampler(lambda sampling: (sampling.levels, dpm_solver)),
+    "heun": Sampler(lambda sampling, **churn: _heun(sampling, **churn), ("edm", "flow")),
+    "euler": Sampler(lambda sampling: (sampling.levels, euler), ("edm", "flow")),
+    "euler_maruyama": Sampler(
+        lambda sampling, last_step: (
+            grids.uniform_times_to(sampling.steps, last_step),
+            euler_maruyama,
+        ),
+        ("flow",),
+    ),
 }
-FEATURES = {
-    "pixels": lambda c: pixels,
-    "efficientnet-lite0": lambda c: efficientnet_lite0(batch_size=c.batch_size),
-    "inception": lambda c: inception(c.weights or None, batch_size=c.batch_size),
+# Each is called as (evaluation, **options), with the options of `config.evaluate.<name>`.
+FEATURES: dict[str, Callable[..., FeatureFn]] = {
+    "pixels": lambda evaluation: pixels,
+    "efficientnet-lite0": lambda evaluation: efficientnet_lite0(batch_size=evaluation.batch_size),
+    "inception": lambda evaluation: inception(evaluation.weights, batch_size=evaluation.batch_size),
 }
 
 
@@ -103,45 +140,47 @@ def sampler(config: ConfigDict, model: Model) -> Callable[[PyTree, Array, Condit
     return lambda *arguments: decode(sample(*arguments))
 
 
-def _levels_and_sampler(
-    config: ConfigDict, process: Process
-) -> tuple[np.ndarray, Callable[..., Array]]:
+def _levels_and_sampler(config: ConfigDict, process: Process) -> tuple[np.ndarray, RunSampler]:
     """The grid of levels and the sampler with its options bound."""
     c = config.sample
-    run, families = choose("sample.sampler", c.sampler, SAMPLERS)
-    if process.name not in families:
-        fitting = [name for name, (_, fits) in SAMPLERS.items() if process.name in fits]
+    chosen = choose("sample.sampler", c.sampler, SAMPLERS)
+    if process.name not in chosen.families:
+        fitting = [name for name, other in SAMPLERS.items() if process.name in other.families]
         raise UserError(
             f"config.sample.sampler '{c.sampler}' does not fit the family '{process.name}'; use "
             f"{' or '.join(fitting)}."
         )
     if process.name == "edm":
-        grid = grids.karras_sigmas(c.steps, c.sigma_min, c.sigma_max, c.rho)
-    elif c.sampler == "euler_maruyama":
-        grid = grids.uniform_times_to(c.steps, c.last_step)
+        levels = grids.karras_sigmas(c.steps, c.sigma_min, c.sigma_max, c.rho)
     elif process.name == "flow":
-        grid = grids.uniform_times(c.steps)
-    elif c.sampler == "ddim":
-        grid = grids.strided_timesteps(config.process.num_timesteps, c.steps)
+        levels = grids.uniform_times(c.steps)
     else:
-        grid = grids.rounded_timesteps(config.process.num_timesteps, c.steps)
-    if c.churn < 0 or (c.churn > 0 and (c.sampler != "heun" or process.name != "edm")):
+        levels = grids.rounded_timesteps(config.process.num_timesteps, c.steps)
+    return chosen.build(Sampling(process, c.steps, levels), **options(config, "sample", c.sampler))
+
+
+def _ddim(sampling: Sampling, eta: float) -> tuple[np.ndarray, RunSampler]:
+    if not 0 <= eta <= 1:
+        raise UserError(f"config.sample.ddim.eta is {eta}; it must lie in [0, 1].")
+    num_levels = sampling.process.num_levels
+    levels = grids.strided_timesteps(num_levels, sampling.steps) if num_levels else sampling.levels
+    return levels, functools.partial(ddim, eta=eta)
+
+
+def _heun(sampling: Sampling, S_churn: float, **churn: Any) -> tuple[np.ndarray, RunSampler]:
+    if S_churn < 0 or (S_churn > 0 and sampling.process.name != "edm"):
         raise UserError(
-            f"config.sample.churn is {c.churn} with the sampler '{c.sampler}' and the family "
-            f"'{process.name}'; only 'heun' on 'edm' churns, by 0 or more: set it to 0."
+            f"config.sample.heun.S_churn is {S_churn} with the family '{sampling.process.name}'; "
+            "it must be 0, or positive with the family 'edm'."
         )
-    if c.sampler == "ddim":
-        at_least(config, "sample.eta", 0)
-        run = functools.partial(run, eta=c.eta)
-    elif c.churn:
-        run = functools.partial(
-            run, S_churn=c.churn, S_min=c.churn_min, S_max=c.churn_max, S_noise=c.churn_noise
-        )
-    return grid, run
+    return sampling.levels, functools.partial(heun, S_churn=S_churn, **churn)
 
 
 def feature_space(config: ConfigDict) -> FeatureFn:
     """The feature function that evaluation compares images in."""
     for key in ("evaluate.num", "evaluate.batch_size"):
         at_least(config, key, 1)
-    return choose("evaluate.features", config.evaluate.features, FEATURES)(config.evaluate)
+    c = config.evaluate
+    build = choose("evaluate.features", c.features, FEATURES)
+    evaluation = Evaluation(c.batch_size, c.weights or None)
+    return build(evaluation, **options(config, "evaluate", c.features))

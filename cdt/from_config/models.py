@@ -5,9 +5,9 @@ from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 from jax.sharding import Mesh
+from jax.typing import DTypeLike
 from ml_collections import ConfigDict
 
 from cdt.devices.sharding import split_batch
@@ -19,16 +19,17 @@ from cdt.diffusion.loss import Apply, ExampleLoss, make_example_loss, make_loss
 from cdt.diffusion.pixels import ToX0
 from cdt.diffusion.prediction import Prediction
 from cdt.diffusion.process import Process, per_example
-from cdt.diffusion.uncertainty import LogVariance, init_uncertainty, make_log_variance
+from cdt.diffusion.uncertainty import LogVariance, Uncertainty
 from cdt.errors import UserError
-from cdt.from_config.choices import at_least, choose
+from cdt.from_config.choices import at_least, choose, options
 from cdt.from_config.datasets import text_states
 from cdt.from_config.latent_space import to_x0
+from cdt.from_config.timesteps import loss_weight
 from cdt.models.dit import DiT, named_dit
 from cdt.models.layers import unconstrained
 from cdt.models.remat import REMATS
-from cdt.models.routing import Routing, task_routing
-from cdt.models.unet import ADM_SIZES, DDPMPP_SIZES, UNet, adm, ddpmpp
+from cdt.models.routing import task_routing
+from cdt.models.unet import ADM_SIZES, DDPMPP_SIZES, adm, ddpmpp
 from cdt.training.augment import NUM_LABELS
 
 PyTree = Any
@@ -48,21 +49,42 @@ DDPM_PREDICTIONS = {
     "v": predictions.v_prediction,
 }
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-MODELS = {
-    "dit": lambda config, options: _dit(config, options),
-    "adm": lambda config, options: adm(**_unet_fields(config, ADM_SIZES), **options),
-    "ddpmpp": lambda config, options: ddpmpp(**_unet_fields(config, DDPMPP_SIZES), **options),
+
+
+class NetworkSpec(NamedTuple):
+    """What a network is built for. It is called as network(x, time, label=..., text=...,
+    text_length=..., augment=...), see docs/howto/network.md."""
+
+    image_shape: tuple[int, int, int]  # (H, W, C) of x, pixels or latents
+    out_channels: int  # C, or 2C where the variance is learned
+    num_classes: int | None  # None: it is given no label
+    text_width: int | None  # W of the text states; None: it is given no text
+    dtype: DTypeLike  # of products and activations; parameters are float32
+    remat: str  # what is computed again in the backward pass, see `cdt.models.remat`
+    constrain: Callable[[Array], Array]  # keeps examples on their devices: x [B, ...] -> x
+    whole_kernels: bool  # parameters are not split over devices
+    position: Callable[[Array], Array]  # time input -> f32 in [0, 1], 0 clean
+
+
+# Each returns a Flax module and is called as (spec, **options), with the options of
+# `config.model.<name>`, or the keys in `SHIPPED`.
+MODELS: dict[str, Callable[..., Any]] = {
+    "dit": lambda spec, **options: _dit(spec, **options),
+    "adm": lambda spec, **options: adm(**_unet_fields(spec, ADM_SIZES, **options)),
+    "ddpmpp": lambda spec, **options: ddpmpp(**_unet_fields(spec, DDPMPP_SIZES, **options)),
 }
-WEIGHTS = {
-    "none": lambda c, process, prediction: loss_weights.no_weight(),
-    "min_snr": lambda c, process, prediction: loss_weights.min_snr_weight(
-        process, prediction, c.min_snr_gamma
+_UNET_KEYS = (
+    "size", "channels", "channel_mult", "num_blocks", "attention_resolutions", "dropout", "routing",
+)  # fmt: skip
+# The keys of `config.model` itself that a shipped network has as its options.
+SHIPPED = {
+    "dit": (
+        "size", "patch_size", "hidden_size", "depth", "num_heads", "unroll", "routing",
+        "routing_alpha", "routing_beta",
     ),
-    "p2": lambda c, process, prediction: loss_weights.p2_weight(
-        process, prediction, c.p2_k, c.p2_gamma
-    ),
-    "uncertainty": lambda c, process, prediction: loss_weights.no_weight(),
-}
+    "adm": _UNET_KEYS,
+    "ddpmpp": _UNET_KEYS,
+}  # fmt: skip
 
 
 class Model(NamedTuple):
@@ -88,9 +110,7 @@ def model(config: ConfigDict, mesh: Mesh | None = None) -> Model:
       mesh: over whose devices the examples of a batch are split inside the network; None leaves
         their places to the compiler.
     """
-    c = config.process
-    at_least(config, "process.num_timesteps", 1)
-    process = choose("process.name", c.name, PROCESSES)(c)
+    c, process = config.process, _process(config)
     if c.name == "ddpm":
         prediction = choose("process.prediction", c.prediction, DDPM_PREDICTIONS)(process)
     elif c.name == "edm":
@@ -105,18 +125,14 @@ def model(config: ConfigDict, mesh: Mesh | None = None) -> Model:
 
     image_shape = (config.data.image_size, config.data.image_size, config.data.channels)
     num_classes = config.model.num_classes
-    uncertain = config.loss.weight == "uncertainty"
+    weight = loss_weight(config, process, prediction)
+    learned = weight if isinstance(weight, Uncertainty) else None
 
     null = {"label": jnp.int32(num_classes)} if num_classes else {}
     text = text_states(config, config.data.train_split)
     if text:
         null |= {name: jnp.asarray(value) for name, value in text.null.items()}
-    network = _network(
-        config,
-        routing=_routing(config, process),
-        text_width=text.manifest.width if text else None,
-        mesh=mesh,
-    )
+    network = _network(config, process, text.manifest.width if text else None, mesh)
 
     share = config.train.augment
     if not 0.0 <= share <= 1.0 or (share and config.data.name == "latents"):
@@ -131,7 +147,7 @@ def model(config: ConfigDict, mesh: Mesh | None = None) -> Model:
         if share:
             one["augment"] = jnp.zeros((1, NUM_LABELS))
         params = network.init(key, x, jnp.zeros(1), **one)["params"]
-        return params | ({"loss_uncertainty": init_uncertainty()} if uncertain else {})
+        return params | ({"loss_uncertainty": learned.init()} if learned else {})
 
     def apply(
         params: PyTree, x: Array, time: Array, condition: Condition, key: Array | None
@@ -143,12 +159,18 @@ def model(config: ConfigDict, mesh: Mesh | None = None) -> Model:
         return cast(Array, network.apply({"params": params}, x, time, **used, rngs=rngs))
 
     def log_variance(params: PyTree, level: Array) -> Array:
-        return make_log_variance(process)(params["loss_uncertainty"], level)
+        assert learned is not None
+        return learned.log_variance(params["loss_uncertainty"], level)
 
     return Model(
         process, prediction, c.learn_variance, init, apply, image_shape,
-        num_classes, null, log_variance if uncertain else None, to_x0(config),
+        num_classes, null, log_variance if learned else None, to_x0(config),
     )  # fmt: skip
+
+
+def _process(config: ConfigDict) -> Process:
+    at_least(config, "process.num_timesteps", 1)
+    return choose("process.name", config.process.name, PROCESSES)(config.process)
 
 
 def network_at(model: Model, params: PyTree) -> ConditionalNetwork:
@@ -180,96 +202,110 @@ def dit(config: ConfigDict) -> DiT:
         raise UserError(
             "config.model.routing is True, which no other program knows; use export_safetensors."
         )
-    network = _network(config, routing=None, text_width=None, mesh=None)
-    assert isinstance(network, DiT)
-    return network
+    return _shipped_dit(config)
 
 
 def attention_heads(config: ConfigDict) -> int | None:
     """Of a DiT, whose parameters do not show it; None of another network."""
-    return _dit(config, {"out_channels": 1}).num_heads if config.model.name == "dit" else None
+    return _shipped_dit(config).num_heads if config.model.name == "dit" else None
 
 
 def _network(
-    config: ConfigDict,
-    routing: Routing | None,
-    text_width: int | None,
-    mesh: Mesh | None,
-) -> DiT | UNet:
+    config: ConfigDict, process: Process, text_width: int | None, mesh: Mesh | None
+) -> Any:
     c = config.model
-    constructor = choose("model.name", c.name, MODELS)
+    build = choose("model.name", c.name, MODELS)
     at_least(config, "model.num_classes", 0)
-    options = dict(
-        num_classes=c.num_classes or None,
+    spec = NetworkSpec(
+        image_shape=(config.data.image_size, config.data.image_size, config.data.channels),
         out_channels=config.data.channels * (2 if config.process.learn_variance else 1),
+        num_classes=c.num_classes or None,
+        text_width=text_width,
         dtype=choose("model.dtype", c.dtype, DTYPES),
         remat=choose("model.remat", c.remat, REMATS),
         constrain=unconstrained if mesh is None else split_batch(mesh),
+        whole_kernels=mesh is None or mesh.shape["fsdp"] == 1,
+        position=process.position,
     )
-    if c.name == "dit":
-        whole = mesh is None or mesh.shape["fsdp"] == 1
-        options["separate_qkv"] = whole and jax.default_backend() == "gpu"
-        options["routing"] = routing
-    if text_width is None:
-        return constructor(config, options)
-    if c.name != "dit":
-        raise UserError(
-            f"config.model.name is '{c.name}', which reads no text; leave config.data.text_encoder "
-            "empty, or use 'dit'."
-        )
-    return _dit(config, options | {"text_width": text_width})
+    return build(spec, **_network_options(config))
 
 
-def _routing(config: ConfigDict, process: Process) -> Routing | None:
-    """Which channels each noise level passes through the blocks; None: all."""
-    c = config.model
-    if not c.routing:
-        return None
-    if c.name != "dit":
-        raise UserError(
-            f"config.model.routing is True with config.model.name '{c.name}', which has no task "
-            "routing; set it to False, or use 'dit'."
-        )
-    return task_routing(process.position, c.routing_alpha, c.routing_beta)
+def _network_options(config: ConfigDict) -> dict[str, Any]:
+    name = config.model.name
+    if name in SHIPPED:
+        return {key: config.model[key] for key in SHIPPED[name]}
+    return options(config, "model", name)
 
 
-def _dit(config: ConfigDict, options: dict[str, Any]) -> DiT:
-    c = config.model
-    for key in ("model.patch_size", "model.hidden_size", "model.depth", "model.num_heads"):
-        at_least(config, key, 1)
-    if c.size:
-        return named_dit(c.size, unroll=c.unroll, **options)
-    return DiT(
-        patch_size=c.patch_size,
-        hidden_size=c.hidden_size,
-        depth=c.depth,
-        num_heads=c.num_heads,
-        unroll=c.unroll,
-        **options,
+def _shipped_dit(config: ConfigDict) -> DiT:
+    """The DiT of a config, without text and on one device."""
+    network = _network(config, _process(config), None, None)
+    assert isinstance(network, DiT)
+    return network
+
+
+def _dit(
+    spec: NetworkSpec,
+    size: str,
+    routing: bool,
+    routing_alpha: float,
+    routing_beta: float,
+    unroll: bool,
+    **fields: Any,
+) -> DiT:
+    for key, value in fields.items():
+        if value < 1:
+            raise UserError(f"config.model.{key} is {value}; it must be at least 1.")
+    options: dict[str, Any] = dict(
+        out_channels=spec.out_channels,
+        num_classes=spec.num_classes,
+        text_width=spec.text_width,
+        dtype=spec.dtype,
+        unroll=unroll,
+        remat=spec.remat,
+        constrain=spec.constrain,
+        separate_qkv=spec.whole_kernels and jax.default_backend() == "gpu",
+        routing=task_routing(spec.position, routing_alpha, routing_beta) if routing else None,
     )
+    return named_dit(size, **options) if size else DiT(**fields, **options)
 
 
-def _unet_fields(config: ConfigDict, sizes: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    c = config.model
-    if c.size:
-        return choose("model.size", c.size, sizes)
-    at_least(config, "model.channels", 4)
-    at_least(config, "model.num_blocks", 1)
-    multipliers = tuple(c.channel_mult)
+def _unet_fields(
+    spec: NetworkSpec, sizes: dict[str, dict[str, Any]], size: str, routing: bool, **fields: Any
+) -> dict[str, Any]:
+    """The fields of a U-Net."""
+    if spec.text_width is not None:
+        raise UserError(
+            "config.data.text_encoder is set, but a U-Net reads no text; leave it empty, or set "
+            "config.model.name to 'dit'."
+        )
+    if routing:
+        raise UserError(
+            "config.model.routing is True, but a U-Net has no task routing; set it to False, or "
+            "config.model.name to 'dit'."
+        )
+    common = dict(
+        out_channels=spec.out_channels,
+        num_classes=spec.num_classes,
+        dtype=spec.dtype,
+        remat=spec.remat,
+        constrain=spec.constrain,
+    )
+    if size:
+        return choose("model.size", size, sizes) | common
+    for key, least in (("channels", 4), ("num_blocks", 1)):
+        if fields[key] < least:
+            raise UserError(f"config.model.{key} is {fields[key]}; it must be at least {least}.")
+    fields["attention_resolutions"] = tuple(fields["attention_resolutions"])
+    multipliers = fields["channel_mult"] = tuple(fields["channel_mult"])
     if not multipliers or not all(isinstance(m, int) and m >= 1 for m in multipliers):
         raise UserError(
             f"config.model.channel_mult is {multipliers}; it must be whole numbers of at least 1, "
             "one a level, such as (1, 2, 2)."
         )
-    if not 0.0 <= c.dropout < 1.0:
-        raise UserError(f"config.model.dropout is {c.dropout}; it must lie in [0, 1).")
-    return dict(
-        channels=c.channels,
-        channel_mult=multipliers,
-        num_blocks=c.num_blocks,
-        attention_resolutions=tuple(c.attention_resolutions),
-        dropout=c.dropout,
-    )
+    if not 0.0 <= fields["dropout"] < 1.0:
+        raise UserError(f"config.model.dropout is {fields['dropout']}; it must lie in [0, 1).")
+    return fields | common
 
 
 def example_loss(model: Model) -> ExampleLoss:
@@ -281,37 +317,6 @@ def example_loss(model: Model) -> ExampleLoss:
 def training_loss(config: ConfigDict, model: Model) -> ExampleLoss:
     """The loss that is optimised: weighted as `config.loss` says."""
     weight = loss_weight(config, model.process, model.prediction)
-    loss = make_loss(model.process, model.prediction, model.learn_variance, weight)
+    known = loss_weights.no_weight() if isinstance(weight, Uncertainty) else weight
+    loss = make_loss(model.process, model.prediction, model.learn_variance, known)
     return make_example_loss(model.apply, model.process, model.prediction, loss, model.log_variance)
-
-
-def loss_weight(
-    config: ConfigDict, process: Process, prediction: Prediction
-) -> loss_weights.Weight:
-    """The weight of the squared error at each level; 1 where it is learned.
-
-    SpeeD is a way to draw timesteps and a weight at once: its own multiplies the chosen one.
-    """
-    chosen = choose("loss.weight", config.loss.weight, WEIGHTS)(config.loss, process, prediction)
-    c = config.timesteps
-    if c.name != "speed":
-        return chosen
-    own = loss_weights.speed_weight(
-        speed_noise_variances(config, process), c.speed_tau, c.speed_lambda
-    )
-    return lambda level: own(level) * chosen(level)
-
-
-def speed_noise_variances(config: ConfigDict, process: Process) -> np.ndarray:
-    """What both halves of SpeeD are made from; refuses what it cannot be combined with."""
-    if process.name != "ddpm":
-        raise UserError(
-            f"config.timesteps.name 'speed' needs the family 'ddpm', not '{process.name}'; change "
-            "config.process.name, or draw timesteps otherwise."
-        )
-    if config.loss.weight == "uncertainty":
-        raise UserError(
-            "config.timesteps.name 'speed' weighs the loss, which config.loss.weight = "
-            "'uncertainty' would undo; choose another of the two."
-        )
-    return processes.noise_variances(process)

@@ -55,7 +55,7 @@ def training(
     check_batch(config, num_devices)
     tx, schedule = optimizer(config, num_examples, steps(config, "train.duration", num_examples))
     averages = optim.ema(ema_decays(config))
-    timesteps, edges = timestep_sampler(config, model, open_all_at)
+    timesteps, edges = timestep_sampler(config, model.process, model.prediction, open_all_at)
     options = step_options(config, model)._replace(
         log_every=steps(config, "log.every", num_examples),
         augment=make_augment(config.train.augment) if config.train.augment else None,
@@ -64,7 +64,7 @@ def training(
     step = make_train_step(loss, tx, averages, timesteps, edges, config.seed, options)
     validated = validation_edges(config, model.process)
     init = make_init(model.init, tx, averages, timesteps, len(edges) - 1, len(validated) - 1)
-    num_stages = len(edges) - 1 if config.timesteps.name == "curriculum" else 1
+    num_stages = len(edges) - 1 if config.curriculum.enabled else 1
     return Training(init, step, schedule, validated, num_stages)
 
 

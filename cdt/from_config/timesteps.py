@@ -1,25 +1,49 @@
-"""Config -> where in the noise coordinate u a run trains."""
+"""Config -> where in the noise coordinate u a run trains, and which part of u is open."""
+
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
 from cdt.curriculum import clusters, pacing
+from cdt.curriculum.pacing import Pacing
 from cdt.curriculum.sampler import Order, curriculum
-from cdt.diffusion.loss_weights import x0_error_weight
+from cdt.diffusion.loss_weights import Weight, x0_error_weight
 from cdt.diffusion.prediction import Prediction
-from cdt.diffusion.process import Process
+from cdt.diffusion.process import Process, noise_variances
+from cdt.diffusion.uncertainty import Uncertainty
 from cdt.errors import UserError
-from cdt.from_config.choices import at_least, choose, steps
-from cdt.from_config.models import Model, loss_weight, speed_noise_variances
+from cdt.from_config import loss_weights
+from cdt.from_config.choices import at_least, choose, options, steps
 from cdt.timesteps.base import Density, TimestepSampler
 from cdt.timesteps.independent import independent
 from cdt.timesteps.info_noise import info_noise, log_s_bins
 from cdt.timesteps.logit_normal import logit_normal
 from cdt.timesteps.second_moment import second_moment
-from cdt.timesteps.speed import speed
+from cdt.timesteps.speed import speed, speed_weight
 from cdt.timesteps.two_phase import two_phase
 from cdt.timesteps.uniform import uniform
+
+
+class Levels(NamedTuple):
+    """What a density or a timestep sampler is built from."""
+
+    process: Process
+    prediction: Prediction
+    loss_weight: Weight | None  # of the squared error at each native level; None: it is learned
+    switch_step: (
+        int  # the step that `switch_fraction`, where the method has that option, stands for
+    )
+
+
+class Method(NamedTuple):
+    """A timestep sampler, and the loss weight that belongs to it; both take (levels, **options)."""
+
+    build: Callable[..., TimestepSampler]
+    loss_weight: Callable[..., Weight] | None = None
+
 
 EDGES = {
     "uniform": lambda c, process: clusters.uniform_edges(c.num_clusters),
@@ -28,36 +52,56 @@ EDGES = {
     ),
     "custom": lambda c, process: clusters.custom_edges(c.edges),
 }
-DENSITIES = {
-    "uniform": lambda config, process, prediction: uniform(),
-    "logit_normal": lambda config, process, prediction: _logit_normal(config),
-    "second_moment": lambda config, process, prediction: second_moment(config.timesteps.num_bins),
-    "info_noise": lambda config, process, prediction: _info_noise(config, process, prediction),
+PACINGS = {
+    "patience": lambda c, num_stages, open_all_at: pacing.patience(
+        c.patience.steps, num_stages, c.patience.smoothing, c.patience.min_delta,
+        c.patience.max_stage_steps or None, open_all_at,
+    ),
+    "fixed": lambda c, num_stages, open_all_at: pacing.fixed(
+        c.fixed.steps_per_stage, num_stages, open_all_at
+    ),
+}  # fmt: skip
+# Each is called as (levels, **options), with the options of `config.density.<name>`.
+DENSITIES: dict[str, Callable[..., Density]] = {
+    "uniform": lambda levels: uniform(),
+    "logit_normal": lambda levels, mean, std: logit_normal(mean, std),
+    "second_moment": lambda levels, num_bins: second_moment(num_bins),
+    "info_noise": lambda levels, num_bins: _info_noise(levels, num_bins),
 }
-TIMESTEPS = ("curriculum", "two_phase", "speed", *DENSITIES)
-PACINGS = ("patience", "fixed")
+TIMESTEP_SAMPLERS = {
+    "two_phase": Method(lambda levels, **options: _two_phase(levels, **options)),
+    "speed": Method(
+        lambda levels, tau, k, lam: speed(_speed_variances(levels), tau, k),
+        lambda levels, tau, k, lam: speed_weight(_speed_variances(levels), tau, lam),
+    ),
+}
 
 
 def open_all_at(config: ConfigDict, num_examples: int) -> int:
-    """The absolute step from which a run that starts with this config draws from the whole of u
-    for good: what `timesteps.max_share` means, or `timesteps.switch_share` for "two_phase"."""
-    key = "switch_share" if config.timesteps.name == "two_phase" else "max_share"
-    share = config.timesteps[key]
-    if not 0.0 < share <= 1.0:
-        raise UserError(f"config.timesteps.{key} is {share}; it must lie in (0, 1].")
-    return round(share * steps(config, "train.duration", num_examples))
+    """The absolute step from which a run that starts with this config trains as it does to its end:
+    every cluster is open (`curriculum.max_fraction`), or the method has switched
+    (`density.<name>.switch_fraction`)."""
+    name = config.density.name
+    own = options(config, "density", name)
+    if config.curriculum.enabled or "switch_fraction" not in own:
+        key, fraction = "curriculum.max_fraction", config.curriculum.max_fraction
+    else:
+        key, fraction = f"density.{name}.switch_fraction", own["switch_fraction"]
+    if not 0.0 < fraction <= 1.0:
+        raise UserError(f"config.{key} is {fraction}; it must lie in (0, 1].")
+    return round(fraction * steps(config, "train.duration", num_examples))
 
 
 def cluster_edges(config: ConfigDict, process: Process) -> np.ndarray:
     """f32[N+1]: the edges of the clusters in u."""
-    c = config.timesteps
-    if process.num_levels and c.num_clusters > process.num_levels and c.clusters != "custom":
+    c = config.curriculum
+    if process.num_levels and c.num_clusters > process.num_levels and c.spacing != "custom":
         raise UserError(
-            f"config.timesteps.num_clusters is {c.num_clusters}; a process of "
+            f"config.curriculum.num_clusters is {c.num_clusters}; a process of "
             f"{process.num_levels} timesteps has room for at most that many: give fewer."
         )
     return clusters.edge_table(
-        choose("timesteps.clusters", c.clusters, EDGES)(c, process), process.num_levels
+        choose("curriculum.spacing", c.spacing, EDGES)(c, process), process.num_levels
     )
 
 
@@ -72,54 +116,89 @@ def validation_edges(config: ConfigDict, process: Process) -> np.ndarray:
 
 
 def timestep_sampler(
-    config: ConfigDict, model: Model, open_all_at: int
+    config: ConfigDict, process: Process, prediction: Prediction, open_all_at: int
 ) -> tuple[TimestepSampler, np.ndarray]:
     """The timestep sampler, and the f32[N+1] edges of the clusters that statistics are kept for."""
-    c, process = config.timesteps, model.process
-    choose("timesteps.name", c.name, TIMESTEPS)
+    c, name = config.curriculum, config.density.name
     edges = cluster_edges(config, process)
-    if c.name == "two_phase":
-        return two_phase(
-            independent(_logit_normal(config)), independent(uniform()), open_all_at
-        ), edges
-    if c.name == "speed":
-        return speed(speed_noise_variances(config, process), c.speed_tau, c.speed_k), edges
-    if c.name in DENSITIES:
-        return independent(DENSITIES[c.name](config, process, model.prediction)), edges
-
-    if c.density == "speed":
+    method = choose("density.name", name, DENSITIES | TIMESTEP_SAMPLERS)
+    if isinstance(method, Method) and c.enabled:
         raise UserError(
-            "config.timesteps.density is 'speed', whose duals leave what the curriculum has "
-            "opened; give it as config.timesteps.name, or choose another density."
+            f"config.density.name is '{name}', which draws from all noise levels and does not "
+            "combine with the curriculum; set config.curriculum.enabled to False, or give "
+            f"one of {', '.join(DENSITIES)}."
         )
-    density = choose("timesteps.density", c.density, DENSITIES)(config, process, model.prediction)
-    num_stages = len(edges) - 1
-    if choose("timesteps.pacing", c.pacing, PACINGS) == "patience":
-        at_least(config, "timesteps.max_stage_steps", 0)
-        paced = pacing.patience(
-            c.patience, num_stages, c.smoothing, c.min_delta, c.max_stage_steps or None,
-            open_all_at,
-        )  # fmt: skip
-    else:
-        paced = pacing.fixed(c.steps_per_stage, num_stages, open_all_at)
-    return curriculum(density, edges, paced, _order(c.order), config.seed), edges
+    levels = _levels(config, process, prediction, open_all_at)
+    own = options(config, "density", name)
+    if isinstance(method, Method):
+        return method.build(levels, **own), edges
+    density = method(levels, **own)
+    if not c.enabled:
+        return independent(density), edges
+    return curriculum(
+        density, edges, _pacing(config, len(edges) - 1, open_all_at), _order(c.order), config.seed
+    ), edges
 
 
-def _logit_normal(config: ConfigDict) -> Density:
-    return logit_normal(config.timesteps.logit_mean, config.timesteps.logit_std)
-
-
-def _info_noise(config: ConfigDict, process: Process, prediction: Prediction) -> Density:
-    if config.loss.weight == "uncertainty":
+def loss_weight(
+    config: ConfigDict, process: Process, prediction: Prediction
+) -> Weight | Uncertainty:
+    """The weight of the squared error at each noise level: that of `config.loss`, times the one
+    that the timestep sampler brings, if any."""
+    chosen = loss_weights.loss_weight(config, process, prediction)
+    name = config.density.name
+    method = TIMESTEP_SAMPLERS.get(name)
+    if method is None or method.loss_weight is None:
+        return chosen
+    if isinstance(chosen, Uncertainty):
         raise UserError(
-            "config.timesteps 'info_noise' divides by the loss weight, which config.loss.weight = "
-            "'uncertainty' learns; choose another of the two."
+            f"config.density.name is '{name}', which weighs the loss, and config.loss.weight is "
+            f"'{config.loss.weight}', which would learn to undo that; change one of them."
         )
-    knots, log_s = log_s_bins(process.log_snr, config.timesteps.num_bins)
+    levels = _levels(config, process, prediction, 0)
+    own, weight = method.loss_weight(levels, **options(config, "density", name)), chosen
+    return lambda level: own(level) * weight(level)
+
+
+def _levels(
+    config: ConfigDict, process: Process, prediction: Prediction, switch_step: int
+) -> Levels:
+    weight = loss_weights.loss_weight(config, process, prediction)
+    known = None if isinstance(weight, Uncertainty) else weight
+    return Levels(process, prediction, known, switch_step)
+
+
+def _pacing(config: ConfigDict, num_stages: int, open_all_at: int) -> Pacing:
+    at_least(config, "curriculum.patience.max_stage_steps", 0)
+    build = choose("curriculum.pacing", config.curriculum.pacing, PACINGS)
+    return build(config.curriculum, num_stages, open_all_at)
+
+
+def _info_noise(levels: Levels, num_bins: int) -> Density:
+    if levels.loss_weight is None:
+        raise UserError(
+            "config.density.name is 'info_noise', which divides by the loss weight, and "
+            "config.loss.weight is 'uncertainty', which learns it; change one of them."
+        )
+    process = levels.process
+    knots, log_s = log_s_bins(process.log_snr, num_bins)
     level = process.level(jnp.asarray((knots[1:] + knots[:-1]) / 2))
-    weight = loss_weight(config, process, prediction)
-    x0_weight = x0_error_weight(process, prediction)(level) * weight(level)
+    x0_weight = x0_error_weight(process, levels.prediction)(level) * levels.loss_weight(level)
     return info_noise(knots, log_s, np.asarray(x0_weight, np.float64))
+
+
+def _two_phase(levels: Levels, mean: float, std: float, switch_fraction: float) -> TimestepSampler:
+    first = independent(logit_normal(mean, std))
+    return two_phase(first, independent(uniform()), levels.switch_step)
+
+
+def _speed_variances(levels: Levels) -> np.ndarray:
+    if levels.process.name != "ddpm":
+        raise UserError(
+            "config.density.name is 'speed', which needs the family 'ddpm', not "
+            f"'{levels.process.name}'; change config.process.name, or choose another density."
+        )
+    return noise_variances(levels.process)
 
 
 def _order(text: str) -> Order:

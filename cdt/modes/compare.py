@@ -4,17 +4,19 @@ import ast
 import json
 from collections.abc import Iterable
 from importlib.metadata import version
+from typing import Any
 
 from etils import epath
 from ml_collections import ConfigDict
 
 from cdt import from_config
 from cdt.comparison.report import write_report
-from cdt.config import check_keys, flatten, unknown_key, with_fitted_edges
+from cdt.config import check_keys, default_config, flatten, unknown_key, with_fitted_edges
 from cdt.errors import EXIT_FINISHED, UserError, user_errors
 from cdt.files import atomic
 from cdt.modes.train import train
 from cdt.monitoring.writers import read_history
+from cdt.old_keys import translated
 from cdt.run.images import describe
 from cdt.workdir.identity import identity
 
@@ -102,7 +104,7 @@ def parse_arms(texts: Iterable[str]) -> dict[str, dict[str, object]]:
             if not equals:
                 raise UserError(
                     f"The arm '{name}' has '{word}'; give overrides as key=value, such as "
-                    "timesteps.name=uniform."
+                    "curriculum.enabled=False."
                 )
             overrides[key.removeprefix("config.")] = _value(value)
         arms[name] = overrides
@@ -147,7 +149,7 @@ def _arm_config(
     result.evaluate.every = f"{max(1, total // config.compare.evaluations)} steps"
     result.evaluate.emas = ()
     # Arms may have clusters of their own; their losses are compared on the same intervals of u.
-    result.validation.clusters = config.validation.clusters or config.timesteps.num_clusters
+    result.validation.clusters = config.validation.clusters or config.curriculum.num_clusters
     result.evaluate.reference_cache = str(path / "references")  # computed once for all runs
     return result
 
@@ -183,13 +185,30 @@ def _check_settings(path: epath.Path, config: ConfigDict) -> None:
         path.mkdir(parents=True, exist_ok=True)
         atomic.write(file, json.dumps(mine, indent=1))
         return
-    saved = json.loads(file.read_text())
-    if saved != mine:
-        differing = [key for key in mine if saved.get(key) != mine[key]]
+    if differing := _differing(mine, json.loads(file.read_text())):
         raise UserError(
             f"The workdir {path} holds a comparison with other {' and '.join(differing)}; use "
             "another --workdir, or its arms and config (more seeds may be added)."
         )
+
+
+def _differing(mine: dict[str, Any], saved: dict[str, Any]) -> list[str]:
+    """Which of "arms", "config" and "evaluations" differ from a saved comparison's, whose keys may
+    be those of an earlier version."""
+    defaults = json.loads(json.dumps(flatten(default_config())))
+    ours, theirs = defaults | mine["config"], defaults | translated(saved["config"])
+    arms = {name: translated(overrides) for name, overrides in saved["arms"].items()}
+
+    def alike(name: str) -> bool:
+        one, other = ours | mine["arms"][name], theirs | arms[name]
+        return all(one[key] == other.get(key) for key in mine["arms"][name] | arms[name])
+
+    same = {
+        "arms": [*mine["arms"]] == [*arms] and all(alike(name) for name in arms),
+        "config": all(ours[key] == theirs[key] for key in mine["config"]),
+        "evaluations": mine["evaluations"] == saved["evaluations"],
+    }
+    return [key for key, alike in same.items() if not alike]
 
 
 def _run(path: epath.Path, name: str, seed: int) -> epath.Path:

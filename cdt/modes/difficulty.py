@@ -37,7 +37,7 @@ def difficulty(config: ConfigDict, workdir: str) -> int:
     """Measures difficulty by convergence and by relative entropy; returns the exit code.
 
     Leaves in `difficulty/` of the workdir: verdict.txt; curriculum.json, which
-    `timesteps.edges_file` accepts; relative_entropy and convergence as .json, .csv and .png;
+    `curriculum.edges_file` accepts; relative_entropy and convergence as .json, .csv and .png;
     steps_to.png; curves/, one file a seed and cluster. Running it again trains only the clusters
     that have no file.
     """
@@ -108,7 +108,7 @@ def difficulty(config: ConfigDict, workdir: str) -> int:
     atomic.write(folder / "verdict.txt", text + "\n")
     print(text)
     print(
-        f"A curriculum fitted to this data: --config.timesteps.edges_file={folder}/curriculum.json"
+        f"A curriculum fitted to this data: --config.curriculum.edges_file={folder}/curriculum.json"
     )
     return EXIT_FINISHED
 

@@ -1,4 +1,11 @@
-"""SpeeD: the noisiest timesteps drawn less often, half of the batch as duals (Wang et al. 2024)."""
+"""SpeeD (Wang et al. 2024): the noisiest timesteps drawn less often, half of the batch as duals;
+and the loss weight that belongs to it.
+
+Source: arXiv 2405.17403, "asymmetric sampling" and "change-aware weighting"; duals and their centre
+as in the code that its authors published.
+"""
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -16,11 +23,8 @@ def speed(noise_variances: np.ndarray, tau: int = 700, k: float = 2.0) -> Timest
     half are the duals of those, |t - m| with m where the noise has stopped growing.
 
     Of n levels the first n // 2 + 1 are drawn and the duals follow in their order, cut to n. A dual
-    may lie anywhere, so this draws from all levels or not at all. The method's other half is its
-    loss weight, `diffusion.speed_weight`.
-
-    Source: Wang et al. 2024, arXiv 2405.17403, "asymmetric sampling"; duals and m as in the code
-    that its authors published.
+    may lie anywhere, so this draws from all levels or not at all. The method's other half is
+    `speed_weight`.
 
     Args:
       noise_variances: f64[T], 1 - abar of the timesteps t = 0..T-1.
@@ -55,6 +59,32 @@ def speed(noise_variances: np.ndarray, tau: int = 700, k: float = 2.0) -> Timest
         update=lambda state, draw, feedback, step: state,
         metrics=lambda state: {},
     )
+
+
+def speed_weight(
+    noise_variances: np.ndarray, tau: int = 700, lam: float = 0.6
+) -> Callable[[Array], Array]:
+    """The loss weight of each timestep f32[B] -> f32[B], whatever the network predicts: below tau
+    it rises from 1 - lam to lam with the growth of the noise, from tau on it is 1.
+
+    Below tau it is (1 - lam) + (2 lam - 1) (g - min g) / (max g - min g), with g the gradient of
+    1 - abar and its extremes those of all timesteps.
+
+    Args:
+      noise_variances: f64[T], 1 - abar of the timesteps t = 0..T-1.
+      tau: first timestep of weight 1.
+      lam: in [0, 1].
+
+    Raises:
+      ValueError: lam outside [0, 1].
+    """
+    if not 0 <= lam <= 1:
+        raise ValueError(f"SpeeD's lam is {lam:g}; it must lie in [0, 1].")
+    growth = np.gradient(noise_variances)
+    growth = (growth - growth.min()) / (growth.max() - growth.min())
+    table = np.where(np.arange(len(growth)) < tau, 1 - lam + (2 * lam - 1) * growth, 1.0)
+    table = table.astype(np.float32)
+    return lambda level: jnp.asarray(table)[level.astype(jnp.int32)]
 
 
 def _dual_centre(noise_variances: np.ndarray) -> int:

@@ -9,15 +9,24 @@ _FREE = ("latents.weights", "latents.batch_size", "mesh.", "difficulty.", "compa
          "validation.every", "validation.images", "log.", "checkpoint.", "sample.", "evaluate.",
          "replay.", "profile.",
          "model.unroll", "model.remat", "train.duration", "train.accumulate",
-         "train.steps_per_dispatch", "train.max_bad_steps", "data.max_bad_share",
+         "train.steps_per_dispatch", "train.max_bad_steps", "data.max_bad_fraction",
          "compilation_cache")  # fmt: skip
 
 
 def identity(config: ConfigDict) -> dict[str, object]:
-    """The flat keys that make a run the run it is: model, family, data, optimizer, batch,
-    timesteps, seed."""
+    """The flat keys that make a run the run it is: model, family, data, optimizer, batch, density,
+    curriculum, seed. Options of a method count where the config names it: those of
+    `density.two_phase` only where `density.name` is "two_phase"."""
     free = _FREE if config.data.name == "latents" else (*_FREE, "latents.")
-    return {k: v for k, v in flatten(config).items() if not k.startswith(free)}
+    flat = flatten(config)
+    named = [(key.partition(".")[0], value) for key, value in flat.items() if key.count(".") == 1]
+
+    def counts(key: str) -> bool:
+        section, _, rest = key.partition(".")
+        method, nested, _ = rest.partition(".")
+        return not key.startswith(free) and (not nested or (section, method) in named)
+
+    return {key: value for key, value in flat.items() if counts(key)}
 
 
 def identity_differences(config: ConfigDict, saved: dict[str, object]) -> list[str]:

@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 from cdt.config import check_keys, default_config, flatten
 from cdt.errors import UserError
 from cdt.files import atomic
+from cdt.old_keys import translated
 from cdt.workdir.identity import identity, identity_differences
 
 CONFIG_FILE = "config.json"
@@ -63,13 +64,14 @@ def record_config(workdir: epath.Path, config: ConfigDict) -> None:
 
 
 def _recorded(workdir: epath.Path) -> dict[str, object]:
+    """The flat config in a folder, with the keys of this version."""
     try:
         saved = json.loads((workdir / CONFIG_FILE).read_text())
     except ValueError:
         raise _damaged(workdir) from None
     if not isinstance(saved, dict):
         raise _damaged(workdir)
-    return saved
+    return translated(saved)
 
 
 def _damaged(workdir: epath.Path) -> UserError:

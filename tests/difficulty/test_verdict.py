@@ -157,9 +157,11 @@ def test_the_config_accepts_what_was_fitted(family):
         [4, 2, 1, 3],
     )
     for key, value in fitted.items():
-        config.timesteps[key] = tuple(value) if isinstance(value, list) else value
+        config.curriculum[key] = tuple(value) if isinstance(value, list) else value
     check_keys(config)
-    _, edges = from_config.timestep_sampler(config, model, open_all_at=100)
+    _, edges = from_config.timestep_sampler(
+        config, model.process, model.prediction, open_all_at=100
+    )
     np.testing.assert_allclose(edges, fitted["edges"], atol=1e-6)
     order = [int(n) for n in fitted["order"].split(",")]
     assert sorted(opening_order(order, 6)) == list(range(6))

@@ -9,7 +9,7 @@ from cdt.diffusion import loss_weights, schedules
 from cdt.diffusion import prediction as predictions
 from cdt.diffusion.loss import make_loss
 from cdt.diffusion.prediction import to_x0_eps
-from cdt.diffusion.process import ddpm, edm, flow, noise_variances
+from cdt.diffusion.process import ddpm, edm, flow
 from cdt.diffusion.uncertainty import init_uncertainty, make_log_variance
 
 DDPM, EDM = ddpm(schedules.linear_betas(1000)), edm()
@@ -80,27 +80,11 @@ def test_min_snr_is_one_without_signal():
     ).tolist() == [1, 1, 1]
 
 
-@pytest.mark.parametrize("schedule", [schedules.linear_betas, schedules.cosine_betas])
-def test_speed_follows_the_growth_of_the_noise_below_tau(schedule):
-    tau, lam = 700, 0.6
-    alpha_bar = np.cumprod(1 - schedule(1000))
-    g = np.empty(1000)  # central differences, one-sided at the ends
-    g[1:-1] = (alpha_bar[:-2] - alpha_bar[2:]) / 2
-    g[0], g[-1] = alpha_bar[0] - alpha_bar[1], alpha_bar[-2] - alpha_bar[-1]
-    expected = (1 - lam) + (2 * lam - 1) * (g - g.min()) / (g.max() - g.min())
-    expected[tau:] = 1.0
-    weight = loss_weights.speed_weight(noise_variances(ddpm(schedule(1000))), tau, lam)
-    np.testing.assert_allclose(weight(jnp.arange(1000.0)), expected, rtol=1e-6)
-    assert np.argmax(expected[:tau]) == np.argmin(np.gradient(alpha_bar))
-
-
 def test_bad_constants():
     with pytest.raises(ValueError, match="positive"):
         loss_weights.min_snr_weight(DDPM, predictions.eps_prediction(), 0.0)
     with pytest.raises(ValueError, match="positive"):
         loss_weights.p2_weight(DDPM, predictions.eps_prediction(), k=0.0)
-    with pytest.raises(ValueError, match=r"lambda is 1.1; it must lie in \[0, 1\]"):
-        loss_weights.speed_weight(noise_variances(DDPM), lam=1.1)
 
 
 def test_the_weight_leaves_the_variational_term_alone():

@@ -130,8 +130,8 @@ def test_an_unmarked_block_must_run(tmp_path, runner, fence, text, words):
 
 def test_a_key_in_an_arm_is_checked():
     config = default_config()
-    config.compare.arms = ("a: timesteps.name=uniform", "b: timestep.name=curriculum")
-    with pytest.raises(UserError, match="did you mean 'timesteps.name'"):
+    config.compare.arms = ("a: curriculum.enabled=False", "b: densty.name=uniform")
+    with pytest.raises(UserError, match="did you mean 'density.name'"):
         check_config(config)
     assert isinstance(config, ConfigDict)
 

@@ -28,7 +28,7 @@ def fixture_config():
     config = default_config()
     config.model.hidden_size, config.model.depth, config.model.num_heads = 8, 1, 2
     config.model.num_classes = 10
-    config.timesteps.num_clusters = 4
+    config.curriculum.num_clusters = 4
     config.train.batch_size = 4
     return config
 

@@ -113,7 +113,7 @@ def test_a_run_stops_above_the_limit(pictures, tmp_path):
     with pytest.raises(
         UserError, match="2 of the 200 examples.*allows 1; the first:.*png.*--on_bad=skip"
     ):
-        train(config_of(pictures, **{"data.max_bad_share": 0.005}), str(tmp_path / "run"))
+        train(config_of(pictures, **{"data.max_bad_fraction": 0.005}), str(tmp_path / "run"))
 
 
 def test_a_damaged_record_is_replaced(pictures, tmp_path):

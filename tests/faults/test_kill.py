@@ -28,9 +28,9 @@ def command(workdir, cache, steps):
     return training(
         workdir, cache, f"--config.train.duration={steps} steps", "--config.log.every=1 steps",
         f"--config.checkpoint.every={INTERVAL} steps", f"--config.validation.every={steps} steps",
-        f"--config.sample.every={steps} steps", "--config.timesteps.num_clusters=4",
-        f"--config.timesteps.patience={steps}", "--config.timesteps.max_share=1.0",
-        f"--config.timesteps.max_stage_steps={steps // 5}",
+        f"--config.sample.every={steps} steps", "--config.curriculum.num_clusters=4",
+        f"--config.curriculum.patience.steps={steps}", "--config.curriculum.max_fraction=1.0",
+        f"--config.curriculum.patience.max_stage_steps={steps // 5}",
     )  # fmt: skip
 
 

@@ -40,9 +40,10 @@ def test_a_run_of_version_0_1_0_goes_on(tmp_path):
         packed.extractall(tmp_path, filter="data")
     config = smoke(**{
         "model.hidden_size": 8, "model.depth": 1, "model.num_heads": 2, "train.batch_size": 8,
-        "timesteps.density": "logit_normal", "timesteps.logit_mean": -0.5,
-        "timesteps.logit_std": 0.8, "timesteps.num_clusters": 3, "timesteps.max_share": 0.75,
-        "timesteps.patience": 2, "timesteps.max_stage_steps": 4, "ema.decays": (0.9,),
+        "density.name": "logit_normal", "density.logit_normal.mean": -0.5,
+        "density.logit_normal.std": 0.8, "curriculum.num_clusters": 3,
+        "curriculum.max_fraction": 0.75, "curriculum.patience.steps": 2,
+        "curriculum.patience.max_stage_steps": 4, "ema.decays": (0.9,),
         "validation.images": 8, "validation.every": "6 steps", "log.every": "3 steps",
         "checkpoint.every": "6 steps", "sample.every": "6 steps", "sample.num": 4,
         "sample.steps": 1, "train.duration": "12 steps",

@@ -11,11 +11,11 @@ from cdt.config import default_config
 from cdt.data import prepare, sources
 from cdt.data.text_encoder import TextEncoder
 from cdt.devices import sharding
-from cdt.diffusion import loss_weights
 from cdt.diffusion.process import noise_variances
 from cdt.errors import UserError, user_errors
 from cdt.from_config import conditions, models
 from cdt.run.images import evaluations
+from cdt.timesteps.speed import speed_weight
 
 
 def build_all(config, num_devices=1):
@@ -43,13 +43,16 @@ def small(**overrides):
     return config
 
 
+NO_CURRICULUM = {"curriculum.enabled": False}
+SPEED = NO_CURRICULUM | {
+    "process.name": "ddpm", "sample.sampler": "ddim", "density.name": "speed"
+}  # fmt: skip
 BAD = {
     "misspelt family": ({"process.name": "fow"}, "did you mean 'flow'"),
     "misspelt sampler": ({"sample.sampler": "hein"}, "did you mean 'heun'"),
     "misspelt source": ({"data.name": "digit"}, "did you mean 'digits'"),
-    "misspelt clusters": ({"timesteps.clusters": "unifrom"}, "did you mean 'uniform'"),
-    "misspelt pacing": ({"timesteps.pacing": "patient"}, "did you mean 'patience'"),
-    "misspelt timesteps": ({"timesteps.name": "curiculum"}, "did you mean 'curriculum'"),
+    "misspelt clusters": ({"curriculum.spacing": "unifrom"}, "did you mean 'uniform'"),
+    "misspelt pacing": ({"curriculum.pacing": "patient"}, "did you mean 'patience'"),
     "misspelt path": ({"process.path": "lin"}, "linear"),
     "misspelt dtype": ({"model.dtype": "float16"}, "bfloat16"),
     "misspelt schedule": ({"optim.schedule": "cosin"}, "cosine"),
@@ -58,40 +61,43 @@ BAD = {
                    "pt_inception-2015-12-05-6726825d.pth"),
     "unknown averages": ({"evaluate.emas": ("raw", "0.5")}, "0.9999"),
     "unknown average": ({"sample.ema": "0.5"}, "0.9999"),
-    "no clusters": ({"timesteps.num_clusters": 0}, "number of clusters is 0"),
+    "no clusters": ({"curriculum.num_clusters": 0}, "number of clusters is 0"),
     "too many clusters": (
-        {"process.name": "ddpm", "sample.sampler": "ddim", "timesteps.num_clusters": 1001},
+        {"process.name": "ddpm", "sample.sampler": "ddim", "curriculum.num_clusters": 1001},
         "at most that many",
     ),
-    "edges fall": ({"timesteps.clusters": "custom", "timesteps.edges": (0.0, 0.6, 0.5, 1.0)},
+    "edges fall": ({"curriculum.spacing": "custom", "curriculum.edges": (0.0, 0.6, 0.5, 1.0)},
                    "strictly increasing"),
-    "edges end early": ({"timesteps.clusters": "custom", "timesteps.edges": (0.0, 0.5)}, "end"),
-    "no edges": ({"timesteps.clusters": "custom"}, "at least two"),
-    "order": ({"timesteps.num_clusters": 3, "timesteps.order": "1,2,2"}, "not a permutation"),
-    "order name": ({"timesteps.order": "easy"}, "unknown"),
-    "patience": ({"timesteps.patience": 0}, "must be at least 1"),
-    "smoothing": ({"timesteps.smoothing": 1.0}, r"lie in \[0, 1\)"),
-    "misspelt density": ({"timesteps.density": "logit_nromal"}, "did you mean 'logit_normal'"),
+    "edges end early": ({"curriculum.spacing": "custom", "curriculum.edges": (0.0, 0.5)}, "end"),
+    "no edges": ({"curriculum.spacing": "custom"}, "at least two"),
+    "order": ({"curriculum.num_clusters": 3, "curriculum.order": "1,2,2"}, "not a permutation"),
+    "order name": ({"curriculum.order": "easy"}, "unknown"),
+    "patience": ({"curriculum.patience.steps": 0}, "must be at least 1"),
+    "smoothing": ({"curriculum.patience.smoothing": 1.0}, r"lie in \[0, 1\)"),
+    "misspelt density": ({"density.name": "logit_nromal"}, "did you mean 'logit_normal'"),
     "misspelt weight": ({"loss.weight": "minsnr"}, "did you mean 'min_snr'"),
-    "logit std": ({"timesteps.name": "logit_normal", "timesteps.logit_std": 0.0}, "positive"),
-    "bins": ({"timesteps.density": "second_moment", "timesteps.num_bins": 0}, "at least one"),
-    "one bin": ({"timesteps.name": "info_noise", "timesteps.num_bins": 1}, "at least two"),
-    "switch": ({"timesteps.name": "two_phase", "timesteps.switch_share": 0.0}, "switch_share"),
-    "speed and family": ({"timesteps.name": "speed"}, "needs the family 'ddpm', not 'flow'"),
-    "speed in the curriculum": ({"timesteps.density": "speed"}, "duals leave what"),
-    "speed undone": (
-        {"process.name": "ddpm", "sample.sampler": "ddim", "timesteps.name": "speed",
-         "loss.weight": "uncertainty"}, "would undo"),
-    "tau": (
-        {"process.name": "ddpm", "sample.sampler": "ddim", "timesteps.name": "speed",
-         "process.num_timesteps": 500}, "between 1 and 499"),
-    "speed's lambda": (
-        {"process.name": "ddpm", "sample.sampler": "ddim", "timesteps.name": "speed",
-         "timesteps.speed_lambda": 1.5}, r"lie in \[0, 1\]"),
-    "gamma": ({"loss.weight": "min_snr", "loss.min_snr_gamma": 0.0}, "positive"),
+    "logit std": (
+        {"density.name": "logit_normal", "density.logit_normal.std": 0.0}, "positive"),
+    "bins": (
+        {"density.name": "second_moment", "density.second_moment.num_bins": 0}, "at least one"),
+    "one bin": (
+        {"density.name": "info_noise", "density.info_noise.num_bins": 1}, "at least two"),
+    "switch": (
+        NO_CURRICULUM | {"density.name": "two_phase", "density.two_phase.switch_fraction": 0.0},
+        r"switch_fraction is 0.0; it must lie in \(0, 1\]"),
+    "speed and family": (
+        NO_CURRICULUM | {"density.name": "speed"}, "needs the family 'ddpm', not 'flow'"),
+    "speed in the curriculum": (
+        SPEED | {"curriculum.enabled": True}, "set config.curriculum.enabled to False"),
+    "two phases in the curriculum": (
+        {"density.name": "two_phase"}, "does not combine with the curriculum"),
+    "speed undone": (SPEED | {"loss.weight": "uncertainty"}, "would learn to undo"),
+    "tau": (SPEED | {"process.num_timesteps": 500}, "between 1 and 499"),
+    "speed's lam": (SPEED | {"density.speed.lam": 1.5}, r"lie in \[0, 1\]"),
+    "gamma": ({"loss.weight": "min_snr", "loss.min_snr.gamma": 0.0}, "positive"),
     "learned twice": (
-        {"timesteps.name": "info_noise", "loss.weight": "uncertainty"}, "choose another"),
-    "max_share": ({"timesteps.max_share": 0.0}, r"lie in \(0, 1\]"),
+        {"density.name": "info_noise", "loss.weight": "uncertainty"}, "which learns it"),
+    "max_fraction": ({"curriculum.max_fraction": 0.0}, r"lie in \(0, 1\]"),
     "patch": ({"model.patch_size": 3}, "divisible"),
     "heads": ({"model.num_heads": 5}, "divisible"),
     "named model": ({"model.size": "M/2"}, "SIZE"),
@@ -108,7 +114,7 @@ BAD = {
     "dropout": ({"model.name": "adm", "model.dropout": 1.0}, r"lie in \[0, 1\)"),
     "classes": ({"model.num_classes": 5}, "more than the model's 5"),
     "sampler and family": ({"process.name": "ddpm"}, "use ancestral or ddim"),
-    "churn": ({"sample.churn": 10.0}, "churn"),
+    "churn": ({"sample.heun.S_churn": 10.0}, "churn"),
     "guidance": ({"model.num_classes": 0, "sample.guidance": 2.0}, "unconditional"),
     "interval": ({"sample.guidance": 2.0, "sample.guidance_interval": (0.8, 0.2)}, "lo < hi"),
     "sampled class": ({"sample.classes": (10,)}, "classes are 0..9"),
@@ -129,7 +135,7 @@ BAD = {
     "nothing evaluated": ({"evaluate.num": 0}, "must be at least 1"),
     "no validation images": ({"validation.images": 0}, "must be at least 1"),
     "eta": ({"process.name": "ddpm", "sample.sampler": "ddim", "sample.steps": 50,
-             "sample.eta": -0.5}, "must be at least 0"),
+             "sample.ddim.eta": -0.5}, r"lie in \[0, 1\]"),
     "no sampler steps": ({"sample.steps": 0}, "at least 1"),
     "ddim steps": (
         {"process.name": "ddpm", "sample.sampler": "ddim", "sample.steps": 30}, "divisor"),
@@ -212,16 +218,17 @@ def test_batch_must_divide_over_the_devices():
         {"model.num_classes": 0},
         {"process.path": "gvp"},
         {"process.name": "edm"},
-        {"process.name": "edm", "sample.churn": 40.0},
+        {"process.name": "edm", "sample.heun.S_churn": 40.0},
         {"process.name": "ddpm", "sample.sampler": "ancestral", "process.learn_variance": True},
         {"process.name": "ddpm", "process.schedule": "cosine", "process.prediction": "v",
          "sample.sampler": "ddim", "sample.steps": 50, "sample.clip": True},
         {"process.name": "ddpm", "process.prediction": "x0", "sample.sampler": "ancestral"},
-        {"timesteps.name": "uniform", "optim.clip_norm": 1.0, "ema.half_lives_kimg": (10.0,)},
+        {"curriculum.enabled": False, "optim.clip_norm": 1.0, "ema.half_lives_kimg": (10.0,)},
         {"model.routing": True, "process.name": "edm"},
         {"model.routing": True, "process.name": "ddpm", "sample.sampler": "ancestral",
-         "timesteps.name": "speed", "process.learn_variance": True, "sample.guidance": 2.0},
-        {"timesteps.pacing": "fixed", "timesteps.clusters": "snr", "timesteps.order": "random"},
+         "curriculum.enabled": False, "density.name": "speed", "process.learn_variance": True,
+         "sample.guidance": 2.0},
+        {"curriculum.pacing": "fixed", "curriculum.spacing": "snr", "curriculum.order": "random"},
         {"model.dtype": "bfloat16", "model.remat": "block", "sample.guidance": 2.0},
         {"data.name": "mock", "data.text_encoder": "mock", "sample.guidance": 2.0},
         {"data.name": "mock", "data.text_encoder": "mock", "model.num_classes": 0},
@@ -267,7 +274,7 @@ def test_queries_keys_and_values_are_separate_where_kernels_are_whole(
     config = default_config()
     mesh = sharding.make_mesh(8 // fsdp, fsdp, jax.devices())
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
-    network = models._network(config, None, None, mesh)
+    network = models._network(config, from_config.model(config).process, None, mesh)
     assert network.separate_qkv == separate
 
 
@@ -335,9 +342,9 @@ def test_evaluations_count_heun_twice_and_guidance_twice():
     assert evaluations(config) == 20
 
 
-def test_max_share_is_an_absolute_step():
+def test_max_fraction_is_an_absolute_step():
     config = small()
-    config.train.duration, config.timesteps.max_share = "2000 steps", 0.125
+    config.train.duration, config.curriculum.max_fraction = "2000 steps", 0.125
     assert from_config.open_all_at(config, 1500) == 250
 
 
@@ -345,9 +352,9 @@ def test_speed_brings_its_weight_and_multiplies_the_chosen_one():
     config = small(**{"process.name": "ddpm", "loss.weight": "min_snr"})
     model, level = from_config.model(config), jnp.arange(1000.0)
     chosen = models.loss_weight(config, model.process, model.prediction)(level)
-    config.timesteps.name = "speed"
+    config.curriculum.enabled, config.density.name = False, "speed"
     both = models.loss_weight(config, model.process, model.prediction)(level)
-    own = loss_weights.speed_weight(noise_variances(model.process), 700, 0.6)(level)
+    own = speed_weight(noise_variances(model.process), 700, 0.6)(level)
     np.testing.assert_allclose(both, own * chosen, rtol=1e-6)
     assert 0.4 <= own[:700].min() < own[:700].max() <= 0.6
 
@@ -363,9 +370,10 @@ def test_every_peer_steps_in_every_family(family, timesteps, weight):
     ):
         return  # refused, see BAD
     config = small(**{"process.name": family, "loss.weight": weight, "train.batch_size": 16})
-    config.timesteps.name = timesteps
+    config.curriculum.enabled = timesteps == "curriculum"
+    config.density.name = timesteps
     if timesteps == "curriculum":  # every density inside the curriculum is one of the loop's peers
-        config.timesteps.density = {"none": "uniform", "min_snr": "info_noise"}.get(
+        config.density.name = {"none": "uniform", "min_snr": "info_noise"}.get(
             weight, "second_moment"
         )
     model = from_config.model(config)

@@ -14,10 +14,10 @@ from cdt.monitoring.progress import Progress
 from smoke_runs import arrays, assert_same_arrays, load, smoke
 
 ARMS = (
-    "uniform: timesteps.name=uniform",
+    "uniform: curriculum.enabled=False",
     # Fewer and other clusters than the baseline: validation is on the same intervals all the same.
-    "curriculum: timesteps.name=curriculum timesteps.patience=2 timesteps.num_clusters=3 "
-    "timesteps.clusters=snr",
+    "curriculum: curriculum.enabled=True curriculum.patience.steps=2 curriculum.num_clusters=3 "
+    "curriculum.spacing=snr",
     # An average that is put together from what each run has saved so far.
     "posthoc: sample.ema=posthoc0.15",
 )
@@ -126,18 +126,22 @@ def test_the_shipped_comparisons_can_be_built(tmp_path, monkeypatch, variant):
 
 
 BAD = {
-    "no such key": (("a: ", "b: timesteps.nam=uniform"), "did you mean 'timesteps.name'"),
+    "no such key": (("a: ", "b: density.nam=uniform"), "did you mean 'density.name'"),
+    "an old key": (("a: ", "b: timesteps.patience=3"), "is now 'curriculum.patience.steps'"),
     "alike": (
-        ("a: timesteps.name=uniform", "b: timesteps.name='uniform'"),
+        ("a: density.name=uniform", "b: density.name='uniform'"),
         "'a' and 'b' are alike",
     ),
     "one name": (("a: seed=1", "a: seed=2"), "called 'a'"),
     "one arm": (("a: ",), "at least two"),
-    "no name": (("timesteps.name=uniform", "b: "), "not of the form 'name:"),
+    "no name": (("curriculum.enabled=False", "b: "), "not of the form 'name:"),
     "no value": (("a: ", "b: uniform"), "give overrides as key=value"),
     "wrong type": (("a: ", "b: train.batch_size=x"), "must be a int"),
     "unequal data": (("a: ", "b: data.flip=True"), "overrides 'data.flip', which all arms share"),
-    "cannot be built": (("a: ", "b: timesteps.name=unifrom"), "did you mean 'uniform'"),
+    "cannot be built": (
+        ("a: ", "b: curriculum.enabled=False density.name=unifrom"),
+        "did you mean 'uniform'",
+    ),
 }
 
 
@@ -169,3 +173,30 @@ def test_what_a_peer_changes_can_be_an_arm(tmp_path):
         "sample.sampler": "dpm_solver",
     }.items():
         assert flatten(mode._arm_config(smoke(), {key: value}, 0, tmp_path, 100))[key] == value
+
+
+def test_a_comparison_of_an_earlier_version_goes_on():
+    """What version 0.1.0 wrote as settings.json, with the keys of its time."""
+    base = {"optim.lr": 0.5, "train.duration": "8 steps"}
+    timesteps = {"timesteps.name": "curriculum", "timesteps.density": "uniform",
+                 "timesteps.patience": 7}  # fmt: skip
+    old_arms = {
+        "uniform": {"timesteps.name": "uniform"},
+        "curriculum": {"timesteps.name": "curriculum"},
+        "p2": {"timesteps.name": "logit_normal", "loss.weight": "p2", "loss.p2_k": 2},
+    }
+    saved = {"arms": old_arms, "config": base | timesteps, "evaluations": 2}
+    arms = {
+        "uniform": {"curriculum.enabled": False},
+        "curriculum": {},
+        "p2": {"curriculum.enabled": False, "density.name": "logit_normal", "loss.weight": "p2",
+               "loss.p2.k": 2},
+    }  # fmt: skip
+    mine = {"arms": arms, "config": base | {"curriculum.patience.steps": 7}, "evaluations": 2}
+    assert mode._differing(mine, saved) == [] == mode._differing(mine, mine)
+    other = arms | {"p2": arms["p2"] | {"loss.p2.k": 3}}
+    assert mode._differing(mine | {"arms": other}, saved) == ["arms"]
+    patient = base | {"curriculum.patience.steps": 8}
+    assert mode._differing(mine | {"config": patient, "evaluations": 3}, saved) == [
+        "config", "evaluations"
+    ]  # fmt: skip

@@ -89,17 +89,17 @@ def test_numbers_below_one(tmp_path, key):
 
 def test_the_fitted_curriculum_becomes_a_config(finished, tmp_path):
     config = smoke()
-    config.timesteps.edges_file = str(finished / "curriculum.json")
+    config.curriculum.edges_file = str(finished / "curriculum.json")
     with_fitted_edges(config)
     check_keys(config)
     fitted = json.loads((finished / "curriculum.json").read_text())
-    assert list(config.timesteps.edges) == fitted["edges"] and config.timesteps.edges_file == ""
-    assert config.timesteps.clusters == "custom" and config.timesteps.order == fitted["order"]
-    assert config.timesteps.num_clusters == 4
-    config.timesteps.edges_file = str(tmp_path / "nowhere.json")
+    assert list(config.curriculum.edges) == fitted["edges"] and config.curriculum.edges_file == ""
+    assert config.curriculum.spacing == "custom" and config.curriculum.order == fitted["order"]
+    assert config.curriculum.num_clusters == 4
+    config.curriculum.edges_file = str(tmp_path / "nowhere.json")
     with pytest.raises(UserError, match="no such file"):
         with_fitted_edges(config)
     (tmp_path / "other.json").write_text('{"edges": 3}')
-    config.timesteps.edges_file = str(tmp_path / "other.json")
+    config.curriculum.edges_file = str(tmp_path / "other.json")
     with pytest.raises(UserError, match="no fitted curriculum"):
         with_fitted_edges(config)

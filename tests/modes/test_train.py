@@ -131,7 +131,7 @@ def test_killed_without_warning_repeats_from_the_last_checkpoint(
 
 
 def test_a_longer_run_goes_on_and_keeps_its_opening_step(tmp_path):
-    base = {"timesteps.max_share": 0.5, "timesteps.patience": 1000}
+    base = {"curriculum.max_fraction": 0.5, "curriculum.patience.steps": 1000}
     assert loop.train(smoke(**base, **{"train.duration": "12 steps"}), str(tmp_path)) == 0
     assert arrays(tmp_path)["timesteps"]["pacing"]["stage"] == 4  # all open from step 6
     assert loop.train(smoke(**base, **{"train.duration": "16 steps"}), str(tmp_path)) == 0
@@ -141,8 +141,8 @@ def test_a_longer_run_goes_on_and_keeps_its_opening_step(tmp_path):
 
 def test_another_identity_is_refused_and_changes_nothing(undisturbed):
     before = {p: p.stat().st_mtime_ns for p in undisturbed.rglob("*")}
-    with pytest.raises(UserError, match=r"another optim.lr .*, timesteps.num_clusters"):
-        loop.train(smoke(**{"optim.lr": 0.5, "timesteps.num_clusters": 5}), str(undisturbed))
+    with pytest.raises(UserError, match=r"another curriculum.num_clusters .*, optim.lr"):
+        loop.train(smoke(**{"optim.lr": 0.5, "curriculum.num_clusters": 5}), str(undisturbed))
     assert {p: p.stat().st_mtime_ns for p in undisturbed.rglob("*")} == before
 
 

@@ -9,7 +9,7 @@ from scipy import stats
 from cdt.diffusion import schedules
 from cdt.diffusion.process import ddpm, noise_variances
 from cdt.timesteps.base import Feedback
-from cdt.timesteps.speed import speed
+from cdt.timesteps.speed import speed, speed_weight
 
 TAU, K = 700, 5.0
 # schedule -> m at T = 1000, as the authors' code has it.
@@ -79,6 +79,20 @@ def test_it_learns_nothing():
     assert jax.tree.leaves(state) == [] and sampler.metrics(state) == {}
 
 
+@pytest.mark.parametrize("schedule", [schedules.linear_betas, schedules.cosine_betas])
+def test_the_weight_follows_the_growth_of_the_noise_below_tau(schedule):
+    tau, lam = 700, 0.6
+    alpha_bar = np.cumprod(1 - schedule(1000))
+    g = np.empty(1000)  # central differences, one-sided at the ends
+    g[1:-1] = (alpha_bar[:-2] - alpha_bar[2:]) / 2
+    g[0], g[-1] = alpha_bar[0] - alpha_bar[1], alpha_bar[-2] - alpha_bar[-1]
+    expected = (1 - lam) + (2 * lam - 1) * (g - g.min()) / (g.max() - g.min())
+    expected[tau:] = 1.0
+    weight = speed_weight(noise_variances(ddpm(schedule(1000))), tau, lam)
+    np.testing.assert_allclose(weight(jnp.arange(1000.0)), expected, rtol=1e-6)
+    assert np.argmax(expected[:tau]) == np.argmin(np.gradient(alpha_bar))
+
+
 def test_bad_constants():
     variances = noise_variances(ddpm(schedules.linear_betas(1000)))
     for tau in (0, 1000):
@@ -88,3 +102,5 @@ def test_bad_constants():
         speed(variances, k=0)
     with pytest.raises(ValueError, match="stops growing before the last"):
         speed(np.linspace(0.1, 1.0, 1000) ** 2)
+    with pytest.raises(ValueError, match=r"lam is 1.1; it must lie in \[0, 1\]"):
+        speed_weight(variances, lam=1.1)

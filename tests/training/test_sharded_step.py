@@ -31,7 +31,12 @@ def test_task_routing_and_speed_on_a_mesh_of_two_axes():
     """The same losses as on one device, and no activation moves for a mask or a dual."""
     config = small("dit")
     config.update_from_flattened_dict(
-        {"model.routing": True, "process.name": "ddpm", "timesteps.name": "speed"}
+        {
+            "model.routing": True,
+            "process.name": "ddpm",
+            "curriculum.enabled": False,
+            "density.name": "speed",
+        }
     )
     losses = {}
     for shape in [(1, 1), (4, 2)]:

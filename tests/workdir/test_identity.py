@@ -19,7 +19,7 @@ def test_identity_sees_what_makes_a_run_and_nothing_else():
     saved = {k: v for k, v in saved.items() if k in known}
     assert identity_differences(config, saved) == []
     config.optim.lr = 3e-4
-    config.timesteps.patience = 7
+    config.curriculum.patience.steps = 7
     config.model.depth = 9
     differences = identity_differences(config, saved)
     assert len(differences) == 3
