@@ -25,7 +25,7 @@ class Uncertainty(NamedTuple):
     log_variance: LogVariance  # of these parameters
 
 
-def uncertainty(process: Process) -> Uncertainty:
+def uncertainty_weight(process: Process) -> Uncertainty:
     """The learned weight of a noise family: 1 everywhere before the first step."""
     return Uncertainty(init_uncertainty, make_log_variance(process))
 

@@ -9,7 +9,7 @@ from cdt.diffusion import loss_weights
 from cdt.diffusion.loss_weights import Weight
 from cdt.diffusion.prediction import Prediction
 from cdt.diffusion.process import Process
-from cdt.diffusion.uncertainty import Uncertainty, uncertainty
+from cdt.diffusion.uncertainty import Uncertainty, uncertainty_weight
 from cdt.from_config.choices import choose, options
 
 
@@ -27,7 +27,7 @@ WEIGHTS: dict[str, Callable[..., Weight | Uncertainty]] = {
         noise.process, noise.prediction, gamma
     ),
     "p2": lambda noise, k, gamma: loss_weights.p2_weight(noise.process, noise.prediction, k, gamma),
-    "uncertainty": lambda noise: uncertainty(noise.process),
+    "uncertainty": lambda noise: uncertainty_weight(noise.process),
 }
 
 
