@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from cdt import from_config
@@ -27,8 +26,9 @@ from cdt.files import atomic
 from cdt.files.plain_json import to_json
 from cdt.monitoring import plots
 from cdt.monitoring.progress import Progress
+from cdt.run.open_run import OpenRun, open_run
 from cdt.training.step import Batch
-from cdt.workdir.record import check_identity, record_config
+from cdt.workdir.record import record_config
 
 _SHARES = {"50 %": 0.5, "90 %": 0.9, "95 %": 0.95}
 
@@ -42,21 +42,19 @@ def difficulty(config: ConfigDict, workdir: str) -> int:
     that have no file.
     """
     c = config.difficulty
+    run = open_run(config, workdir)
     with user_errors():
-        path = epath.Path(workdir)
-        check_identity(path, config)
         train, test = from_config.data(config)
-        mesh = from_config.mesh(config)
         # Side by side each device has a model with the whole of its batch.
-        model = from_config.model(config, None if c.side_by_side else mesh)
-        parts = from_config.difficulty(config, model, mesh.size, train.size)
+        model = from_config.model(config) if c.side_by_side else run.model
+        parts = from_config.difficulty(config, model, run.mesh.size, train.size)
         steps = from_config.steps(config, "difficulty.duration", train.size)
         for key in ("seeds", "validations", "num_pairs", "num_draws", "max_images"):
             if c[key] < 1:
                 raise UserError(f"config.difficulty.{key} is {c[key]}; it must be at least 1.")
         validation_steps = np.unique(np.linspace(0, steps, c.validations + 1).round().astype(int))
-        record_config(path, config)
-        folder = path / "difficulty"
+        record_config(run.path, config)
+        folder = run.path / "difficulty"
         _check_settings(folder, validation_steps.tolist(), parts.edges.tolist())
 
     name = f"{train.name}, {parts.process.name}"
@@ -66,7 +64,7 @@ def difficulty(config: ConfigDict, workdir: str) -> int:
     figures.relative_entropy_plot(folder / "relative_entropy.png", {name: entropy})
     print(f"relative entropy of {len(entropy.u)} pairs of levels measured; now the convergence")
 
-    curves = _train_clusters(config, parts, train, test, validation_steps, folder / "curves")
+    curves = _train_clusters(run, parts, train, test, validation_steps, folder / "curves")
     if curves is None:
         print("stopped by a signal; run the same command to go on with the clusters that are left")
         return EXIT_STOPPED
@@ -141,7 +139,7 @@ def _entropy(
 
 
 def _train_clusters(
-    config: ConfigDict,
+    run: OpenRun,
     parts: from_config.Difficulty,
     train: Source,
     test: Source,
@@ -149,8 +147,8 @@ def _train_clusters(
     folder: epath.Path,
 ) -> list[list[dict[str, Any]]] | None:
     """The curves by seed and cluster, trained where their file is missing; None if stopped."""
-    mesh = from_config.mesh(config)
-    at_once = mesh.size if config.difficulty.side_by_side else None
+    config = run.config
+    at_once = run.mesh.size if config.difficulty.side_by_side else None
     num_clusters = len(parts.edges) - 1
     files = {
         (seed, cluster): folder / f"seed_{seed}_cluster_{cluster + 1:02d}.json"
@@ -162,7 +160,7 @@ def _train_clusters(
         for seed in range(config.difficulty.seeds)
     }
     if any(left.values()):
-        programs, batch_at, validation_batch = _compiled(config, parts, train, test, mesh)
+        programs, batch_at, validation_batch = _compiled(run, parts, train, test)
         groups = sum(-(-len(clusters) // (at_once or 1)) for clusters in left.values())
         total = groups * int(validation_steps[-1])
         progress = Progress(total, 0)
@@ -184,7 +182,7 @@ def _train_clusters(
                     file = files[seed, curve.cluster]
                     atomic.write(file, to_json(curve._asdict()))
                     if curve.bad_steps:
-                        logging.warning(f"{file}: {curve.bad_steps} steps were not finite")
+                        logging.warning(f"{file}: {curve.bad_steps} steps had NaN or inf")
                 if stop.requested:
                     return None
     return [
@@ -194,12 +192,13 @@ def _train_clusters(
 
 
 def _compiled(
-    config: ConfigDict, parts: from_config.Difficulty, train: Source, test: Source, mesh: Mesh
+    run: OpenRun, parts: from_config.Difficulty, train: Source, test: Source
 ) -> tuple[convergence.Programs, Callable[[int], Batch], Batch]:
     """(the programs compiled for the mesh, step -> global batch, the validation batch).
 
     Side by side every device holds models and batch whole; otherwise both are split as in training.
     """
+    config, mesh = run.config, run.mesh
     side_by_side = config.difficulty.side_by_side
     programs = convergence.side_by_side(parts.programs) if side_by_side else parts.programs
     key = jax.random.key(config.seed)

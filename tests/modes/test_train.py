@@ -1,5 +1,6 @@
 """The loop from end to end, on the smoke version of the shipped configs."""
 
+import gzip
 import json
 import logging
 import os
@@ -223,3 +224,22 @@ def test_read_only_workdir(tmp_path, monkeypatch):
     monkeypatch.setattr(type(epath.Path(tmp_path)), "write_bytes", refuse)
     with pytest.raises(UserError, match=r"cannot be written to \(Permission denied\)"):
         loop.train(smoke(), str(tmp_path / "run"))
+
+
+def test_a_trace_of_the_steps_asked_for(tmp_path, capsys):
+    config = smoke(**{"train.duration": "8 steps", "profile.steps": (3, 5)})
+    assert loop.train(config, str(tmp_path)) == 0
+    assert "the trace of the profiled steps is in" in capsys.readouterr().out
+    (folder,) = (tmp_path / "profile" / "plugins" / "profile").iterdir()
+    assert list(folder.glob("*.xplane.pb"))
+    (trace,) = folder.glob("*.trace.json.gz")
+    events = json.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]
+    steps = [e["args"]["step_num"] for e in events if e.get("name") == "train" and "args" in e]
+    assert sorted(map(int, steps)) == [3, 4]
+    # Another trace is no other run, and a run that is beyond the steps traces nothing.
+    config = smoke(**{"train.duration": "10 steps", "profile.steps": (2, 4)})
+    assert loop.train(config, str(tmp_path)) == 0
+    assert list((tmp_path / "profile" / "plugins" / "profile").iterdir()) == [folder]
+    for steps in [(3,), (3, 3), (-1, 2)]:
+        with pytest.raises(UserError, match=r"config.profile.steps is .*; it must be two numbers"):
+            loop.train(smoke(**{"profile.steps": steps}), str(tmp_path / "other"))
