@@ -4,8 +4,8 @@
                        [--config.optim.lr=2e-4 ...]
 
 Running the same command again resumes. Exit codes: 0 finished; 2 something given was wrong (one
-sentence says what); 3 stopped by numbers that were not finite; 75 saved after a signal, or another
-process of the run was lost: run again.
+sentence says what); 3 stopped by NaN or inf in the loss or its gradient; 75 saved after a signal,
+or another process of the run was lost: run again.
 
 On several hosts the same command is started on each. SLURM, Cloud TPU and Kubernetes tell the
 processes of each other; elsewhere --coordinator, --num_processes and --process_id do.

@@ -93,7 +93,7 @@ class Curve(NamedTuple):
     cluster: int  # 0-based
     steps: list[int]  # increasing, from 0
     losses: list[float]
-    bad_steps: int  # steps that changed nothing, because loss or gradient was not finite
+    bad_steps: int  # steps that changed nothing, because loss or gradient had NaN or inf
 
 
 def train_each_cluster(
@@ -162,7 +162,7 @@ def steps_to(steps: Sequence[int] | np.ndarray, losses: np.ndarray, share: float
 
     Args:
       steps: int[k] of the validations, increasing from 0.
-      losses: float[k, N]; validations that are not finite are passed over.
+      losses: float[k, N]; validations with NaN or inf are passed over.
       share: in (0, 1], such as 0.9.
 
     Returns:

@@ -30,7 +30,7 @@ from cdt.run.open_run import OpenRun, open_run
 from cdt.training.step import Batch
 from cdt.workdir.record import record_config
 
-_SHARES = {"50 %": 0.5, "90 %": 0.9, "95 %": 0.95}
+_FRACTIONS = {"50 %": 0.5, "90 %": 0.9, "95 %": 0.95}
 
 
 def difficulty(config: ConfigDict, workdir: str) -> int:
@@ -59,56 +59,73 @@ def difficulty(config: ConfigDict, workdir: str) -> int:
 
     name = f"{train.name}, {parts.process.name}"
     entropy = _entropy(config, train, parts, model.to_x0)
-    atomic.write(folder / "relative_entropy.json", to_json(entropy._asdict()))
-    atomic.write(folder / "relative_entropy.csv", verdict.entropy_csv(entropy))
-    figures.relative_entropy_plot(folder / "relative_entropy.png", {name: entropy})
+    _write_entropy(folder, name, entropy)
     print(f"relative entropy of {len(entropy.u)} pairs of levels measured; now the convergence")
 
     curves = _train_clusters(run, parts, train, test, validation_steps, folder / "curves")
     if curves is None:
         print("stopped by a signal; run the same command to go on with the clusters that are left")
         return EXIT_STOPPED
-
     losses = np.array([[curve["losses"] for curve in seed] for seed in curves])  # [S, N, k]
-    losses = losses.transpose(0, 2, 1)
-    steps_to = {
-        label: np.stack([convergence.steps_to(validation_steps, seed, share) for seed in losses])
-        for label, share in _SHARES.items()
-    }
-    correlation = convergence.rank_correlation(steps_to["90 %"])
-    results = {
-        "edges": parts.edges,
-        "steps": validation_steps,
-        "losses": losses,
-        "steps_to": steps_to,
-        "rank_correlation": correlation,
-    }
-    atomic.write(folder / "convergence.json", to_json(results))
-    atomic.write(
-        folder / "convergence.csv",
-        verdict.convergence_csv(
-            parts.edges, {f"steps_to_{label[:2]}": table for label, table in steps_to.items()}
-        ),
+    steps_to = _write_convergence(
+        folder, name, parts.edges, validation_steps, losses.transpose(0, 2, 1)
     )
-    plots.convergence_plot(folder / "convergence.png", validation_steps, losses.mean(axis=0), [])
-    figures.steps_to_plot(folder / "steps_to.png", {name: steps_to})
+    _write_curriculum(folder, parts, entropy, steps_to)
 
-    known = np.isfinite(steps_to["90 %"]).any()
-    fitted = verdict.fitted_curriculum(
-        entropy,
-        len(parts.edges) - 1,
-        parts.process.num_levels,
-        parts.edges if known else None,
-        np.nanmean(steps_to["90 %"], axis=0) if known else None,
-    )
-    atomic.write(folder / "curriculum.json", to_json(fitted))
-    text = verdict.study_verdict(name, correlation, entropy)
+    text = verdict.study_verdict(name, convergence.rank_correlation(steps_to), entropy)
     atomic.write(folder / "verdict.txt", text + "\n")
     print(text)
     print(
         f"A curriculum fitted to this data: --config.curriculum.edges_file={folder}/curriculum.json"
     )
     return EXIT_FINISHED
+
+
+def _write_entropy(folder: epath.Path, name: str, entropy: RelativeEntropy) -> None:
+    atomic.write(folder / "relative_entropy.json", to_json(entropy._asdict()))
+    atomic.write(folder / "relative_entropy.csv", verdict.entropy_csv(entropy))
+    figures.relative_entropy_plot(folder / "relative_entropy.png", {name: entropy})
+
+
+def _write_convergence(
+    folder: epath.Path, name: str, edges: np.ndarray, steps: np.ndarray, losses: np.ndarray
+) -> np.ndarray:
+    """Writes what losses f64[S, k, N] at k steps say; returns the steps to 90 %, f64[S, N]."""
+    steps_to = {
+        label: np.stack([convergence.steps_to(steps, seed, fraction) for seed in losses])
+        for label, fraction in _FRACTIONS.items()
+    }
+    results = {
+        "edges": edges,
+        "steps": steps,
+        "losses": losses,
+        "steps_to": steps_to,
+        "rank_correlation": convergence.rank_correlation(steps_to["90 %"]),
+    }
+    atomic.write(folder / "convergence.json", to_json(results))
+    columns = {f"steps_to_{label[:2]}": table for label, table in steps_to.items()}
+    atomic.write(folder / "convergence.csv", verdict.convergence_csv(edges, columns))
+    plots.convergence_plot(folder / "convergence.png", steps, losses.mean(axis=0))
+    figures.steps_to_plot(folder / "steps_to.png", {name: steps_to})
+    return steps_to["90 %"]
+
+
+def _write_curriculum(
+    folder: epath.Path,
+    parts: from_config.Difficulty,
+    entropy: RelativeEntropy,
+    steps_to: np.ndarray,
+) -> None:
+    """Writes the curriculum that fits relative entropy and steps to 90 % f64[S, N], NaN unknown."""
+    known = np.isfinite(steps_to).any()
+    fitted = verdict.fitted_curriculum(
+        entropy,
+        len(parts.edges) - 1,
+        parts.process.num_levels,
+        parts.edges if known else None,
+        np.nanmean(steps_to, axis=0) if known else None,
+    )
+    atomic.write(folder / "curriculum.json", to_json(fitted))
 
 
 def _check_settings(folder: epath.Path, validation_steps: list[int], edges: list[float]) -> None:

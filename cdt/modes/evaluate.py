@@ -20,7 +20,7 @@ from cdt.evals.summary import in_blocks, summarise
 from cdt.files import atomic
 from cdt.monitoring.writers import Writer
 from cdt.run.evaluation import check_reference, reference_of, scalars
-from cdt.run.images import describe, generator
+from cdt.run.images import describe, make_generator
 from cdt.run.open_run import open_run
 from cdt.run.weights import load_params
 
@@ -103,10 +103,10 @@ def _sampling(
     """(a function that makes uint8 images of the newest checkpoint, what they are)."""
     run = open_run(config, path)
     with errors_of_all(), user_errors():
-        made = generator(run)
+        generator = make_generator(run)
     step, params = load_params(run)
     n = config.evaluate.num
-    return lambda: made.images(params, n), describe(config, step, n)
+    return lambda: generator.images(params, n), describe(config, step, n)
 
 
 def table(results: Mapping[str, Any]) -> str:

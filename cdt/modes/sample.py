@@ -10,7 +10,7 @@ from cdt.devices.agreement import errors_of_all
 from cdt.errors import EXIT_FINISHED, user_errors
 from cdt.files import atomic
 from cdt.monitoring import plots
-from cdt.run.images import describe, generator
+from cdt.run.images import describe, make_generator
 from cdt.run.open_run import open_run
 from cdt.run.weights import load_params
 
@@ -22,10 +22,10 @@ def sample(config: ConfigDict, workdir: str) -> int:
     run = open_run(config, workdir)
     with errors_of_all(), user_errors():
         n = config.sample.num
-        made = generator(run)
+        generator = make_generator(run)
         captions_of = from_config.sample_captions(config)
     step, params = load_params(run)
-    images = made.images(params, n)
+    images = generator.images(params, n)
     if images is None:
         return EXIT_FINISHED
 
@@ -33,7 +33,7 @@ def sample(config: ConfigDict, workdir: str) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     columns = min(10, len(config.sample.prompts) or run.model.num_classes or n)
     arrays, grid = {"arr_0": images}, plots.image_grid(images[:100], columns)
-    labels = made.condition(np.arange(n)).get("label")
+    labels = generator.condition(np.arange(n)).get("label")
     if labels is not None:
         arrays["arr_1"] = labels
     if captions_of is not None:

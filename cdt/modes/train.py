@@ -32,7 +32,7 @@ from cdt.monitoring.goodput import Goodput
 from cdt.monitoring.profile import Profile
 from cdt.monitoring.run_log import RunLog
 from cdt.run.evaluation import make_evaluation, scalars
-from cdt.run.images import Generator, generator
+from cdt.run.images import Generator, make_generator
 from cdt.run.open_run import OpenRun, open_run
 from cdt.run.training_run import TrainingRun, open_training
 from cdt.run.weights import initial_params, put_together
@@ -95,13 +95,13 @@ class Setup(NamedTuple):
     every: dict[str, int]  # section -> steps, see `from_config.intervals`
     total_steps: int
     steps_per_dispatch: int
-    profiled: tuple[int, int] | None
+    profiled: tuple[int, int] | None  # see `from_config.profiled_steps`
     generator: Generator
     shown_ema: str  # the average of the sample grids
     evaluated_emas: tuple[str, ...]
     evaluation: Callable[[PyTree], dict[str, float]] | None
     validation_batch: Batch
-    first_batch: dict[str, jax.ShapeDtypeStruct]  # the shapes of every global batch
+    batch_shapes: dict[str, jax.ShapeDtypeStruct]  # of a global batch
     start: int  # steps done
     # At most one of these two; the first step donates their arrays.
     items: dict[str, PyTree] | None  # the state in the newest whole checkpoint
@@ -118,12 +118,13 @@ def set_up(config: ConfigDict, workdir: str) -> Setup:
     training = open_training(run)
     num_examples, batch_size = training.train.size, config.train.batch_size
     with errors_of_all(), user_errors():
-        made = generator(run)
+        generator = make_generator(run)
         every = from_config.intervals(config, num_examples)
         total_steps = from_config.steps(config, "train.duration", num_examples)
         at_once = from_config.steps_per_dispatch(config, every, total_steps)
         profiled = from_config.profiled_steps(config)
-        emas = from_config.ema_name(config), from_config.evaluated_emas(config)
+        shown_ema = from_config.ema_name(config)
+        evaluated_emas = from_config.evaluated_emas(config)
         saver = Saver(
             training.checkpoints,
             {"config": flatten(config), "open_all_at": training.open_all_at},
@@ -133,7 +134,7 @@ def set_up(config: ConfigDict, workdir: str) -> Setup:
         weights = initial_params(run) if config.init_from and not training.saved else None
         if jax.process_index() == 0:
             record_config(run.path, config)
-        evaluation = make_evaluation(run, made, training.train) if every["evaluate"] else None
+        evaluation = make_evaluation(run, generator, training.train) if every["evaluate"] else None
 
     restored = training.checkpoints.restore_latest(to_items(training.state))
     start, items = restored[:2] if restored else (0, None)
@@ -144,11 +145,25 @@ def set_up(config: ConfigDict, workdir: str) -> Setup:
         )
     with errors_of_all(), user_errors():
         validation_batch = from_config.validation_batch(config, training.test, run.mesh)
-        first_batch = sharding.abstract_batch(run.mesh, training.batch_at(start), batch_size)
+        batch_shapes = sharding.abstract_batch(run.mesh, training.batch_at(start), batch_size)
     return Setup(
-        run, training, saver, every, total_steps, at_once, profiled, made, *emas, evaluation,
-        validation_batch, first_batch, start, items, weights,
-    )  # fmt: skip
+        run=run,
+        training=training,
+        saver=saver,
+        every=every,
+        total_steps=total_steps,
+        steps_per_dispatch=at_once,
+        profiled=profiled,
+        generator=generator,
+        shown_ema=shown_ema,
+        evaluated_emas=evaluated_emas,
+        evaluation=evaluation,
+        validation_batch=validation_batch,
+        batch_shapes=batch_shapes,
+        start=start,
+        items=items,
+        weights=weights,
+    )
 
 
 # --- Programs: each compiled once, ahead of time, side by side ------------------------------------
@@ -173,7 +188,7 @@ def compile_programs(setup: Setup) -> Programs:
         config.seed,
         setup.run.model.to_x0,
     )
-    batches = [setup.first_batch] * setup.steps_per_dispatch
+    batches = [setup.batch_shapes] * setup.steps_per_dispatch
     lowered = [
         jax.jit(
             several_steps(training.parts.step),

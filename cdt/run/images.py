@@ -46,7 +46,7 @@ class Generator(NamedTuple):
         return np.concatenate(images)[:n] if images else None
 
 
-def generator(run: OpenRun) -> Generator:
+def make_generator(run: OpenRun) -> Generator:
     """Builds the generator that `config.sample` describes.
 
     Raises:

@@ -9,7 +9,7 @@ from cdt.config import unknown_key
 from cdt.errors import user_errors
 from cdt.monitoring.history import Convergence, convergence
 from cdt.monitoring.writers import read_history
-from cdt.run.images import generator
+from cdt.run.images import make_generator
 from cdt.run.open_run import open_run
 from cdt.run.weights import load_params
 from cdt.workdir.record import recorded_config
@@ -61,7 +61,7 @@ class Run:
                 raise unknown_key(f"sample.{key}")
             config.sample[key] = value
         with user_errors():
-            images = generator(self._run._replace(config=config)).images(self.params, n)
+            images = make_generator(self._run._replace(config=config)).images(self.params, n)
         return np.zeros((0, 0, 0, 0), np.uint8) if images is None else images
 
     def history(self) -> list[dict[str, float]]:

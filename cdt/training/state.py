@@ -15,7 +15,7 @@ _RECENT = 8
 
 
 class BadSteps(flax.struct.PyTreeNode):
-    """Steps whose loss or gradient was not finite; they changed nothing."""
+    """Counts steps whose loss or gradient had NaN or inf; they changed nothing."""
 
     in_a_row: Array  # int32[]
     total: Array  # int32[]
