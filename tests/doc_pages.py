@@ -4,7 +4,6 @@ A block's fence names its language and, as `title="..."`, either the marks of wh
 the file that the reader is to write it to. The site shows both.
 """
 
-import contextlib
 import hashlib
 import os
 import re
@@ -12,12 +11,9 @@ import runpy
 import shlex
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from absl import flags
-from absl.testing import flagsaver
 from ml_collections import ConfigDict
 
 from cdt import main
@@ -26,6 +22,7 @@ from cdt.data import emoji, prepare, text
 from cdt.data.command_line import parsed
 from cdt.errors import EXIT_FINISHED
 from cdt.modes.compare import parse_arms
+from front_door import flags_of
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
@@ -222,7 +219,7 @@ def _check_arguments(module: str, arguments: list[str]) -> None:
     elif module != "cdt.data.emoji":
         own = ("--weights=", "--out=", "--vae=", "--license=", "--labels=")
         arguments = [a for a in arguments if module == "cdt.main" or not a.startswith(own)]
-        with _flags_of([module, *arguments]) as argv:
+        with flags_of([module, *arguments]) as argv:
             config, _, _ = main.parse(argv)
             check_keys(config)
 
@@ -273,7 +270,7 @@ class Runner:
 
     def _with_config(self, module: str, arguments: list[str]) -> int:
         _check_arguments(module, arguments)
-        with _flags_of([module, *cheap(arguments, self.shared / "compiled")]) as argv:
+        with flags_of([module, *cheap(arguments, self.shared / "compiled")]) as argv:
             if module == "cdt.main":
                 return self._main(argv, arguments)
             try:
@@ -324,19 +321,6 @@ def cheap(arguments: list[str], cache: Path) -> list[str]:
         overrides = SMALL | overrides
     overrides["compilation_cache"] = str(cache)
     return [*arguments, *(f"--config.{key}={value}" for key, value in overrides.items())]
-
-
-@contextlib.contextmanager
-def _flags_of(argv: list[str]):
-    """Flags as at the start of a process with this command line."""
-    before = sys.argv
-    try:
-        with flagsaver.flagsaver():
-            sys.argv = argv  # which ml_collections reads the overrides from
-            yield argv
-    finally:
-        sys.argv = before
-        flags.FLAGS.unparse_flags()
 
 
 def _shell(words: list[str], environment: dict[str, str]) -> None:

@@ -71,12 +71,14 @@ def test_the_network_at_full_size(name):
     from_config.sampler(config, model)
 
 
-# What takes longest; networks and conditions like theirs are in the others.
-LONG = ("cifar10", "coco256_latent", "emoji64", "ffhq256_latent", "ffhq64", "imagenet64")
+# Whole runs, of which `make test` has others. What takes longest has networks and conditions like
+# those of the rest.
+SLOW = ("cifar10", "coco256_latent", "emoji64", "ffhq256_latent", "ffhq64", "imagenet64")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=pytest.mark.slow if n in LONG else ()) for n in FILES]
+    "name", [pytest.param(n, marks=pytest.mark.slow if n in SLOW else ()) for n in FILES]
 )
 def test_smoke(name, tmp_path):
     config = get(name, "smoke")

@@ -11,19 +11,18 @@ import pytest
 from PIL import Image
 
 from cpu_devices import xla_flags
+from front_door import cdt
 
 ROOT = Path(__file__).parents[1]
-DIGITS = "--config=configs/digits.py:smoke"
+DIGITS = f"--config={ROOT}/configs/digits.py:smoke"
 
 
-def environment(devices=1):
-    return os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": xla_flags(devices)}
-
-
-def cdt(*arguments, devices=1):
+def process(*arguments):
+    """The program in a process of its own, of one device."""
     return subprocess.run(
-        [sys.executable, "-m", "cdt.main", *arguments], cwd=ROOT, env=environment(devices),
-        capture_output=True, text=True, timeout=300,
+        [sys.executable, "-m", "cdt.main", *arguments], cwd=ROOT,
+        env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": xla_flags(1)},
+        capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
 
 
@@ -41,52 +40,46 @@ BAD = {
     "no checkpoint": ([DIGITS, "--mode=sample"], "train first"),
     "nothing to evaluate": ([DIGITS, "--mode=evaluate"], "train first"),
     "no data set": (
-        ["--config=configs/imagenet64.py", "--config.data.path=no_such_data_set"], "TFDS"),
+        [f"--config={ROOT}/configs/imagenet64.py", "--config.data.path=no_such_data_set"], "TFDS"),
 }  # fmt: skip
+
+
+def assert_one_sentence(result, words):
+    assert result.returncode == 2, result.stderr
+    lines = [line for line in result.stderr.splitlines() if line.startswith("cdt: ")]
+    assert len(lines) == 1 and words in lines[0], result.stderr
+    assert "Traceback" not in result.stderr
 
 
 @pytest.mark.parametrize("name", BAD)
 def test_bad_input_is_one_sentence_and_exit_code_2(name, tmp_path):
     arguments, words = BAD[name]
-    result = cdt(*arguments, f"--workdir={tmp_path / 'run'}")
-    assert result.returncode == 2, result.stderr
-    lines = [line for line in result.stderr.splitlines() if line.startswith("cdt: ")]
-    assert len(lines) == 1 and words in lines[0], result.stderr
-    assert "Traceback" not in result.stderr
+    assert_one_sentence(cdt(*arguments, f"--workdir={tmp_path / 'run'}"), words)
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
+# Refused before JAX is imported, in the middle of the flags, and by what the mode builds.
+@pytest.mark.parametrize("name", ["unknown key", "not a flag", "wrong value"])
+def test_a_process_ends_with_the_sentence_and_the_code(name, tmp_path):
+    arguments, words = BAD[name]
+    assert_one_sentence(process(*arguments, f"--workdir={tmp_path / 'run'}"), words)
+
+
 def test_workdir_is_required():
-    result = cdt(DIGITS)
-    assert result.returncode == 2 and "--workdir is missing" in result.stderr
+    assert_one_sentence(cdt(DIGITS), "--workdir is missing")
 
 
 def test_config_file_that_raises(tmp_path):
     (tmp_path / "broken.py").write_text("def get_config(variant=''):\n    return 1 / 0\n")
-    result = cdt(f"--config={tmp_path}/broken.py", f"--workdir={tmp_path}/run")
-    assert result.returncode == 2 and "ZeroDivisionError" in result.stderr
-    assert "Traceback" not in result.stderr
+    refused = cdt(f"--config={tmp_path}/broken.py", f"--workdir={tmp_path}/run")
+    assert_one_sentence(refused, "ZeroDivisionError")
 
 
-def test_train_sample_evaluate_and_a_change_of_devices(tmp_path):
+def test_train_sample_and_evaluate(tmp_path):
     run = f"--workdir={tmp_path}"
-    first = cdt(DIGITS, run, "--config.train.duration=18 steps", devices=8)
-    assert first.returncode == 0, first.stderr
-    assert "blocks/mlp/in/kernel" in first.stdout  # the table of parameters
-    # Eight devices, then one: the run goes on, with the losses of one that never moved.
-    on = cdt(DIGITS, run, devices=1)
-    assert on.returncode == 0, on.stderr
-    assert "resuming at step 18 of 24" in on.stdout
-
-    alone = cdt(DIGITS, f"--workdir={tmp_path}/alone", "--config.train.duration=18 steps")
-    assert alone.returncode == 0, alone.stderr
-    assert cdt(DIGITS, f"--workdir={tmp_path}/alone").returncode == 0
-
-    def losses(path):
-        records = [json.loads(x) for x in (path / "metrics.jsonl").read_text().splitlines()]
-        return np.array([r["loss"] for r in records if "loss" in r])
-
-    np.testing.assert_allclose(losses(tmp_path), losses(tmp_path / "alone"), rtol=1e-5)
+    trained = cdt(DIGITS, run)
+    assert trained.returncode == 0, trained.stderr
+    assert "blocks/mlp/in/kernel" in trained.stdout  # the table of parameters
 
     sampled = cdt(DIGITS, run, "--mode=sample", "--config.sample.num=30")
     assert sampled.returncode == 0, sampled.stderr
@@ -104,3 +97,23 @@ def test_train_sample_evaluate_and_a_change_of_devices(tmp_path):
     # Barely trained: far from the data, but not as far as nothing.
     assert 10 < result["frechet_train"] < 100
     assert 1.5 < result["nearest_train_of_test"] < 3
+
+
+@pytest.mark.long  # four runs; test_step and test_sharded_step compare numbers of devices
+def test_a_change_of_devices(tmp_path):
+    """Eight devices, then one in a process of its own: the losses of a run that never moved."""
+    run, alone = (f"--workdir={tmp_path / name}" for name in ("moved", "alone"))
+    first = cdt(DIGITS, run, "--config.train.duration=18 steps")
+    assert first.returncode == 0, first.stderr
+    on = process(DIGITS, run)
+    assert on.returncode == 0, on.stderr
+    assert "resuming at step 18 of 24" in on.stdout
+    for duration in (18, 24):
+        done = cdt(DIGITS, alone, f"--config.train.duration={duration} steps")
+        assert done.returncode == 0, done.stderr
+
+    def losses(name):
+        lines = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
+        return np.array([r["loss"] for r in map(json.loads, lines) if "loss" in r])
+
+    np.testing.assert_allclose(losses("moved"), losses("alone"), rtol=1e-5)

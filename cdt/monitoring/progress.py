@@ -23,7 +23,7 @@ class Progress:
       start_step: steps done before, in [0, total_steps).
       active: False on the processes that shall be silent.
       unit: what a step is called.
-      stream: where to, normally standard error.
+      stream: where to; None: standard error.
     """
 
     def __init__(
@@ -33,11 +33,11 @@ class Progress:
         *,
         active: bool = True,
         unit: str = "step",
-        stream: TextIO = sys.stderr,
+        stream: TextIO | None = None,
     ):
         self._total = total_steps
         self._step = self._first_step = start_step
-        self._stream = stream
+        self._stream = stream = stream or sys.stderr
         self._first_time: float | None = None
         self._printed_step = start_step
         self._printed_time = -float("inf")

@@ -28,7 +28,10 @@ def test_dit_xl_costs_what_its_authors_say():
 
 @pytest.mark.parametrize(
     "network, least, most",
-    [("dit", 0.95, 1.0), pytest.param("ddpmpp", 0.95, 1.06, marks=pytest.mark.slow)],
+    [
+        pytest.param("dit", 0.95, 1.0, marks=pytest.mark.long),
+        pytest.param("ddpmpp", 0.95, 1.06, marks=pytest.mark.slow),
+    ],
 )
 def test_xla_counts_about_as_many(network, least, most):
     """Its analysis of the compiled program adds element-wise operations, and leaves out products

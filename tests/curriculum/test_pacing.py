@@ -52,9 +52,14 @@ def test_patience_against_the_loop_with_every_option():
     traces = (np.exp(-np.arange(160) / 60) + 0.1 * rng.random((20, 160))).astype(np.float32)
     traces[:, 80:100] = traces[:, 79:80]
     stages_seen = set()
-    for options in OPTIONS:
-        states = jax.vmap(functools.partial(run, patience(*options)))(traces)
-        for losses, stages in zip(traces, states.stage, strict=True):
+    every = jax.jit(
+        lambda losses: [
+            jax.vmap(functools.partial(run, patience(*options)))(losses).stage
+            for options in OPTIONS
+        ]
+    )(traces)
+    for options, found in zip(OPTIONS, jax.tree.map(np.asarray, every), strict=True):
+        for losses, stages in zip(traces, found, strict=True):
             expected = reference(losses, *options)
             np.testing.assert_array_equal(stages, expected)
             stages_seen.update(expected)

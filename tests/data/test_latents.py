@@ -6,8 +6,6 @@ The autoencoder is a small one with random weights.
 import io
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import jax
@@ -23,13 +21,13 @@ from cdt.data.text_encoder import TextEncoder
 from cdt.diffusion.latent_scaling import constant_scale, edm2_whitening, encoder_input
 from cdt.errors import UserError
 from cdt.files.safetensors import read_tensors, sha256
-from cdt.main import run_command_line
 from cdt.models.autoencoder_weights import autoencoder_of, autoencoder_params
 from cdt.modes.evaluate import evaluate
 from cdt.modes.sample import sample
 from cdt.modes.train import train
 from cdt.monitoring.writers import read_history
 from cdt.workdir.identity import identity
+from front_door import cdt
 from smoke_runs import smoke
 
 ROOT = Path(__file__).parents[2]
@@ -313,6 +311,7 @@ def test_where_the_weights_lie_is_not_what_a_run_is(weights, prepared):
     assert identity(here) != identity(latent_config(weights, prepared, **{"latents.scale": 1.0}))
 
 
+@pytest.mark.long  # test_configs trains on latents too
 def test_a_run_on_latents_trains_samples_and_is_evaluated(weights, prepared, tmp_path, monkeypatch):
     # One device, which compiles in half the time of eight.
     one_device = jax.devices()[:1]
@@ -404,16 +403,12 @@ def test_a_run_decodes_what_it_sampled(weights, prepared):
     assert found.std() > 10
 
 
-def test_the_command(weights, tmp_path, capsys):
-    arguments = ["--config=configs/digits.py:smoke", f"--workdir={tmp_path / 'out'}"]
-    assert run_command_line(["cdt", *arguments], latents.prepare) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("cdt: config.latents.weights is empty") and error.count("\n") == 1
-    good = subprocess.run(
-        [sys.executable, "-m", "cdt.data.latents", *arguments,
-         f"--config.latents.weights={weights}"],
-        cwd=ROOT, capture_output=True, text=True, timeout=110,
-    )  # fmt: skip
+def test_the_command(weights, tmp_path):
+    arguments = [f"--config={ROOT}/configs/digits.py:smoke", f"--workdir={tmp_path / 'out'}"]
+    refused = cdt(*arguments, command=latents.prepare)
+    assert refused.returncode == 2 and refused.stderr.count("\n") == 1
+    assert refused.stderr.startswith("cdt: config.latents.weights is empty")
+    good = cdt(*arguments, f"--config.latents.weights={weights}", command=latents.prepare)
     assert good.returncode == 0, good.stderr
     assert "image 1500/1500" in good.stderr and "297 images encoded" in good.stdout
     assert np.load(tmp_path / "out" / "test" / "moments.npy").shape == (297, 1, 4, 4, 8)

@@ -128,7 +128,10 @@ def test_a_single_point_is_two_isotropic_gaussians(name):
     assert result.single_point.all() and result.nearest == np.inf
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+# The long ones differ from others in their schedule alone.
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.long] * (n in ("cosine", "gvp"))) for n in FAMILIES]
+)
 def test_gaussian_data_have_the_closed_form(name):
     """N(0, S) with unequal variances in 2-D; 20,000 examples stand for the whole distribution."""
     variance = np.array([0.25, 1.5])

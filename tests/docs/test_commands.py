@@ -3,13 +3,13 @@
 import json
 import re
 
-import jax
 import numpy as np
 import pytest
 from PIL import Image
 
 from cdt.data import emoji
 from doc_pages import PAGES, ROOT, Runner, blocks, check_form, problems
+from front_door import options_kept
 
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 
@@ -54,15 +54,8 @@ def folder_of_all(tmp_path_factory):
 @pytest.fixture
 def shared(folder_of_all):
     """What pages share; compiled programs are kept for them, and for no other test."""
-    names = (
-        "jax_compilation_cache_dir",
-        "jax_persistent_cache_min_compile_time_secs",
-        "jax_persistent_cache_min_entry_size_bytes",
-    )
-    before = {name: getattr(jax.config, name) for name in names}
-    yield folder_of_all
-    for name, value in before.items():
-        jax.config.update(name, value)
+    with options_kept():
+        yield folder_of_all
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ def test_the_pacing_function_gives_the_stages_that_the_run_logged():
     assert stages[0] == 1 and stages[1:].tolist() == run["stage"]
 
 
+@pytest.mark.long  # the whole of a script that draws for seconds
 @pytest.mark.parametrize("name", MAKE["FIGURES"])
 def test_figures_are_reproduced(name, tmp_path):
     """Up to fonts, which differ between versions of matplotlib."""

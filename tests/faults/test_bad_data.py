@@ -109,6 +109,7 @@ def test_a_run_goes_on_with_one_in_a_hundred_damaged(pictures, tmp_path, caplog)
     assert [count for count in counts if count is not None][-1] == 2
 
 
+@pytest.mark.long  # a run
 def test_a_run_stops_above_the_limit(pictures, tmp_path):
     with pytest.raises(
         UserError, match="2 of the 200 examples.*allows 1; the first:.*png.*--on_bad=skip"

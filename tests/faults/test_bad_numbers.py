@@ -61,7 +61,10 @@ def indices_of(images, source):
 
 @pytest.mark.parametrize(
     "gradient_only",
-    [pytest.param(False, id="loss", marks=pytest.mark.slow), pytest.param(True, id="gradient")],
+    [
+        pytest.param(False, id="loss", marks=pytest.mark.slow),
+        pytest.param(True, id="gradient", marks=pytest.mark.long),
+    ],
 )
 def test_a_bad_step_is_told_with_its_examples(tmp_path, monkeypatch, caplog, gradient_only):
     config = smoke()
@@ -121,12 +124,15 @@ FATAL = {"optim.lr": 1e38, "optim.clip_norm": 0.0, "optim.warmup": "0 steps",
          "optim.schedule": "constant", "train.max_bad_steps": 3}  # fmt: skip
 
 
+@pytest.mark.long  # two runs; test_step has what a bad step leaves alone
 def test_the_last_good_state_is_saved(tmp_path, monkeypatch, caplog):
     assert loop.train(smoke(**FATAL), str(tmp_path / "stopped")) == 3
     with monkeypatch.context() as patch:
         stop_after(1, patch)
         assert loop.train(smoke(**FATAL), str(tmp_path / "good")) == 75
     stopped, good = (arrays(tmp_path / name) for name in ("stopped", "good"))
+    assert "NaN or inf" in caplog.text and "optim.lr" in caplog.text
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(stopped["params"]))
     assert stopped["counters"]["step"] == 6 and stopped["counters"]["bad"]["in_a_row"] >= 3
     for item in ("params", "ema", "opt", "timesteps"):
         jax.tree.map(np.testing.assert_array_equal, stopped[item], good[item])

@@ -194,6 +194,7 @@ def test_each_field_of_the_manifest(matrix):
     }  # fmt: skip
 
 
+@pytest.mark.long  # a run to be damaged
 @pytest.mark.parametrize(
     ("change", "told"),
     [

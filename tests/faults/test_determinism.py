@@ -29,6 +29,7 @@ def two_runs(tmp_path_factory):
     return folders
 
 
+@pytest.mark.long  # two runs; tests/modes compares a resumed one with an undisturbed one bitwise
 def test_training(two_runs):
     assert_same_arrays(*(arrays(folder) for folder in two_runs))
     logged = [
@@ -49,6 +50,7 @@ def test_another_seed_is_another_run(two_runs, tmp_path):
         assert_same_arrays(arrays(tmp_path), arrays(two_runs[0]))
 
 
+@pytest.mark.long  # of the same runs
 def test_sampling(two_runs):
     for folder in two_runs:
         assert sample(smoke(), str(folder)) == 0
@@ -60,6 +62,7 @@ def test_sampling(two_runs):
             np.testing.assert_array_equal(a[name], b[name])
 
 
+@pytest.mark.long  # of the same runs
 def test_evaluation(two_runs):
     results = []
     for folder in two_runs:

@@ -50,6 +50,7 @@ def test_shapes_that_do_not_fit_their_bytes(tmp_path, shape):
         npz(path, "train")
 
 
+@pytest.mark.long  # reads gigabytes of zeros
 def test_a_bomb(tmp_path):
     """Two gigabytes of zeros in two megabytes."""
     path = tmp_path / "x.npz"

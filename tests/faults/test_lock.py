@@ -12,6 +12,7 @@ from cdt.errors import UserError
 from cdt.files import atomic
 from cdt.workdir import lock
 from cdt.workdir.lock import LOCK_FILE, Lock
+from front_door import cdt
 from host_processes import Processes, training
 
 HOLD = """
@@ -22,7 +23,9 @@ print("held", flush=True)
 time.sleep(300)
 """
 
-HOLD_BEATING = HOLD.replace("Lock(", "import cdt.workdir.lock\ncdt.lock.BEAT_SECONDS = 0.1\nLock(")
+HOLD_BEATING = HOLD.replace(
+    "Lock(", "import cdt.workdir.lock as lock\nlock.BEAT_SECONDS = 0.1\nLock("
+)
 
 
 @pytest.fixture
@@ -183,10 +186,11 @@ def test_a_workdir_made_for_nothing_is_removed_and_a_file_is_told(tmp_path):
 )
 def test_modes_that_write_ask_for_the_lock(tmp_path, mode, words):
     command = training(tmp_path / "run", tmp_path / "cache", f"--mode={mode}")
-    with Lock(tmp_path / "run"), Processes(command, 1, tmp_path / "output") as processes:
-        assert processes.wait() == [2], processes.err(0)
-        (sentence,) = processes.sentences(0)
-        assert words.format(pid=os.getpid()) in sentence
+    with Lock(tmp_path / "run"):
+        refused = cdt(*command[2:])
+    assert refused.returncode == 2, refused.stderr
+    (sentence,) = (line for line in refused.stderr.splitlines() if line.startswith("cdt: "))
+    assert words.format(pid=os.getpid()) in sentence
     assert not (tmp_path / "run").exists()
 
 

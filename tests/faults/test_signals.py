@@ -63,6 +63,7 @@ def test_one_signal_saves(tmp_path, cache, count, number, slurm):
         assert_saved(tmp_path, processes, count)
 
 
+@pytest.mark.long  # a program more
 @pytest.mark.parametrize("count", [1, pytest.param(2, marks=slow)])
 def test_a_signal_that_comes_twice_at_once_is_one(tmp_path, cache, count):
     with start(tmp_path, cache, count) as processes:
@@ -73,6 +74,7 @@ def test_a_signal_that_comes_twice_at_once_is_one(tmp_path, cache, count):
         assert_saved(tmp_path, processes, count)
 
 
+@pytest.mark.long  # a program more
 @pytest.mark.parametrize(
     ("count", "number"),
     [(1, TERM), pytest.param(1, INT, marks=slow), pytest.param(2, TERM, marks=slow),
@@ -95,6 +97,7 @@ def test_a_second_signal_leaves_at_once(tmp_path, cache, count, number):
         assert processes.wait(timeout=SECONDS) == [75] * count
 
 
+@pytest.mark.long  # programs that compile anew
 @pytest.mark.parametrize(
     ("count", "number"), [(1, TERM), (1, INT), pytest.param(2, TERM, marks=slow)]
 )

@@ -88,6 +88,7 @@ def small_files_only(directory):
     signal.signal(signal.SIGXFSZ, handler)
 
 
+@pytest.mark.long  # waits for retries; failing in the background is tested below
 @pytest.mark.parametrize(
     "fault",
     [
@@ -127,6 +128,7 @@ def test_a_folder_that_cannot_be_made(tmp_path):
     checkpoints.close()
 
 
+@pytest.mark.long  # waits for retries
 def test_a_mount_lost_in_the_middle_of_a_save(tmp_path):
     """TensorStore makes the folders of its files anew; nothing more is to be written there."""
     directory = tmp_path / "checkpoints"
@@ -176,6 +178,7 @@ def test_closing_tells_of_what_was_not_saved_and_raises_nothing(tmp_path, monkey
     assert [r.getMessage() for r in caplog.records if "step 1 could not be" in r.getMessage()]
 
 
+@pytest.mark.long  # waits
 def test_a_save_slower_than_its_interval_is_waited_for_and_told(tmp_path, monkeypatch, caplog):
     def slowly(path, target):  # once for the step, and for each of its items
         time.sleep(0.2)
@@ -241,6 +244,7 @@ CAN_MOUNT = (
 needs_mounts = pytest.mark.skipif(not CAN_MOUNT, reason="mounting a small disk needs rights")
 
 
+@pytest.mark.long  # a program on a full disk
 @needs_mounts
 @pytest.mark.parametrize(
     ("fault", "number"),

@@ -211,32 +211,44 @@ def test_batch_must_divide_over_the_devices():
         build_all(small(), num_devices=7)
 
 
+# Every choice at least once; the long ones have each alone or with fewer others, and a U-Net, which
+# takes longest to compile.
+GOOD = [
+    {},
+    {"process.path": "gvp", "curriculum.enabled": False, "optim.clip_norm": 1.0,
+     "ema.half_lives_kimg": (10.0,)},
+    {"process.name": "edm", "sample.heun.S_churn": 40.0, "model.num_classes": 0,
+     "curriculum.pacing": "fixed", "curriculum.spacing": "snr", "curriculum.order": "random"},
+    {"process.name": "ddpm", "process.schedule": "cosine", "process.prediction": "v",
+     "sample.sampler": "ddim", "sample.steps": 50, "sample.clip": True},
+    {"process.name": "ddpm", "process.prediction": "x0", "sample.sampler": "ancestral",
+     "model.dtype": "bfloat16", "model.remat": "block", "sample.guidance": 2.0},
+    {"model.routing": True, "process.name": "ddpm", "sample.sampler": "ancestral",
+     "curriculum.enabled": False, "density.name": "speed", "process.learn_variance": True,
+     "sample.guidance": 2.0},
+    {"data.name": "mock", "data.text_encoder": "mock", "sample.guidance": 2.0},
+]  # fmt: skip
+GOOD_ALONE = [
+    {"model.name": "adm", "model.channels": 32, "model.channel_mult": (1,),
+     "model.num_blocks": 1, "model.dropout": 0.1, "model.attention_resolutions": (),
+     "process.name": "edm", "sample.guidance": 2.0},
+    {"model.num_classes": 0},
+    {"process.path": "gvp"},
+    {"process.name": "edm"},
+    {"process.name": "edm", "sample.heun.S_churn": 40.0},
+    {"process.name": "ddpm", "sample.sampler": "ancestral", "process.learn_variance": True},
+    {"process.name": "ddpm", "process.prediction": "x0", "sample.sampler": "ancestral"},
+    {"curriculum.enabled": False, "optim.clip_norm": 1.0, "ema.half_lives_kimg": (10.0,)},
+    {"model.routing": True, "process.name": "edm"},
+    {"curriculum.pacing": "fixed", "curriculum.spacing": "snr", "curriculum.order": "random"},
+    {"model.dtype": "bfloat16", "model.remat": "block", "sample.guidance": 2.0},
+    {"data.name": "mock", "data.text_encoder": "mock", "model.num_classes": 0},
+]  # fmt: skip
+
+
 @pytest.mark.parametrize(
-    "overrides",
-    [
-        {},
-        {"model.num_classes": 0},
-        {"process.path": "gvp"},
-        {"process.name": "edm"},
-        {"process.name": "edm", "sample.heun.S_churn": 40.0},
-        {"process.name": "ddpm", "sample.sampler": "ancestral", "process.learn_variance": True},
-        {"process.name": "ddpm", "process.schedule": "cosine", "process.prediction": "v",
-         "sample.sampler": "ddim", "sample.steps": 50, "sample.clip": True},
-        {"process.name": "ddpm", "process.prediction": "x0", "sample.sampler": "ancestral"},
-        {"curriculum.enabled": False, "optim.clip_norm": 1.0, "ema.half_lives_kimg": (10.0,)},
-        {"model.routing": True, "process.name": "edm"},
-        {"model.routing": True, "process.name": "ddpm", "sample.sampler": "ancestral",
-         "curriculum.enabled": False, "density.name": "speed", "process.learn_variance": True,
-         "sample.guidance": 2.0},
-        {"curriculum.pacing": "fixed", "curriculum.spacing": "snr", "curriculum.order": "random"},
-        {"model.dtype": "bfloat16", "model.remat": "block", "sample.guidance": 2.0},
-        {"data.name": "mock", "data.text_encoder": "mock", "sample.guidance": 2.0},
-        {"data.name": "mock", "data.text_encoder": "mock", "model.num_classes": 0},
-        {"model.name": "adm", "model.channels": 32, "model.channel_mult": (1,),
-         "model.num_blocks": 1, "model.dropout": 0.1, "model.attention_resolutions": (),
-         "process.name": "edm", "sample.guidance": 2.0},
-    ],
-)  # fmt: skip
+    "overrides", GOOD + [pytest.param(alone, marks=pytest.mark.long) for alone in GOOD_ALONE]
+)
 def test_good_configs_take_a_step_and_sample(overrides):
     config = small(**overrides)
     config.sample.steps = 2
@@ -282,7 +294,7 @@ def test_sample_i_does_not_depend_on_its_batch():
     config = small()
     config.sample.steps, config.sample.guidance = 3, 2.0
     model = from_config.model(config)
-    params = model.init(jax.random.key(0))
+    params = jax.jit(model.init)(jax.random.key(0))
     # Untrained networks output zero; give them something to say.
     noise = jax.random.key(1)
     params = jax.tree.map(lambda x: x + 0.05 * jax.random.normal(noise, x.shape), params)
@@ -359,6 +371,18 @@ def test_speed_brings_its_weight_and_multiplies_the_chosen_one():
     assert 0.4 <= own[:700].min() < own[:700].max() <= 0.6
 
 
+def with_a_tiny_network(config):
+    """The config's model with one number for a network: levels, loss and step stay as built."""
+    model = from_config.model(config)
+    params = {"scale": jnp.ones(())}
+    if model.log_variance is not None:
+        shapes = jax.eval_shape(model.init, jax.random.key(0))["loss_uncertainty"]
+        params["loss_uncertainty"] = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), shapes)
+    return model._replace(
+        init=lambda key: params, apply=lambda params, x, time, condition, key: params["scale"] * x
+    )
+
+
 @pytest.mark.parametrize("weight", ["none", "min_snr", "p2", "uncertainty"])
 @pytest.mark.parametrize("timesteps", ["uniform", "logit_normal", "second_moment", "info_noise",
                                        "two_phase", "speed", "curriculum"])  # fmt: skip
@@ -376,8 +400,7 @@ def test_every_peer_steps_in_every_family(family, timesteps, weight):
         config.density.name = {"none": "uniform", "min_snr": "info_noise"}.get(
             weight, "second_moment"
         )
-    model = from_config.model(config)
-    parts = from_config.training(config, model, 1, 1500, 100)
+    parts = from_config.training(config, with_a_tiny_network(config), 1, 1500, 100)
     state = jax.eval_shape(parts.init, jax.random.key(0))
     batch = {"image": jnp.zeros((16, 8, 8, 1), jnp.uint8), "label": jnp.zeros(16, jnp.int32)}
     new, metrics = jax.eval_shape(parts.step, state, batch)

@@ -56,6 +56,7 @@ def assert_same_losses(workdir, expected, after=0):
         np.testing.assert_allclose(found[key], value, rtol=1e-6, err_msg=str(key))
 
 
+@pytest.mark.long  # three programs, started and trained; test_exchange has what they exchange
 def test_two_processes_train_as_one(one, two):
     workdir, _ = two
     assert_same_losses(workdir, one)
@@ -68,6 +69,7 @@ def test_two_processes_train_as_one(one, two):
         np.testing.assert_allclose(two_last[name], value, rtol=1e-3, err_msg=name)
 
 
+@pytest.mark.long  # of the same runs
 def test_only_process_0_writes_and_prints(two):
     workdir, processes = two
     lines = [json.loads(x) for x in (workdir / "metrics.jsonl").read_text().splitlines()]

@@ -118,11 +118,16 @@ np.savez(outputs, **found)
 @pytest.mark.parametrize(
     "overrides",
     [
-        {"process.name": "edm"},
-        {"process.name": "ddpm", "process.learn_variance": True, "model.num_classes": 0},
-        {"model.name": "ddpmpp", "model.dropout": 0.1},
+        pytest.param({"process.name": "edm"}, id="edm"),
+        pytest.param(
+            {"process.name": "ddpm", "process.learn_variance": True, "model.num_classes": 0},
+            id="ddpm",
+            marks=pytest.mark.long,
+        ),
+        pytest.param(
+            {"model.name": "ddpmpp", "model.dropout": 0.1}, id="unet", marks=pytest.mark.long
+        ),
     ],
-    ids=["edm", "ddpm", "unet"],
 )
 def test_the_denoiser_runs_without_cdt(tmp_path, overrides):
     config = smoke(**overrides)

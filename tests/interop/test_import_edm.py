@@ -52,6 +52,7 @@ def made(tmp_path_factory):
     return folder
 
 
+@pytest.mark.long  # U-Nets are written to checkpoints and read; tests/peers compares their outputs
 @pytest.mark.parametrize("style", CONFIGS)
 def test_parameters_and_averages_are_the_weights(made, style):
     config = small(style)

@@ -71,21 +71,23 @@ def kernel_with(tap):
 
 def test_downsample_pads_below_and_right_only():
     x = np.random.default_rng(0).standard_normal((1, 6, 4, 2)).astype(np.float32)
-    np.testing.assert_array_equal(Downsample().apply(kernel_with((0, 0)), x), x[:, ::2, ::2])
-    last = np.asarray(Downsample().apply(kernel_with((2, 2)), x))
+    np.testing.assert_array_equal(
+        jax.jit(Downsample().apply)(kernel_with((0, 0)), x), x[:, ::2, ::2]
+    )
+    last = np.asarray(jax.jit(Downsample().apply)(kernel_with((2, 2)), x))
     np.testing.assert_array_equal(last[:, :-1, :-1], x[:, 2::2, 2::2])
     assert not last[:, -1].any() and not last[:, :, -1].any()
 
 
 def test_upsample_repeats_pixels():
     x = np.random.default_rng(0).standard_normal((1, 3, 2, 2)).astype(np.float32)
-    up = Upsample().apply(kernel_with((1, 1)), x)
+    up = jax.jit(Upsample().apply)(kernel_with((1, 1)), x)
     np.testing.assert_array_equal(up, np.kron(x, np.ones((1, 2, 2, 1), np.float32)))
 
 
 def test_attention_without_preference_is_the_mean():
     x = np.random.default_rng(0).standard_normal((2, 3, 4, 8)).astype(np.float32)
-    params = Attention(groups=2).init(jax.random.key(0), x)["params"]
+    params = jax.jit(Attention(groups=2).init)(jax.random.key(0), x)["params"]
     params["to_q"]["kernel"] *= 0
     params["to_v"]["kernel"] = params["to_out_0"]["kernel"] = jnp.eye(8)
     grouped = x.reshape(2, 12, 2, 4).astype(np.float64)
@@ -93,7 +95,7 @@ def test_attention_without_preference_is_the_mean():
         grouped.var((1, 3), keepdims=True) + 1e-6
     )
     mean = normed.reshape(2, 12, 8).mean(1)[:, None, None]
-    found = Attention(groups=2).apply({"params": params}, x)
+    found = jax.jit(Attention(groups=2).apply)({"params": params}, x)
     np.testing.assert_allclose(found, x + mean, atol=1e-6)
 
 

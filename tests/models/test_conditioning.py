@@ -33,7 +33,7 @@ def test_timestep_embedding_takes_integers():
 
 
 def test_timestep_embedder_has_two_layers_of_std_002():
-    params = TimestepEmbedder(384).init(jax.random.key(0), jnp.zeros(1))["params"]
+    params = jax.jit(TimestepEmbedder(384).init)(jax.random.key(0), jnp.zeros(1))["params"]
     for layer, d_in in {"in": 256, "out": 384}.items():
         assert params[layer]["kernel"].shape == (d_in, 384)
         assert np.std(params[layer]["kernel"]) == pytest.approx(0.02, rel=0.02)
@@ -43,17 +43,17 @@ def test_timestep_embedder_has_two_layers_of_std_002():
 def test_label_embedder_looks_rows_up_exactly():
     module = LabelEmbedder(num_classes=10, hidden_size=64)
     label = jnp.array([3, 10, 0, 3])
-    params = module.init(jax.random.key(0), label)
+    params = jax.jit(module.init)(jax.random.key(0), label)
     table = params["params"]["table"]
     assert table.shape == (11, 64)  # the null class has a row of its own
     assert np.std(table) == pytest.approx(0.02, rel=0.1)
-    np.testing.assert_array_equal(module.apply(params, label), table[label])
+    np.testing.assert_array_equal(jax.jit(module.apply)(params, label), table[label])
 
 
 def test_label_embedder_gradient_counts_labels():
     module = LabelEmbedder(num_classes=3, hidden_size=2)
     label = jnp.array([1, 1, 3])
-    params = module.init(jax.random.key(0), label)
+    params = jax.jit(module.init)(jax.random.key(0), label)
     gradient = jax.grad(lambda p: module.apply(p, label).sum())(params)["params"]["table"]
     np.testing.assert_array_equal(gradient, [[0, 0], [2, 2], [0, 0], [1, 1]])
 

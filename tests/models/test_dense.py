@@ -16,7 +16,7 @@ def value_and_gradient(module, params, x):
     def loss(params, x):
         return sum(jnp.sum(jnp.sin(y)) for y in jax.tree.leaves(module.apply(params, x)))
 
-    return jax.value_and_grad(loss, (0, 1))(params, x)
+    return jax.jit(jax.value_and_grad(loss, (0, 1)))(params, x)
 
 
 def assert_close(ours, expected):
@@ -36,7 +36,7 @@ def test_dense_is_the_plain_formula(features, cpu, monkeypatch):
     def formula(params, x):
         return jnp.sum(jnp.sin(x @ params["params"]["kernel"] + params["params"]["bias"]))
 
-    assert_close(ours, jax.value_and_grad(formula, (0, 1))(params, x))
+    assert_close(ours, jax.jit(jax.value_and_grad(formula, (0, 1)))(params, x))
 
 
 def test_split_dense_is_one_dense_layer_in_parts():

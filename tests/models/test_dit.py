@@ -16,7 +16,7 @@ LABEL = jnp.array([0, 5, 9, 10], jnp.int32)
 
 def perturbed(module, *args):
     """Parameters away from the zeros of the initialisation."""
-    params = module.init(jax.random.key(0), *args)
+    params = jax.jit(module.init)(jax.random.key(0), *args)
     leaves, tree = jax.tree.flatten(params)
     keys = jax.random.split(jax.random.key(2), len(leaves))
     leaves = [p + 0.05 * jax.random.normal(k, p.shape) for p, k in zip(leaves, keys, strict=True)]
@@ -30,7 +30,7 @@ def params():
 
 @pytest.fixture(scope="module")
 def output(params):
-    return SMALL.apply(params, X, TIME, LABEL)
+    return jax.jit(SMALL.apply)(params, X, TIME, LABEL)
 
 
 def loss_and_gradient(module, params):
@@ -59,8 +59,8 @@ def test_parameter_totals(size, millions):
 
 
 def test_output_is_zero_at_initialisation():
-    params = SMALL.init(jax.random.key(0), X, TIME, LABEL)
-    output = SMALL.apply(params, X, TIME, LABEL)
+    params = jax.jit(SMALL.init)(jax.random.key(0), X, TIME, LABEL)
+    output = jax.jit(SMALL.apply)(params, X, TIME, LABEL)
     assert output.shape == (4, 8, 8, 2) and output.dtype == jnp.float32
     np.testing.assert_array_equal(output, 0)
 
@@ -87,11 +87,18 @@ def test_initialisation():
     assert abs(np.corrcoef(first.ravel(), second.ravel())[0, 1]) < 0.01  # each block its own draw
 
 
-@pytest.mark.parametrize("unroll", [False, True])
-@pytest.mark.parametrize("remat", REMATS)
+# Each choice once; the long ones are the other combinations.
+@pytest.mark.parametrize(
+    "unroll, remat",
+    [
+        pytest.param(unroll, remat, marks=[pytest.mark.long] * (unroll == (remat == "block")))
+        for unroll in (False, True)
+        for remat in REMATS
+    ],
+)
 def test_unroll_and_remat_change_nothing(params, reference, unroll, remat):
     model = SMALL.clone(unroll=unroll, remat=remat)
-    initial, same = (m.init(jax.random.key(0), X, TIME, LABEL) for m in (SMALL, model))
+    initial, same = (jax.jit(m.init)(jax.random.key(0), X, TIME, LABEL) for m in (SMALL, model))
     jax.tree.map(np.testing.assert_array_equal, initial, same)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
@@ -132,9 +139,9 @@ def test_flattened_tokens_change_nothing(params, reference, monkeypatch):
 
 def test_every_input_matters_to_its_own_example_alone(params, output):
     changed = [
-        SMALL.apply(params, X.at[0].add(1.0), TIME, LABEL),
-        SMALL.apply(params, X, TIME.at[0].set(0.5), LABEL),
-        SMALL.apply(params, X, TIME, LABEL.at[0].set(10)),
+        jax.jit(SMALL.apply)(params, X.at[0].add(1.0), TIME, LABEL),
+        jax.jit(SMALL.apply)(params, X, TIME.at[0].set(0.5), LABEL),
+        jax.jit(SMALL.apply)(params, X, TIME, LABEL.at[0].set(10)),
     ]
     for other in changed:
         assert np.abs(other[0] - output[0]).max() > 1e-3
@@ -145,19 +152,19 @@ def test_unconditional():
     model = SMALL.clone(num_classes=None)
     params = perturbed(model, X, TIME)
     assert "label_embed" not in params["params"]
-    assert model.apply(params, X, TIME).shape == (4, 8, 8, 2)
+    assert jax.jit(model.apply)(params, X, TIME).shape == (4, 8, 8, 2)
 
 
 def test_images_need_not_be_square(params):
     wide = jnp.concatenate([X, X], axis=2)
-    assert SMALL.apply(params, wide, TIME, LABEL).shape == (4, 8, 16, 2)
+    assert jax.jit(SMALL.apply)(params, wide, TIME, LABEL).shape == (4, 8, 16, 2)
 
 
 def test_bfloat16_is_close_to_float32(params, output):
     model = SMALL.clone(dtype=jnp.bfloat16)
-    initial = model.init(jax.random.key(0), X, TIME, LABEL)
+    initial = jax.jit(model.init)(jax.random.key(0), X, TIME, LABEL)
     assert {p.dtype for p in jax.tree.leaves(initial)} == {jnp.dtype("float32")}
-    rounded = model.apply(params, X, TIME, LABEL)
+    rounded = jax.jit(model.apply)(params, X, TIME, LABEL)
     assert rounded.dtype == jnp.float32
     error = np.linalg.norm(rounded - output) / np.linalg.norm(output)
     assert 1e-5 < error < 0.02  # a bfloat16 has 8 bits

@@ -27,7 +27,7 @@ LENGTH = jnp.array([1, 6, 3, 4], jnp.int32)
 @pytest.fixture(scope="module")
 def params():
     """Parameters away from the zeros of the initialisation."""
-    params = SMALL.init(jax.random.key(0), X, TIME, LABEL, TEXT, LENGTH)
+    params = jax.jit(SMALL.init)(jax.random.key(0), X, TIME, LABEL, TEXT, LENGTH)
     leaves, tree = jax.tree.flatten(params)
     keys = jax.random.split(jax.random.key(2), len(leaves))
     leaves = [p + 0.05 * jax.random.normal(k, p.shape) for p, k in zip(leaves, keys, strict=True)]
@@ -36,7 +36,7 @@ def params():
 
 @pytest.fixture(scope="module")
 def output(params):
-    return SMALL.apply(params, X, TIME, LABEL, TEXT, LENGTH)
+    return jax.jit(SMALL.apply)(params, X, TIME, LABEL, TEXT, LENGTH)
 
 
 def test_cross_attention_by_its_formula():
@@ -45,10 +45,10 @@ def test_cross_attention_by_its_formula():
     x = jax.random.normal(jax.random.key(4), (3, 5, width))
     states, length = TEXT[:3], np.array([1, 6, 3])
     module = CrossAttention(heads)
-    params = module.init(jax.random.key(5), x, states, jnp.asarray(length))["params"]
-    np.testing.assert_array_equal(module.apply({"params": params}, x, states, length), 0)
+    params = jax.jit(module.init)(jax.random.key(5), x, states, jnp.asarray(length))["params"]
+    np.testing.assert_array_equal(jax.jit(module.apply)({"params": params}, x, states, length), 0)
     params["out"]["kernel"] = jax.random.normal(jax.random.key(6), (width, width))
-    found = module.apply({"params": params}, x, states, jnp.asarray(length))
+    found = jax.jit(module.apply)({"params": params}, x, states, jnp.asarray(length))
 
     p = jax.tree.map(lambda a: np.asarray(a, np.float64), params)
     expected = np.zeros((3, 5, width))
@@ -73,17 +73,17 @@ def test_at_initialisation_text_changes_nothing(params):
     known = jax.eval_shape(plain.init, jax.random.key(0), X, TIME, LABEL)
     shared = {name: params["params"][name] for name in known["params"]}
     blocks = {name: shared["blocks"][name] for name in known["params"]["blocks"]}
-    expected = plain.apply({"params": shared | {"blocks": blocks}}, X, TIME, LABEL)
-    found = SMALL.apply(zeroed, X, TIME, LABEL, TEXT, LENGTH)
+    expected = jax.jit(plain.apply)({"params": shared | {"blocks": blocks}}, X, TIME, LABEL)
+    found = jax.jit(SMALL.apply)(zeroed, X, TIME, LABEL, TEXT, LENGTH)
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
 def test_an_example_reads_its_own_text_as_far_as_it_goes(params, output):
     beyond = jnp.arange(6) >= LENGTH[:, None]
     changed = jnp.where(beyond[..., None], 100.0, TEXT)
-    found = SMALL.apply(params, X, TIME, LABEL, changed, LENGTH)
+    found = jax.jit(SMALL.apply)(params, X, TIME, LABEL, changed, LENGTH)
     np.testing.assert_allclose(found, output, atol=1e-5)
-    other = SMALL.apply(params, X, TIME, LABEL, TEXT.at[2, 1].add(1.0), LENGTH)
+    other = jax.jit(SMALL.apply)(params, X, TIME, LABEL, TEXT.at[2, 1].add(1.0), LENGTH)
     differs = jnp.abs(other - output).max((1, 2, 3))
     assert differs[2] > 1e-4 and jnp.delete(differs, 2).max() < 1e-5
 
@@ -103,7 +103,7 @@ def test_unroll_and_remat_change_nothing(params, output, unroll, remat):
 
 
 def test_bfloat16_is_close_to_float32(params, output):
-    half = SMALL.clone(dtype=jnp.bfloat16).apply(params, X, TIME, LABEL, TEXT, LENGTH)
+    half = jax.jit(SMALL.clone(dtype=jnp.bfloat16).apply)(params, X, TIME, LABEL, TEXT, LENGTH)
     assert half.dtype == jnp.float32
     np.testing.assert_allclose(half, output, atol=0.05)
 
@@ -115,4 +115,4 @@ def test_bfloat16_is_close_to_float32(params, output):
 )  # fmt: skip
 def test_bad_input(params, text, message):
     with pytest.raises(ValueError, match=message):
-        SMALL.apply(params, X, TIME, LABEL, text, LENGTH)
+        jax.jit(SMALL.apply)(params, X, TIME, LABEL, text, LENGTH)

@@ -92,7 +92,7 @@ def test_adaptive_layer_norm_rounds_once():
 
 def test_attention_formula():
     module, x = layers.SelfAttention(num_heads=2), normal(0, 2, 6, 8)
-    params = module.init(jax.random.key(1), x)["params"]
+    params = jax.jit(module.init)(jax.random.key(1), x)["params"]
     kernels = {k: np.asarray(params[k]["kernel"], np.float64) for k in params}
     q, k, v = np.split(np.asarray(x, np.float64) @ kernels["qkv"], 3, axis=-1)
     heads = []
@@ -100,7 +100,9 @@ def test_attention_formula():
         scores = np.exp(q[..., h] @ k[..., h].swapaxes(1, 2) / np.sqrt(4))
         heads.append(scores / scores.sum(-1, keepdims=True) @ v[..., h])
     expected = np.concatenate(heads, -1) @ kernels["out"]
-    np.testing.assert_allclose(module.apply({"params": params}, x), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        jax.jit(module.apply)({"params": params}, x), expected, rtol=1e-4, atol=1e-5
+    )
 
 
 def test_attention_rejects_an_indivisible_width():

@@ -62,6 +62,7 @@ def test_a_signal_ends_the_study_and_loses_one_cluster_at_most(tmp_path, monkeyp
     assert [p.name for p in curves.iterdir()] == ["seed_0_cluster_01.json"]
 
 
+@pytest.mark.long  # a second study
 def test_a_model_a_device_gives_the_curves_of_each_model_over_all_devices(finished, tmp_path):
     """Four clusters on eight devices: half of them train repeats, which nobody sees."""
     assert mode.difficulty(smoke(**{"difficulty.side_by_side": True}), str(tmp_path)) == 0

@@ -82,6 +82,7 @@ def test_what_cannot_be_evaluated(tmp_path, monkeypatch, key, value, words):
         mode.evaluate(config, str(tmp_path))
 
 
+@pytest.mark.long  # a run, its samples and an evaluation of each average
 def test_several_averages_are_evaluated_while_training(tmp_path):
     config = smoke()
     config.evaluate.every = "12 steps"

@@ -40,11 +40,58 @@ class StopAt:
         monkeypatch.setattr(Progress, "update", update)
 
 
+class Watched(logging.Handler):
+    """While it is entered: what was compiled, and how often something was fetched.
+
+    Attributes: compiled (the messages), fetches.
+    """
+
+    def __init__(self):
+        super().__init__(logging.WARNING)
+        self.compiled, self.fetches = [], 0
+
+    def emit(self, record):
+        if "Finished XLA compilation" in record.getMessage():
+            self.compiled.append(record.getMessage())
+
+    def __enter__(self):
+        fetch, self.patch = loop.fetch, pytest.MonkeyPatch()
+
+        def counted(tree):
+            self.fetches += 1
+            return fetch(tree)
+
+        self.patch.setattr(loop, "fetch", counted)
+        logging.getLogger("jax").addHandler(self)
+        jax.config.update("jax_log_compiles", True)  # in all threads; its context is in one
+        return self
+
+    def __exit__(self, *exception):
+        jax.config.update("jax_log_compiles", False)
+        logging.getLogger("jax").removeHandler(self)
+        self.patch.undo()
+
+
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
+def watched_run(tmp_path_factory):
+    """(workdir, what was seen) of a run that nothing disturbs."""
     workdir = tmp_path_factory.mktemp("undisturbed")
-    assert loop.train(smoke(), str(workdir)) == 0
-    return workdir
+    with Watched() as watched:
+        assert loop.train(smoke(), str(workdir)) == 0
+    return workdir, watched
+
+
+@pytest.fixture(scope="module")
+def undisturbed(watched_run):
+    return watched_run[0]
+
+
+def test_the_step_is_compiled_once_and_fetched_from_only_when_due(watched_run):
+    _, watched = watched_run
+    steps = [message for message in watched.compiled if "jit(steps)" in message]
+    assert len(steps) == 1, watched.compiled
+    # 4 logs, 3 validations (0, 12 and 24).
+    assert watched.fetches == 4 + 3
 
 
 def test_what_a_run_leaves_behind(undisturbed):
@@ -112,6 +159,7 @@ def test_stopped_and_resumed_equals_undisturbed_bitwise(
     assert without_times(read_history(tmp_path)) == without_times(read_history(undisturbed))
 
 
+@pytest.mark.long  # a stopped run, which is tested beside it, goes on by the same code
 def test_killed_without_warning_repeats_from_the_last_checkpoint(
     undisturbed, tmp_path, monkeypatch
 ):
@@ -131,6 +179,7 @@ def test_killed_without_warning_repeats_from_the_last_checkpoint(
     assert without_times(read_history(tmp_path)) == without_times(read_history(undisturbed))
 
 
+@pytest.mark.long  # two runs
 def test_a_longer_run_goes_on_and_keeps_its_opening_step(tmp_path):
     base = {"curriculum.max_fraction": 0.5, "curriculum.patience.steps": 1000}
     assert loop.train(smoke(**base, **{"train.duration": "12 steps"}), str(tmp_path)) == 0
@@ -147,6 +196,7 @@ def test_another_identity_is_refused_and_changes_nothing(undisturbed):
     assert {p: p.stat().st_mtime_ns for p in undisturbed.rglob("*")} == before
 
 
+@pytest.mark.long  # one more program and run
 def test_several_steps_in_one_program_are_the_same_run(undisturbed, tmp_path, capsys):
     config = smoke(**{"train.steps_per_dispatch": 3})
     assert loop.train(config, str(tmp_path)) == 0
@@ -180,38 +230,6 @@ def test_a_mesh_that_splits_nothing_is_refused_before_anything_is_written(tmp_pa
     with pytest.raises(UserError, match="config.mesh.fsdp is 8, which splits nothing"):
         loop.train(smoke(**{"mesh.data": 1, "mesh.fsdp": 8}), str(tmp_path))
     assert not list(tmp_path.iterdir())
-
-
-def test_bad_numbers_stop_the_run_with_the_last_good_state(tmp_path, caplog):
-    bad = {"optim.lr": 1e38, "optim.clip_norm": 0.0, "train.max_bad_steps": 3,
-           "optim.warmup": "0 steps"}  # fmt: skip
-    with caplog.at_level(logging.ERROR):
-        assert loop.train(smoke(**bad), str(tmp_path)) == 3
-    assert "NaN or inf" in caplog.text and "optim.lr" in caplog.text
-    state = arrays(tmp_path)
-    assert all(np.isfinite(x).all() for x in jax.tree.leaves(state["params"]))
-    assert state["counters"]["bad"]["in_a_row"] >= 3
-
-
-def test_the_step_is_compiled_once_and_fetched_from_only_when_due(tmp_path, monkeypatch, caplog):
-    fetches = []
-    fetch = loop.fetch
-
-    def counted(tree):
-        fetches.append(tree)
-        return fetch(tree)
-
-    monkeypatch.setattr(loop, "fetch", counted)
-    jax.config.update("jax_log_compiles", True)  # in all threads; the context manager is in one
-    try:
-        with caplog.at_level(logging.WARNING):
-            assert loop.train(smoke(**{"train.duration": "18 steps"}), str(tmp_path)) == 0
-    finally:
-        jax.config.update("jax_log_compiles", False)
-    compiled = [r.getMessage() for r in caplog.records if "Finished XLA compilation" in r.message]
-    assert len([m for m in compiled if "jit(steps)" in m]) == 1, compiled
-    # 3 logs, 3 validations (0, 12 and the last).
-    assert len(fetches) == 3 + 3
 
 
 def test_read_only_workdir(tmp_path, monkeypatch):

@@ -13,13 +13,20 @@ from cdt.modes.sample import sample
 from cdt.modes.train import train
 from smoke_runs import arrays, smoke
 
+ANOTHER_MESH = {"mesh.data": 4, "mesh.fsdp": 2, "mesh.min_shard_size": 256}
 
-@pytest.fixture(scope="module")
-def workdir(tmp_path_factory):
-    """Trained on a mesh that is not here when it is opened."""
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param({}, id="this mesh"),
+        # Trained on a mesh that is not here when it is opened: programs more to compile.
+        pytest.param(ANOTHER_MESH, id="another mesh", marks=pytest.mark.long),
+    ],
+)
+def workdir(tmp_path_factory, request):
     folder = tmp_path_factory.mktemp("run")
-    config = smoke(**{"mesh.data": 4, "mesh.fsdp": 2, "mesh.min_shard_size": 256})
-    assert train(config, str(folder)) == 0
+    assert train(smoke(**request.param), str(folder)) == 0
     return folder
 
 

@@ -11,22 +11,35 @@ from cdt.devices import sharding
 from sharded_steps import BATCH, STEPS, batch_of, compiled_step, mesh_of, small
 
 
-def test_any_mesh_gives_the_same_training():
-    losses = {}
-    for shape in [(1, 1), (8, 1), (1, 8), (4, 2)]:
-        mesh = mesh_of(*shape)
-        state, step, source = compiled_step(small("dit"), mesh)
-        qkv = state.params["blocks"]["attention"]["qkv"]["kernel"]
-        assert qkv.addressable_shards[0].data.size * shape[1] == qkv.size
-        losses[shape] = []
-        for i in range(STEPS):
-            state, metrics = step(state, sharding.global_batch(mesh, batch_of(source, i), BATCH))
-            losses[shape].append(float(metrics["loss"]))
-    for shape in losses:
-        np.testing.assert_allclose(losses[shape], losses[1, 1], rtol=1e-6)
-    assert len(set(losses[1, 1])) == STEPS
+def losses_on(*shape):
+    mesh = mesh_of(*shape)
+    state, step, source = compiled_step(small("dit"), mesh)
+    qkv = state.params["blocks"]["attention"]["qkv"]["kernel"]
+    assert qkv.addressable_shards[0].data.size * shape[1] == qkv.size
+    losses = []
+    for i in range(STEPS):
+        state, metrics = step(state, sharding.global_batch(mesh, batch_of(source, i), BATCH))
+        losses.append(float(metrics["loss"]))
+    assert len(set(losses)) == STEPS
+    return losses
 
 
+@pytest.fixture(scope="module")
+def on_one_device():
+    return losses_on(1, 1)
+
+
+@pytest.mark.parametrize(
+    "shape",
+    # Each axis alone is a part of what both are together.
+    [(4, 2), pytest.param((8, 1), marks=pytest.mark.long),
+     pytest.param((1, 8), marks=pytest.mark.long)],
+)  # fmt: skip
+def test_any_mesh_gives_the_same_training(on_one_device, shape):
+    np.testing.assert_allclose(losses_on(*shape), on_one_device, rtol=1e-6)
+
+
+@pytest.mark.long  # the routing and the duals of one device have tests of their own
 def test_task_routing_and_speed_on_a_mesh_of_two_axes():
     """The same losses as on one device, and no activation moves for a mask or a dual."""
     config = small("dit")

@@ -243,6 +243,7 @@ def test_a_flipped_bit_in_any_file_gives_the_exact_state_or_the_one_before(
     assert rejected  # else nothing was tested
 
 
+@pytest.mark.long  # nine restores; a flipped bit takes the same way
 @pytest.mark.parametrize(
     "damage",
     [
