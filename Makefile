@@ -5,7 +5,10 @@ PYTHON ?= python3
 VENV := .venv
 RUN := runs/digits
 
-.PHONY: train test test-faults test-notebooks test-matrix test-peers test-tpu test-slurm docs lint format
+PYTEST := $(VENV)/bin/python -m pytest -n 2 --dist loadfile
+
+.PHONY: train test test-fast test-long test-faults test-notebooks test-matrix test-peers test-tpu test-slurm test-all
+.PHONY: environments docs lint format
 
 $(VENV)/installed: requirements.txt
 	$(PYTHON) -m venv $(VENV)
@@ -34,15 +37,29 @@ train: $(VENV)/installed
 	$(VENV)/bin/python -m cdt.main --config=configs/digits.py --workdir=$(RUN)
 	$(VENV)/bin/python -m cdt.main --config=configs/digits.py --workdir=$(RUN) --mode=evaluate
 
+# What each target tests, how long it takes, and which of them .ci/run has: docs/testing.md.
 test: lint
-	$(VENV)/bin/python -m pytest -n 2 --dist loadfile
+	$(PYTEST)
 
-# What takes too long for `make test`: most of it kills, signals, damage, full disks.
+# While editing: the heart, and which way imports go.
+test-fast: $(VENV)/installed-test
+	$(PYTEST) tests/curriculum tests/timesteps tests/diffusion tests/sampling tests/test_doors.py
+
+# Whole runs, real processes, and every combination of what `make test` tries once.
+test-long: $(VENV)/installed-test
+	$(PYTEST) -m 'long and not slow'
+
+# What takes longest: most of it kills, signals, damage, full disks.
 test-faults: $(VENV)/installed-test
-	$(VENV)/bin/python -m pytest -n 2 --dist loadfile -m slow
+	$(PYTEST) -m slow
 
 test-notebooks: $(VENV)/installed-test
 	$(VENV)/bin/python -m pytest -n 2 tests/notebooks
+
+test-all: test test-long test-faults test-notebooks test-peers test-tpu docs test-matrix
+
+# All that .ci/run needs but the other Python's. With -j2 two are installed at a time.
+environments: $(VENV)/installed-test .venv-peers/installed .venv-tpu/installed .venv-docs/installed
 
 # A short suite on the other Pythons that are found here, and other series of JAX.
 test-matrix:
