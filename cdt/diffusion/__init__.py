@@ -76,14 +76,15 @@ from cdt.diffusion.uncertainty import (
 )
 
 __all__ = [
-    "Apply", "Condition", "ConditionalNetwork", "Denoise", "Denoised", "ExampleLoss",
-    "LogVariance", "Loss", "Network", "Path", "Posterior", "Prediction", "Process", "Scaling",
-    "ToX0", "Uncertainty", "Weight", "classifier_free_guidance", "constant_scale", "corrupt", "cosine_betas",
-    "ddpm", "decoded_pixels", "discretized_gaussian_nll", "edm", "edm2_whitening",
+    "Apply", "Condition", "ConditionalNetwork", "Denoise", "Denoised", "ExampleLoss", "LogVariance",
+    "Loss", "Network", "Path", "Posterior", "Prediction", "Process", "Scaling", "ToX0",
+    "Uncertainty", "Weight", "classifier_free_guidance", "constant_scale", "corrupt",
+    "cosine_betas", "ddpm", "decoded_pixels", "discretized_gaussian_nll", "edm", "edm2_whitening",
     "edm_prediction", "encoder_input", "eps_prediction", "flow", "gvp_path", "init_uncertainty",
     "linear_betas", "linear_path", "make_denoiser", "make_example_loss", "make_log_variance",
     "make_loss", "min_snr_weight", "no_weight", "noise_variances", "p2_weight", "per_example",
     "pixels_to_x0", "posterior", "posterior_sample", "reverse_log_variance", "reverse_mean",
     "scale_latents", "split_output", "target", "to_float", "to_uint8", "to_x0_eps",
-    "uncertainty_weight", "unscale_latents", "v_prediction", "velocity_prediction", "x0_error_weight", "x0_prediction",
+    "uncertainty_weight", "unscale_latents", "v_prediction", "velocity_prediction",
+    "x0_error_weight", "x0_prediction",
 ]  # fmt: skip

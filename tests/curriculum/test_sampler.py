@@ -65,7 +65,7 @@ def every_law():
                     yield pytest.param(family, kind, order, density, marks=marks)
 
 
-@pytest.mark.parametrize("family, kind, order, density", every_law())
+@pytest.mark.parametrize("family, kind, order, density", list(every_law()))
 def test_draws_of_every_stage_follow_the_restricted_density(family, kind, order, density):
     n, draws = 5, 20_000
     edges = edges_of(kind, FAMILIES[family], n)

@@ -11,7 +11,7 @@ from cdt.diffusion.schedules import linear_betas, linear_path
 from cdt.models.dit import DiT, DiTBlock
 from cdt.models.layers import unconstrained
 from cdt.models.routing import routing_mask, task_routing
-from cdt.sampling.grids import rounded
+from cdt.sampling.grids import rounded_timesteps
 
 DDPM, EDM, FLOW = ddpm(linear_betas(1000)), edm(), flow(linear_path())
 ROUTED = DiT(
@@ -70,7 +70,7 @@ def test_continuous_families_are_routed_by_u(process):
 
 
 def test_respaced_timesteps_keep_their_masks():
-    grid = rounded(1000, 7)[:-1]
+    grid = rounded_timesteps(1000, 7)[:-1]
     found = task_routing(DDPM.position)(DDPM.time_input(jnp.asarray(grid, jnp.float32)), 384)
     np.testing.assert_array_equal(found, expected_masks(grid / 999, 384, 4.0, 0.8))
 

@@ -23,7 +23,7 @@ from cdt.interop.export_diffusers import export_diffusers
 from cdt.interop.import_dit import import_dit
 from cdt.models.autoencoder_weights import autoencoder_of, autoencoder_params
 from cdt.sampling.ddim import ddim
-from cdt.sampling.grids import strided
+from cdt.sampling.grids import strided_timesteps
 from dit_runs import SIDE, ddpm, latent_ddpm, random_params, random_run
 from smoke_runs import arrays
 
@@ -107,7 +107,7 @@ def test_twenty_steps_of_the_pipeline(exported, monkeypatch):
     condition = {"label": jnp.array(labels, jnp.int32)}
     guided = classifier_free_guidance(network, model.process, condition, model.null, 1.5)
     denoise = make_denoiser(guided, model.process, model.prediction, model.learn_variance)
-    sample = jax.jit(lambda x: ddim(denoise, model.process, strided(1000, 20), x, None))
+    sample = jax.jit(lambda x: ddim(denoise, model.process, strided_timesteps(1000, 20), x, None))
     ours = sample(noise) / config.latents.scale
     assert_close(ours, nhwc(latents[0]))
 
@@ -144,7 +144,7 @@ def test_the_schedulers_agree(tmp_path, schedule, betas, num_timesteps):
     scheduler = DDIMScheduler.from_pretrained(tmp_path / "out", subfolder="scheduler")
     np.testing.assert_allclose(scheduler.betas, betas(num_timesteps), rtol=1e-4)
     scheduler.set_timesteps(20)
-    np.testing.assert_array_equal(scheduler.timesteps, strided(num_timesteps, 20)[:-1])
+    np.testing.assert_array_equal(scheduler.timesteps, strided_timesteps(num_timesteps, 20)[:-1])
 
 
 class Attention(nn.Module):
