@@ -28,7 +28,7 @@ from PIL import Image
 from cdt.data import sources
 from cdt.data.folder import folder
 from cdt.data.pipeline import make_batch
-from cdt.data.prepare import run
+from cdt.data.prepare import prepare_command
 from cdt.data.prepared_format import prepared
 
 SIZE, COUNT, BATCH = 64, 2048, 128
@@ -82,7 +82,7 @@ def read(root: Path) -> None:
     pictures = write_folder(root / "png", images, COUNT, ".png")
     for form in ("memmap", "array_record"):
         arguments = ["--source=npz", f"--path={root / 'a.npz'}", f"--out={root / form}"]
-        assert run(["prepare", *arguments, f"--form={form}"]) == 0
+        assert prepare_command(["prepare", *arguments, f"--form={form}"]) == 0
     cases = {
         "npz (in memory)": sources.npz(root / "a.npz", "train"),
         "prepared, memmap": prepared(root / "memmap" / "train"),

@@ -196,7 +196,7 @@ class Correlation(NamedTuple):
     clusters: int  # that could be ranked
 
 
-def rank_correlation(difficulty: np.ndarray, seed: int = 0, resamples: int = 10_000) -> Correlation:
+def rank_correlation(difficulty: np.ndarray, resamples: int = 10_000) -> Correlation:
     """Correlation between the number of a cluster and its difficulty, averaged over seeds.
 
     Negative: clusters of little noise are harder, as the curriculum's paper reports.
@@ -205,7 +205,6 @@ def rank_correlation(difficulty: np.ndarray, seed: int = 0, resamples: int = 10_
       difficulty: float[S, N], such as the steps to 90 % for each of S seeds; NaN where unknown. A
         cluster that no seed knows is left out; one that a resample lacks takes the mean of all
         seeds.
-      seed: of the bootstrap.
       resamples: of the seeds, with replacement; percentiles 2.5 and 97.5. Few seeds give few
         distinct resamples, and an interval that is too narrow rather than too wide.
     """
@@ -221,7 +220,7 @@ def rank_correlation(difficulty: np.ndarray, seed: int = 0, resamples: int = 10_
     if seeds == 1 or math.isnan(rho):
         return Correlation(rho, None, None, seeds, clusters)
     filled = np.where(np.isnan(difficulty), mean, difficulty)
-    chosen = np.random.default_rng(seed).integers(seeds, size=(resamples, seeds))
+    chosen = np.random.default_rng(0).integers(seeds, size=(resamples, seeds))
     bootstrap = _spearman_with_index(filled[chosen].mean(axis=1))
     low, high = np.nanpercentile(bootstrap, [2.5, 97.5])
     return Correlation(rho, float(low), float(high), seeds, clusters)

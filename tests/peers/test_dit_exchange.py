@@ -17,7 +17,7 @@ from autoencoder_files import FACTOR, TINY, write_autoencoder
 from cdt import from_config
 from cdt.diffusion.denoiser import make_denoiser
 from cdt.diffusion.guidance import classifier_free_guidance
-from cdt.diffusion.schedules import cosine, linear
+from cdt.diffusion.schedules import cosine_betas, linear_betas
 from cdt.files.safetensors import read_tensors
 from cdt.interop.export_diffusers import export_diffusers
 from cdt.interop.import_dit import import_dit
@@ -136,7 +136,7 @@ def test_an_autoencoder_may_be_given_later(tmp_path):
     assert pipe.vae is vae and pipe.labels["7"] == 7
 
 
-@pytest.mark.parametrize("schedule, betas", [("linear", linear), ("cosine", cosine)])
+@pytest.mark.parametrize("schedule, betas", [("linear", linear_betas), ("cosine", cosine_betas)])
 @pytest.mark.parametrize("num_timesteps", [1000, 400])
 def test_the_schedulers_agree(tmp_path, schedule, betas, num_timesteps):
     config = ddpm(**{"process.schedule": schedule, "process.num_timesteps": num_timesteps})
