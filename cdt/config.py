@@ -10,12 +10,39 @@ import difflib
 import json
 import math
 from collections.abc import Iterable
+from typing import Any
 
 from etils import epath
 from ml_collections import ConfigDict
 
 from cdt.errors import UserError
 from cdt.old_keys import moved
+
+# Sections of methods that `cdt.register` was given: "model.mlp" -> its keys with their defaults.
+_added: dict[str, dict[str, Any]] = {}
+
+
+def add_section(name: str, defaults: dict[str, Any]) -> None:
+    """Add a section such as "model.mlp" to the schema, or replace it.
+
+    Args:
+      name: SECTION.METHOD, with a section of the schema.
+      defaults: the keys with their defaults, of type bool, int, float or str, or tuples of one of
+        these types with at least one element; {} for a method without options.
+
+    Raises:
+      UserError: a default of another type.
+    """
+    for key, value in defaults.items():
+        kinds = {type(element) for element in (value if isinstance(value, tuple) else (value,))}
+        if len(kinds) != 1 or not kinds <= {bool, int, float, str}:
+            raise UserError(
+                f"The default of config.{name}.{key} is {value!r}; give a bool, int, float or str, "
+                "or a tuple of one of these types with at least one element."
+            )
+    _added.pop(name, None)
+    if defaults:
+        _added[name] = defaults
 
 
 def default_config() -> ConfigDict:
@@ -252,6 +279,10 @@ def default_config() -> ConfigDict:
     config.replay.step = 0  # which one is repeated, from 1 on
 
     config.compilation_cache = "~/.cache/cdt/xla"  # empty: off
+
+    for name, defaults in _added.items():
+        section, _, method = name.partition(".")
+        config[section][method] = ConfigDict(defaults)
     return config
 
 
@@ -334,9 +365,9 @@ def check_keys(config: ConfigDict) -> None:
             )
         if isinstance(value, float) and not math.isfinite(value) and key not in _MAY_BE_INFINITE:
             raise UserError(f"config.{key} is {value}; give a finite number such as {default!r}.")
-        kind = _ELEMENTS.get(key)
-        if kind is None or not isinstance(value, Iterable):
+        if not isinstance(default, tuple) or not isinstance(value, Iterable):
             continue
+        kind = _ELEMENTS[key] if key in _ELEMENTS else type(default[0])
         for element in value:
             if not _is_a(kind, element):
                 raise UserError(

@@ -15,6 +15,7 @@ import importlib
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -24,11 +25,13 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
+from ml_collections.config_flags import config_path
 
 from cdt import __version__
 from cdt import config as schema
 from cdt.devices.malloc import keep_freed_memory
 from cdt.errors import EXIT_FINISHED, EXIT_USER_ERROR, UserError, storage_errors
+from cdt.old_keys import moved_in
 
 FLAGS = flags.FLAGS
 # Each is a module of `cdt.modes` with a function of the same name.
@@ -56,10 +59,6 @@ def parse(argv: list[str]) -> tuple[ConfigDict, str, str]:
     Raises:
       UserError: a flag, config key or mode is unknown or missing, or the config cannot be read.
     """
-    for argument in argv[1:]:
-        key = argument.lstrip("-").partition("=")[0]
-        if key.startswith("config.") and key[7:] not in schema.flatten(schema.default_config()):
-            raise schema.unknown_key(key[7:])
     argv = [_with_shipped_config(argument) for argument in argv]
     try:
         rest = FLAGS(argv)
@@ -74,20 +73,7 @@ def parse(argv: list[str]) -> tuple[ConfigDict, str, str]:
             "--coordinator, --num_processes, --process_id, --connect_seconds, --heartbeat_seconds."
         ) from None
     except Exception as error:  # a config file is a program: it may raise anything
-        # ml_collections wraps what the file raised; the innermost error says what was wrong.
-        cause: BaseException = error
-        while inner := cause.__cause__ or cause.__context__:
-            cause = inner
-        if isinstance(cause, UserError):
-            raise cause from None
-        path = next((a.partition("=")[2] for a in argv if a.startswith("--config=")), "")
-        reason = f"{type(cause).__name__}: {' '.join(str(cause).split())}"
-        if not os.path.exists(path.partition(":")[0]):
-            reason = "there is no such file"
-        raise UserError(
-            f"The config file '{path}' cannot be used ({reason}); give the path of a Python file "
-            "with a function get_config(variant)."
-        ) from None
+        raise _unusable(error, argv) from None
     if rest[1:]:
         raise UserError(f"'{rest[1]}' is not a flag; write --name=value.")
     if config is None:
@@ -97,6 +83,35 @@ def parse(argv: list[str]) -> tuple[ConfigDict, str, str]:
     if FLAGS.mode not in MODES:
         raise UserError(f"--mode is '{FLAGS.mode}'; {schema.nearest(FLAGS.mode, MODES)}")
     return config, os.path.expanduser(FLAGS.workdir), FLAGS.mode
+
+
+def _unusable(error: Exception, argv: list[str]) -> UserError:
+    """The error for what was raised while the config file ran, or while the keys on the command
+    line were looked up in its config."""
+    cause: BaseException = error  # the innermost, which says what was wrong
+    while inner := cause.__cause__ or cause.__context__:
+        cause = inner
+    if isinstance(cause, UserError):
+        return cause
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    if any(frame.f_globals["__name__"] == config_path.__name__ for frame in frames):
+        # Now that the file has run, the schema has the sections that it registers.
+        known = schema.flatten(schema.default_config())
+        keys = [argument.lstrip("-").partition("=")[0] for argument in argv[1:]]
+        for key in keys:
+            if key.startswith("config.") and key[7:] not in known:
+                return schema.unknown_key(key[7:])
+    for line in reversed([part.line or "" for part in traceback.extract_tb(error.__traceback__)]):
+        if sentence := moved_in(line):
+            return UserError(sentence)
+    path = next((a.partition("=")[2] for a in argv if a.startswith("--config=")), "")
+    reason = f"{type(cause).__name__}: {' '.join(str(cause).split())}"
+    if not os.path.exists(path.partition(":")[0]):
+        reason = "there is no such file"
+    return UserError(
+        f"The config file '{path}' cannot be used ({reason}); give the path of a Python file "
+        "with a function get_config(variant)."
+    )
 
 
 def _with_shipped_config(argument: str) -> str:

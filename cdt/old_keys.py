@@ -1,5 +1,6 @@
 """Config keys of version 0.1.0 that have other names now, for runs that were saved with them."""
 
+import re
 from collections.abc import Mapping
 
 # old key -> the keys that took its place.
@@ -66,6 +67,17 @@ def _translated_arm(arm: str) -> str:
         return arm
     new = translated({key: value for key, _, value in words})
     return f"{name}{colon} {' '.join(f'{key}={value}' for key, value in new.items())}"
+
+
+def moved_in(line: str) -> str | None:
+    """A sentence on an old key that a line of a config file names; None where it names none."""
+    found = next((key for key in MOVED if re.search(rf"\b{re.escape(key)}\b", line)), None)
+    if found is None and re.search(r"\.timesteps\b", line):
+        return (
+            "The config section 'timesteps' is now 'density' and 'curriculum'; give the keys that "
+            "CHANGELOG.md lists."
+        )
+    return found and moved(found)
 
 
 def moved(key: str) -> str | None:

@@ -32,7 +32,7 @@ ALLOWED = {
 }
 BUILDER = "from_config"  # imports all of these
 # What the modes and programs import, and nothing below them does.
-TOP = {"from_config", "modes", "run", "main", "__main__", "variants"}
+TOP = {"from_config", "register", "modes", "run", "main", "__main__", "variants"}
 # Programs of their own, like cdt.main, and what they share.
 PROGRAMS = {
     "data/latents.py",
@@ -49,7 +49,16 @@ OWNED = {
     "clu.metric_writers": {"monitoring/writers.py"},
     "tensorflow": {"monitoring/writers.py"},
     "safetensors": {"files/safetensors.py"},
-    "ml_collections": {"config", "from_config", "main", "modes", "run", "variants", "workdir"},
+    "ml_collections": {
+        "config",
+        "from_config",
+        "main",
+        "modes",
+        "register",
+        "run",
+        "variants",
+        "workdir",
+    },
     "flax.linen": {"models"},
     "flax": {"models", "training/state.py", "workdir/leaves.py"},
 }

@@ -8,8 +8,7 @@ predictions       eps_prediction, x0_prediction, v_prediction, velocity_predicti
                   edm_prediction, Prediction, target, to_x0_eps, split_output
 losses            make_loss, make_example_loss, discretized_gaussian_nll, Apply, Loss,
                   ExampleLoss
-loss weights      no_weight, min_snr_weight, p2_weight, x0_error_weight,
-                  uncertainty_weight,
+loss weights      no_weight, min_snr_weight, p2_weight, x0_error_weight, uncertainty_weight,
                   Uncertainty, Weight, init_uncertainty, make_log_variance, LogVariance
 denoiser          make_denoiser, Denoised, Denoise, Network, ConditionalNetwork, Condition
 guidance          classifier_free_guidance

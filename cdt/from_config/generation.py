@@ -46,12 +46,13 @@ class Sampling(NamedTuple):
 
 # (denoise, process, levels, x, keys) -> x0, see `cdt.sampling`
 RunSampler = Callable[..., Array]
+BuildSampler = Callable[..., tuple[np.ndarray, RunSampler]]  # (sampling, **options) -> levels, run
 
 
 class Sampler(NamedTuple):
     """A sampler and the noise families that it fits."""
 
-    build: Callable[..., tuple[np.ndarray, RunSampler]]  # (sampling, **options) -> (levels, run)
+    build: BuildSampler
     families: tuple[str, ...] = FAMILIES
 
 

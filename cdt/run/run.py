@@ -6,9 +6,10 @@ import numpy as np
 from etils import epath
 
 from cdt.config import unknown_key
-from cdt.errors import user_errors
+from cdt.errors import UserError, user_errors
 from cdt.monitoring.history import Convergence, convergence
 from cdt.monitoring.writers import read_history
+from cdt.register import unregistered
 from cdt.run.images import make_generator
 from cdt.run.open_run import open_run
 from cdt.run.weights import load_params
@@ -32,6 +33,12 @@ class Run:
     def __init__(self, path: epath.PathLike, ema: str = ""):
         self.path = epath.Path(path).expanduser()
         self.config = recorded_config(self.path)
+        if key := unregistered(self.config):
+            section, _, name = key.partition(".")
+            raise UserError(
+                f"The run in {self.path} has config.{key} = '{self.config[section][name]}', which "
+                "is not registered; import the file that registers it, then open the run."
+            )
         self.config.mesh.data, self.config.mesh.fsdp = -1, 1
         self.config.sample.ema = ema or self.config.sample.ema
         self._run = open_run(self.config, self.path)

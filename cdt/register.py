@@ -1,0 +1,189 @@
+"""Methods of your own, chosen by name in the config like those that cdt ships.
+
+A config file registers what it needs and then names it:
+
+    from cdt import register
+
+    def build(spec, width, depth):
+        return Mlp(spec.out_channels, spec.num_classes, width, depth)
+
+    register.network("mlp", build, width=64, depth=2)
+
+The keyword arguments become a section of the config, here `config.model.mlp`, with these defaults.
+Its keys are checked, given on the command line (`--config.model.mlp.width=128`) and saved like all
+others, and are given to `build` as keyword arguments. Values are of type bool, int, float or str,
+or tuples of one of these types with at least one element.
+
+Names are identifiers. A name that is taken is refused; the same function of the same file may be
+registered again, as happens when the file is imported twice. Every function raises UserError for a
+name or an option that cannot be used.
+"""
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from cdt import config as schema
+from cdt.data.sources import Source
+from cdt.diffusion.loss_weights import Weight
+from cdt.errors import UserError
+from cdt.evals.features import Activations, FeatureFn
+from cdt.from_config.datasets import SOURCES
+from cdt.from_config.generation import (
+    FAMILIES,
+    FEATURES,
+    SAMPLERS,
+    BuildSampler,
+    Evaluation,
+    Sampler,
+)
+from cdt.from_config.loss_weights import WEIGHTS
+from cdt.from_config.models import MODELS
+from cdt.from_config.timesteps import DENSITIES, TIMESTEP_SAMPLERS, Method
+from cdt.timesteps.base import Density, TimestepSampler
+
+# The config key that names a method -> the tables in which it is looked up.
+_TABLES: dict[str, tuple[dict[str, Any], ...]] = {
+    "data.name": (SOURCES,),
+    "model.name": (MODELS,),
+    "density.name": (DENSITIES, TIMESTEP_SAMPLERS),
+    "loss.weight": (WEIGHTS,),
+    "sample.sampler": (SAMPLERS,),
+    "evaluate.features": (FEATURES,),
+}
+_origins: dict[tuple[str, str], object] = {}  # (key, name) -> where a registered function is from
+
+
+def data_source(name: str, build: Callable[..., Source], /, **options: Any) -> None:
+    """Register a value of `config.data.name`.
+
+    Args:
+      name: of the data source, and of its section `config.data.<name>`.
+      build: (split, **options) -> Source; split is a `cdt.from_config.datasets.Split`. Called once
+        for the training split and once for the held-out one.
+      **options: the keys of the section with their defaults.
+    """
+    _add("data.name", SOURCES, name, build, build, options)
+
+
+def network(name: str, build: Callable[..., Any], /, **options: Any) -> None:
+    """Register a value of `config.model.name`.
+
+    Args:
+      name: of the network, and of its section `config.model.<name>`.
+      build: (spec, **options) -> Flax Linen module; spec is a `cdt.from_config.models.NetworkSpec`.
+      **options: the keys of the section with their defaults.
+    """
+    _add("model.name", MODELS, name, build, build, options)
+
+
+def density(name: str, build: Callable[..., Density], /, **options: Any) -> None:
+    """Register a value of `config.density.name` that works with and without the curriculum.
+
+    Args:
+      name: of the density, and of its section `config.density.<name>`.
+      build: (levels, **options) -> Density; levels is a `cdt.from_config.timesteps.Levels`.
+      **options: the keys of the section with their defaults.
+    """
+    _add("density.name", DENSITIES, name, build, build, options)
+
+
+def timestep_sampler(name: str, build: Callable[..., TimestepSampler], /, **options: Any) -> None:
+    """Register a value of `config.density.name` that draws from all of u, so not in the curriculum.
+
+    Args:
+      name: of the timestep sampler, and of its section `config.density.<name>`.
+      build: (levels, **options) -> TimestepSampler; levels is a `cdt.from_config.timesteps.Levels`.
+        Where `switch_fraction` is among the options, `levels.switch_step` is the absolute step that
+        this fraction of the run stood for when the run started.
+      **options: the keys of the section with their defaults.
+    """
+    _add("density.name", TIMESTEP_SAMPLERS, name, build, Method(build), options)
+
+
+def loss_weight(name: str, build: Callable[..., Weight], /, **options: Any) -> None:
+    """Register a value of `config.loss.weight`.
+
+    Args:
+      name: of the loss weight, and of its section `config.loss.<name>`.
+      build: (noise, **options) -> Weight, native level f32[B] -> f32[B] >= 0, the factor of the
+        squared error of the network's output; noise is a `cdt.from_config.loss_weights.Noise`.
+      **options: the keys of the section with their defaults.
+    """
+    _add("loss.weight", WEIGHTS, name, build, build, options)
+
+
+def sampler(
+    name: str, build: BuildSampler, /, families: tuple[str, ...] = FAMILIES, **options: Any
+) -> None:
+    """Register a value of `config.sample.sampler`.
+
+    Args:
+      name: of the sampler, and of its section `config.sample.<name>`.
+      build: (sampling, **options) -> (levels, run); sampling is a
+        `cdt.from_config.generation.Sampling`. levels is float64 [steps + 1], noisiest first;
+        `sampling.levels` is the usual grid. run is (denoise, process, levels, x, keys) -> x0, see
+        `cdt.sampling`.
+      families: the values of `config.process.name` that it fits.
+      **options: the keys of the section with their defaults.
+    """
+    _add("sample.sampler", SAMPLERS, name, build, Sampler(build, families), options)
+
+
+def feature_space(name: str, build: Callable[..., FeatureFn], /, **options: Any) -> None:
+    """Register a value of `config.evaluate.features`.
+
+    Args:
+      name: of the feature space, and of its section `config.evaluate.<name>`.
+      build: (evaluation, **options) -> feature function, see `cdt.evals.features`; evaluation is a
+        `cdt.from_config.generation.Evaluation`.
+      **options: the keys of the section with their defaults.
+    """
+
+    def build_named(evaluation: Evaluation, **own: Any) -> FeatureFn:
+        features = build(evaluation, **own)
+
+        def named(images: np.ndarray) -> Activations[np.ndarray]:
+            return features(images)
+
+        # Cached statistics of the data are found by this name.
+        named.__name__ = "-".join([name, *(f"{key}-{value}" for key, value in own.items())])
+        return named
+
+    _add("evaluate.features", FEATURES, name, build, build_named, options)
+
+
+def unregistered(config: ConfigDict) -> str | None:
+    """The first key such as "model.name" whose value is no method that is known here; or None."""
+    flat = schema.flatten(config)
+    return next(
+        (key for key, tables in _TABLES.items() if not any(flat[key] in table for table in tables)),
+        None,
+    )
+
+
+def _add(
+    key: str, table: dict[str, Any], name: str, build: object, entry: Any, options: dict[str, Any]
+) -> None:
+    section = key.partition(".")[0]
+    if not name.isidentifier():
+        raise UserError(f"'{name}' cannot be a name of config.{key}; use letters, digits and '_'.")
+    again = _origins.get((key, name)) == _origin(build)
+    taken = any(name in known for known in _TABLES[key]) or name in schema.default_config()[section]
+    if taken and not again:
+        raise UserError(
+            f"The name '{name}' of config.{key} is taken, by a method or by the key "
+            f"config.{section}.{name}; register yours under another name."
+        )
+    schema.add_section(f"{section}.{name}", options)
+    table[name], _origins[key, name] = entry, _origin(build)
+
+
+def _origin(build: object) -> object:
+    """Equal for the same function of the same file, and in a notebook for the same name."""
+    code, module = getattr(build, "__code__", None), getattr(build, "__module__", None)
+    place = os.path.abspath(code.co_filename) if code and module != "__main__" else module
+    return place, getattr(build, "__qualname__", build)
