@@ -5,12 +5,12 @@ import json
 import pytest
 
 import cdt
-from cdt import config as schema
 from cdt import main, register
 from cdt.config import check_keys, default_config, flatten
 from cdt.errors import UserError
 from cdt.monitoring.writers import read_history
 from front_door import flags_of
+from registrations import forgotten
 
 MINE = """
 import flax.linen as nn
@@ -107,13 +107,8 @@ def get_config(variant=""):
 
 @pytest.fixture(autouse=True)
 def only_here():
-    """What is registered in a test is gone after it."""
-    tables = [table for tables in register._TABLES.values() for table in tables]
-    kept = [(table, dict(table)) for table in (*tables, schema._added, register._origins)]
-    yield
-    for table, before in kept:
-        table.clear()
-        table.update(before)
+    with forgotten():
+        yield
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from PIL import Image
 from cdt.data import emoji
 from doc_pages import PAGES, ROOT, Runner, blocks, check_form, problems
 from front_door import options_kept
+from registrations import forgotten
 
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 
@@ -64,18 +66,21 @@ def test_page(name, tmp_path, monkeypatch, shared):
     for place in PLACED.get(name, ()):
         place(tmp_path)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    sys.path_importer_cache.pop(".", None)  # the folder of the page before
     runner, exported = Runner(tmp_path, shared), {}
-    for block in blocks(ROOT / name):
-        assert not problems(block)
-        if block.language not in ("sh", "python"):
-            continue
-        try:
-            if block.marks:
-                check_form(block, exported)
-            else:
-                runner.run(block)
-        except (Exception, SystemExit) as error:
-            raise AssertionError(f"{block.where}: {error}") from error
+    with forgotten():
+        for block in blocks(ROOT / name):
+            assert not problems(block)
+            if block.language not in ("sh", "python"):
+                continue
+            try:
+                if block.marks:
+                    check_form(block, exported)
+                else:
+                    runner.run(block)
+            except (Exception, SystemExit) as error:
+                raise AssertionError(f"{block.where}: {error}") from error
 
 
 @pytest.mark.parametrize("name", NAMES)

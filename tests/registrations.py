@@ -1,0 +1,18 @@
+"""What a test registers is forgotten after it."""
+
+import contextlib
+
+from cdt import config as schema
+from cdt import register
+
+
+@contextlib.contextmanager
+def forgotten():
+    tables = [table for tables in register._TABLES.values() for table in tables]
+    kept = [(table, dict(table)) for table in (*tables, schema._added, register._origins)]
+    try:
+        yield
+    finally:
+        for table, before in kept:
+            table.clear()
+            table.update(before)
