@@ -1,7 +1,8 @@
 """The config schema: every key a run has, with its default and meaning.
 
 A config file starts from `default_config()` and changes what differs. Where a comment lists
-several names, the other keys of the section that belong to another name are ignored.
+several names, a name's own options lie in the section of that name, such as `density.logit_normal`;
+options of names that are not chosen are ignored. `cdt.register` adds names and their options.
 
 Durations are strings: "2000" or "2000 steps", "500_000 examples", "30 epochs".
 """
@@ -178,7 +179,7 @@ def default_config() -> ConfigDict:
     config.train.batch_size = 128  # global
     config.train.accumulate = 1  # microbatches a step
     config.train.steps_per_dispatch = 1  # in one program; must divide every interval and the run
-    config.train.condition_dropout = 0.1  # share trained without label or text, for guidance
+    config.train.condition_dropout = 0.1  # fraction trained without label or text, for guidance
     config.train.augment = 0.0  # EDM's augmentation, of which the network is told; its probability
     config.train.max_bad_steps = 20  # non-finite steps in a row that stop the run
 

@@ -7,6 +7,7 @@ import pytest
 from cdt.config import default_config, flatten, unknown_key
 from cdt.old_keys import MOVED, moved, translated
 from cdt.workdir.record import check_identity, recorded_config
+from front_door import cdt
 
 # The section `timesteps` of version 0.1.0 with values that no default has.
 OLD = {
@@ -115,3 +116,18 @@ def test_a_workdir_of_an_old_run_is_read_and_recognised(tmp_path):
     assert config.curriculum.edges == (0.0, 0.2, 0.7, 1.0)
     assert config.density.logit_normal.mean == -0.5 and config.curriculum.max_fraction == 0.75
     check_identity(tmp_path, config)
+
+
+@pytest.mark.parametrize(
+    "line, words",
+    [("config.timesteps.patience = 5", "'timesteps.patience' is now 'curriculum.patience.steps'"),
+     ("config.loss.p2_k = 2.0", "'loss.p2_k' is now 'loss.p2.k'"),
+     ("c = config.timesteps", "'timesteps' is now 'density' and 'curriculum'"),
+     ("config.model.nothing.width = 5", "cannot be used (KeyError: 'nothing')")],
+)  # fmt: skip
+def test_an_old_key_in_a_config_file_is_answered_with_the_new_one(line, words, tmp_path):
+    body = f"    config = default_config()\n    {line}\n    return config\n"
+    text = f"from cdt.config import default_config\n\ndef get_config(variant=''):\n{body}"
+    (tmp_path / "old.py").write_text(text)
+    refused = cdt(f"--config={tmp_path}/old.py", f"--workdir={tmp_path}/run")
+    assert refused.returncode == 2 and words in refused.stderr

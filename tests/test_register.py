@@ -5,11 +5,11 @@ import json
 import pytest
 
 import cdt
-from cdt import main, register
+from cdt import register
 from cdt.config import check_keys, default_config, flatten
 from cdt.errors import UserError
 from cdt.monitoring.writers import read_history
-from front_door import flags_of
+from front_door import cdt as program
 from registrations import forgotten
 
 MINE = """
@@ -100,7 +100,6 @@ def get_config(variant=""):
     config.validation.images, config.log.tensorboard = 8, False
     for section in ("log", "validation", "checkpoint", "sample"):
         config[section].every = "2 steps"
-    config.compilation_cache = ""
     return config
 """
 
@@ -117,42 +116,37 @@ def mine(tmp_path):
     return tmp_path / "mine.py"
 
 
-def cdt_main(*arguments):
-    with flags_of(["cdt", *map(str, arguments)]) as argv:
-        return main.run_command_line(argv)
-
-
-def test_a_file_outside_runs_the_front_door(mine, tmp_path, capsys):
+def test_a_file_outside_runs_the_front_door(mine, tmp_path):
     run = [f"--config={mine}", f"--workdir={tmp_path / 'run'}", "--config.model.mlp.width=8"]
     run += ["--config.sample.one_jump.start=0.9", "--config.data.stripes.period=4"]
-    assert cdt_main(*run, "--config.train.duration=2 steps") == 0
+    assert program(*run, "--config.train.duration=2 steps").returncode == 0
     saved = json.loads((tmp_path / "run" / "config.json").read_text())
     assert saved["model.mlp.width"] == 8 and saved["density.late.mean"] == 1.0
-    assert cdt_main(*run) == 0
-    assert "resuming at step 2 of 4" in capsys.readouterr().out
+    assert "resuming at step 2 of 4" in program(*run).stdout
     assert read_history(tmp_path / "run")[-1]["step"] == 4
-    assert cdt_main(*run, "--mode=sample") == 0
+    assert program(*run, "--mode=sample").returncode == 0
     assert (tmp_path / "run" / "samples" / "step_4" / "samples.npz").exists()
-    evaluation = ("--config.evaluate.features=means", "--config.evaluate.num=8")
-    assert cdt_main(*run, *evaluation, "--mode=evaluate", "--config.evaluate.means.scale=2.0") == 0
+    evaluation = ["--config.evaluate.features=means", "--config.evaluate.num=8"]
+    evaluation += ["--config.evaluate.means.scale=2.0"]
+    assert program(*run, "--mode=evaluate", *evaluation).returncode == 0
 
-    capsys.readouterr()
-    assert cdt_main(*run, "--config.model.mlp.width=4") == 2  # the last one given counts
-    assert "another model.mlp.width (there 8, now 4)" in capsys.readouterr().err
-    assert cdt_main(*run, "--config.model.mlp.widht=4") == 2
-    assert "did you mean 'model.mlp.width'" in capsys.readouterr().err
-    assert cdt_main(*run, "--config.model.mlp.width=wide") == 2
     loaded = cdt.load_run(tmp_path / "run")
     assert loaded.params["Dense_0"]["kernel"].shape == (64, 8)
     assert loaded.sample(2).shape == (2, 8, 8, 1)
+    for override, words in {
+        "width=4": "another model.mlp.width (there 8, now 4)",  # the last one given counts
+        "widht=4": "did you mean 'model.mlp.width'",
+        "width=wide": "give a value of the key's type",
+    }.items():
+        refused = program(*run, f"--config.model.mlp.{override}")
+        assert refused.returncode == 2 and words in refused.stderr
 
 
-def test_a_sampler_of_timesteps_switches_and_stays_out_of_the_curriculum(mine, tmp_path, capsys):
+def test_a_sampler_of_timesteps_switches_and_stays_out_of_the_curriculum(mine, tmp_path):
     run = [f"--config={mine}", f"--workdir={tmp_path / 'run'}", "--config.density.name=stratified"]
-    assert cdt_main(*run) == 2
-    assert "set config.curriculum.enabled to False" in capsys.readouterr().err
+    assert "set config.curriculum.enabled to False" in program(*run).stderr
     run += ["--config.curriculum.enabled=False", "--config.density.stratified.shift=0.5"]
-    assert cdt_main(*run, "--config.log.every=1 steps") == 0
+    assert program(*run, "--config.log.every=1 steps").returncode == 0
     shifts = [r["shift"] for r in read_history(tmp_path / "run") if "shift" in r]
     assert shifts == [0.5, 0.0, 0.0, 0.0]  # after each step; the first phase has two
 
@@ -160,8 +154,8 @@ def test_a_sampler_of_timesteps_switches_and_stays_out_of_the_curriculum(mine, t
 def test_arms_of_a_comparison_name_registered_methods_and_their_keys(mine, tmp_path):
     arms = "('a:', 'b: density.name=late density.late.mean=0.5')"
     run = [f"--config={mine}", f"--workdir={tmp_path / 'run'}", f"--config.compare.arms={arms}"]
-    assert cdt_main(*run, "--mode=compare", "--config.compare.seeds=1",
-                    "--config.evaluate.num=8", "--config.compare.evaluations=1") == 0  # fmt: skip
+    run += ["--config.evaluate.num=8", "--config.compare.evaluations=1"]
+    assert program(*run, "--mode=compare", "--config.compare.seeds=1").returncode == 0
     assert (tmp_path / "run" / "index.html").exists()
 
 
