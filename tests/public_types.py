@@ -18,6 +18,7 @@ def types(path: str) -> None:
     assert_type(run.convergence(), Convergence)
     assert_type(run.history(), list[dict[str, float]])
     assert_type(cdt.read_history(path), list[dict[str, Any]])
+    cdt.register.network("net", lambda spec, width: spec.out_channels, width=3)
     assert_type(cdt.UserError("why"), cdt.UserError)
     # An error of the checker's own: a name that is not there.
     cdt.load_runs  # type: ignore[attr-defined] # noqa: B018

@@ -31,7 +31,7 @@ WEIGHTS: dict[str, Callable[..., Weight | Uncertainty]] = {
 }
 
 
-def loss_weight(
+def chosen_weight(
     config: ConfigDict, process: Process, prediction: Prediction
 ) -> Weight | Uncertainty:
     """What `config.loss.weight` names."""

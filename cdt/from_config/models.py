@@ -11,11 +11,12 @@ from jax.typing import DTypeLike
 from ml_collections import ConfigDict
 
 from cdt.devices.sharding import split_batch
-from cdt.diffusion import loss_weights, schedules
 from cdt.diffusion import prediction as predictions
 from cdt.diffusion import process as processes
+from cdt.diffusion import schedules
 from cdt.diffusion.denoiser import Condition, ConditionalNetwork
 from cdt.diffusion.loss import Apply, ExampleLoss, make_example_loss, make_loss
+from cdt.diffusion.loss_weights import no_weight
 from cdt.diffusion.pixels import ToX0
 from cdt.diffusion.prediction import Prediction
 from cdt.diffusion.process import Process, per_example
@@ -24,6 +25,7 @@ from cdt.errors import UserError
 from cdt.from_config.choices import at_least, choose, options
 from cdt.from_config.datasets import text_states
 from cdt.from_config.latent_space import to_x0
+from cdt.from_config.loss_weights import chosen_weight
 from cdt.from_config.timesteps import loss_weight
 from cdt.models.dit import DiT, named_dit
 from cdt.models.layers import unconstrained
@@ -125,7 +127,7 @@ def model(config: ConfigDict, mesh: Mesh | None = None) -> Model:
 
     image_shape = (config.data.image_size, config.data.image_size, config.data.channels)
     num_classes = config.model.num_classes
-    weight = loss_weight(config, process, prediction)
+    weight = chosen_weight(config, process, prediction)
     learned = weight if isinstance(weight, Uncertainty) else None
 
     null = {"label": jnp.int32(num_classes)} if num_classes else {}
@@ -317,6 +319,6 @@ def example_loss(model: Model) -> ExampleLoss:
 def training_loss(config: ConfigDict, model: Model) -> ExampleLoss:
     """The loss that is optimised: weighted as `config.loss` says."""
     weight = loss_weight(config, model.process, model.prediction)
-    known = loss_weights.no_weight() if isinstance(weight, Uncertainty) else weight
+    known = no_weight() if isinstance(weight, Uncertainty) else weight
     loss = make_loss(model.process, model.prediction, model.learn_variance, known)
     return make_example_loss(model.apply, model.process, model.prediction, loss, model.log_variance)

@@ -15,8 +15,8 @@ from cdt.diffusion.prediction import Prediction
 from cdt.diffusion.process import Process, noise_variances
 from cdt.diffusion.uncertainty import Uncertainty
 from cdt.errors import UserError
-from cdt.from_config import loss_weights
 from cdt.from_config.choices import at_least, choose, options, steps
+from cdt.from_config.loss_weights import chosen_weight
 from cdt.timesteps.base import Density, TimestepSampler
 from cdt.timesteps.independent import independent
 from cdt.timesteps.info_noise import info_noise, log_s_bins
@@ -145,7 +145,7 @@ def loss_weight(
 ) -> Weight | Uncertainty:
     """The weight of the squared error at each noise level: that of `config.loss`, times the one
     that the timestep sampler brings, if any."""
-    chosen = loss_weights.loss_weight(config, process, prediction)
+    chosen = chosen_weight(config, process, prediction)
     name = config.density.name
     method = TIMESTEP_SAMPLERS.get(name)
     if method is None or method.loss_weight is None:
@@ -163,7 +163,7 @@ def loss_weight(
 def _levels(
     config: ConfigDict, process: Process, prediction: Prediction, switch_step: int
 ) -> Levels:
-    weight = loss_weights.loss_weight(config, process, prediction)
+    weight = chosen_weight(config, process, prediction)
     known = None if isinstance(weight, Uncertainty) else weight
     return Levels(process, prediction, known, switch_step)
 
