@@ -14,7 +14,7 @@ from cdt.curriculum.clusters import cluster_index
 from cdt.diffusion.denoiser import Condition
 from cdt.diffusion.loss import ExampleLoss
 from cdt.diffusion.pixels import ToX0, pixels_to_x0
-from cdt.timesteps.base import Feedback, TimestepSampler
+from cdt.timesteps.base import Draw, Feedback, TimestepSampler
 from cdt.training.optim import Ema
 from cdt.training.state import BadSteps, TrainState, no_bad_steps
 
@@ -121,21 +121,9 @@ def make_train_step(
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
 
-        # --- What is drawn ---
-        x0 = options.to_x0(batch["image"], jax.random.fold_in(key, STREAM_POSTERIOR))
-        condition = condition_of(batch)
-        if options.augment is not None:
-            augment_key = jax.random.fold_in(key, STREAM_AUGMENT)
-            x0, condition["augment"] = options.augment(x0, augment_key)
-        draw = timesteps.sample(state.timesteps, jax.random.fold_in(key, STREAM_TIMESTEPS), len(x0))
-        eps = jax.random.normal(jax.random.fold_in(key, STREAM_NOISE), x0.shape)
-        if options.null is not None and options.condition_dropout > 0.0:
-            drop_key = jax.random.fold_in(key, STREAM_CONDITION_DROPOUT)
-            dropped = jax.random.uniform(drop_key, (len(x0),)) < options.condition_dropout
-            condition |= _replaced(condition, options.null, dropped)
+        draw, examples = _drawn(key, batch, timesteps, state.timesteps, options)
 
         # --- Loss and gradient ---
-        examples = (x0, eps, draw.u, draw.weight, condition)
         network_key = jax.random.fold_in(key, STREAM_NETWORK)
         loss, feedback, grads = gradient(state.params, network_key, examples)
         # A dot product of each leaf: on the CPU faster than a norm, which writes the squares.
@@ -181,6 +169,32 @@ def make_train_step(
         return state, metrics
 
     return step
+
+
+def _drawn(
+    key: Array,
+    batch: Batch,
+    timesteps: TimestepSampler,
+    timesteps_state: PyTree,
+    options: StepOptions,
+) -> tuple[Draw, Examples]:
+    """All that is drawn for the global batch of a step, from the key of the step."""
+    x0 = options.to_x0(batch["image"], jax.random.fold_in(key, STREAM_POSTERIOR))
+    condition = condition_of(batch)
+    if options.augment is not None:
+        augment_key = jax.random.fold_in(key, STREAM_AUGMENT)
+        x0, condition["augment"] = options.augment(x0, augment_key)
+    draw_key = jax.random.fold_in(key, STREAM_TIMESTEPS)
+    draw = timesteps.sample(timesteps_state, draw_key, len(x0))
+    eps = jax.random.normal(jax.random.fold_in(key, STREAM_NOISE), x0.shape)
+    if options.null is not None and options.condition_dropout > 0.0:
+        drop_key = jax.random.fold_in(key, STREAM_CONDITION_DROPOUT)
+        dropped = jax.random.uniform(drop_key, (len(x0),)) < options.condition_dropout
+        replace = jax.vmap(jnp.where, in_axes=(0, None, 0))
+        condition |= {
+            name: replace(dropped, value, condition[name]) for name, value in options.null.items()
+        }
+    return draw, (x0, eps, draw.u, draw.weight, condition)
 
 
 def make_gradient(
@@ -237,12 +251,6 @@ def make_gradient(
         return loss, jax.tree.map(merge, feedback), grads
 
     return whole if accumulate == 1 else accumulated
-
-
-def _replaced(condition: Condition, null: Condition, dropped: Array) -> Condition:
-    """The parts of a condition that `null` names, with it in place of those of dropped bool[B]."""
-    replace = jax.vmap(jnp.where, in_axes=(0, None, 0))
-    return {name: replace(dropped, value, condition[name]) for name, value in null.items()}
 
 
 def _select(good: Array, new: PyTree, old: PyTree) -> PyTree:
