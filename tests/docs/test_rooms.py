@@ -26,7 +26,8 @@ def test_a_known_house(tmp_path):
     house = ROOMS["measure"](tmp_path / "house")
     assert house.lines == {"ground": 4, "middle": 2, "roof": 7, "shed": 1}
     assert house.arrows == {
-        ("ground", "roof"): 1, ("middle", "ground"): 2, ("roof", "middle"): 1, ("roof", "ground"): 1,
+        ("ground", "roof"): 1, ("middle", "ground"): 2,
+        ("roof", "middle"): 1, ("roof", "ground"): 1,
     }  # fmt: skip
     assert house.upward == {("ground", "roof")}
     assert house.floors == {"ground": 1, "middle": 2, "roof": 3, "shed": 1}
