@@ -73,12 +73,13 @@ def draw(house: House, file: Path) -> None:
     for room, floor in sorted(house.floors.items()):
         floors[floor].append(room)
     width = max(map(len, floors.values()))
+    # Floors are moved to the left and right in turn, so that arrows pass beside the rooms.
     place = {
-        room: ((i + 0.5) * width / len(rooms), floor)
+        room: (((i + 0.5) / len(rooms) + (0.3 / len(rooms)) * (-1) ** floor) * width, floor)
         for floor, rooms in floors.items()
         for i, room in enumerate(rooms)
     }
-    figure = Figure(figsize=(1.5 * width, 1.05 * len(floors)), dpi=110, layout="constrained")
+    figure = Figure(figsize=(1.5 * width, 1.05 * len(floors)), dpi=80, layout="constrained")
     axes = figure.subplots()
     for (source, target), count in house.arrows.items():
         up = (source, target) in house.upward
@@ -96,7 +97,7 @@ def draw(house: House, file: Path) -> None:
             linespacing=1.3, zorder=3,
             bbox={"boxstyle": "round,pad=0.45", "facecolor": "white", "edgecolor": "#5b2a86"},
         )  # fmt: skip
-    axes.set_xlim(0, width)
+    axes.set_xlim(-0.2, width + 0.2)
     axes.set_ylim(0.5, len(floors) + 0.5)
     axes.axis("off")
     figure.savefig(file)
