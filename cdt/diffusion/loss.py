@@ -44,14 +44,20 @@ def make_loss(
 ) -> Loss:
     """Builds the loss of one family and parameterisation.
 
-    The loss is the mean squared error of the network's own output. For EDM that *is* the paper's
-    weighted loss: lambda(sigma) c_out(sigma)^2 = (sigma^2 + sd^2) / (sigma sd)^2 * (sigma sd)^2 /
-    (sigma^2 + sd^2) = 1 in front of the error of F (Karras et al. 2022, equation 8). For flow
-    matching it is the velocity loss with weight 1.
+    The loss is the mean squared error of the network's own output. With weight 1 the loss of an
+    example is that of each paper, where <.> is the mean over dimensions:
 
-    With a learned variance the variational term of Nichol & Dhariwal 2021 (section 3.1) is added,
-    in bits per dimension, without a factor (their lambda = 0.001 times T = 1000 terms); it trains
-    the variance alone, its mean being held constant.
+        family, prediction            loss                                       source
+        ddpm, eps                     <(eps_hat - eps)^2>                        Ho 2020, eq. 14
+        ddpm, eps, learned variance   <(eps_hat - eps)^2> + <L_t> / ln 2         Nichol 2021, eq. 16
+        edm, edm                      lambda(sigma) <(D - x0)^2>                 Karras 2022, eq. 2
+        flow, velocity                <(v_hat - alpha' x0 - sigma' eps)^2>       Ma 2024, sec. 2
+
+    - L_t is the variational term (Ho et al. 2020, equation 5), here in bits per dimension and
+      without a factor: Nichol & Dhariwal's lambda = 0.001 times T = 1000 terms. It trains the
+      variance alone, its mean being held constant.
+    - lambda(sigma) = (sigma^2 + sd^2) / (sigma sd)^2 is nowhere multiplied: lambda c_out^2 = 1 is
+      what stands before the error of F (Karras et al. 2022, equation 8).
 
     Args:
       weight: native level [B] -> factor of the squared error (`diffusion.loss_weights`); does not

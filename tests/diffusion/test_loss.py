@@ -131,19 +131,63 @@ def test_loss_and_eps_error_of_every_family(family):
         np.testing.assert_allclose(eps_error, direct, rtol=5e-3, err_msg=name)
 
 
-def test_edm_loss_is_the_papers_weighted_loss():
-    """lambda |D - x0|^2 (Karras et al. 2022, equation 2 and table 1), in float64."""
-    sd, s = 0.5, np.array([0.01, 0.1, 0.5, 3.0, 80.0]).reshape(-1, 1, 1, 1)
+def l_simple(output, x0, eps, t):
+    """Ho et al. 2020, equation 14."""
+    return ((eps - output) ** 2).mean((1, 2, 3))
+
+
+def l_hybrid(output, x0, eps, t):
+    """Nichol & Dhariwal 2021, equation 16, with lambda T = 1 and L_t in bits."""
+    eps_hat, v = np.split(output, 2, -1)
+    alpha_bar = np.cumprod(1 - BETAS)[t].reshape(-1, 1, 1, 1)
+    x = np.sqrt(alpha_bar) * x0 + np.sqrt(1 - alpha_bar) * eps
+    x0_hat = (x - np.sqrt(1 - alpha_bar) * eps_hat) / np.sqrt(alpha_bar)
+    return l_simple(eps_hat, x0, eps, t) + reference_vb(x0, x, x0_hat, v, t)
+
+
+def edm_loss(output, x0, eps, sigma, sd=0.5):
+    """Karras et al. 2022, equation 2, with the preconditioning and lambda of table 1."""
+    s = sigma.reshape(-1, 1, 1, 1)
+    d = sd**2 / (s**2 + sd**2) * (x0 + s * eps) + s * sd / np.sqrt(s**2 + sd**2) * output
+    return ((s**2 + sd**2) / (s * sd) ** 2 * (d - x0) ** 2).mean((1, 2, 3))
+
+
+def linear_velocity_loss(output, x0, eps, t):
+    """Ma et al. 2024, section 2, on alpha = 1 - t, sigma = t."""
+    return ((output - (eps - x0)) ** 2).mean((1, 2, 3))
+
+
+def gvp_velocity_loss(output, x0, eps, t):
+    """The same on alpha = cos(pi t/2), sigma = sin(pi t/2)."""
+    angle = np.pi / 2 * t.reshape(-1, 1, 1, 1)
+    velocity = np.pi / 2 * (np.cos(angle) * eps - np.sin(angle) * x0)
+    return ((output - velocity) ** 2).mean((1, 2, 3))
+
+
+FLOWS = [process.flow(path) for path in (schedules.linear_path(), schedules.gvp_path())]
+TIMES = np.array([0.001, 0.2, 0.7, 0.999])
+
+
+@pytest.mark.parametrize(
+    "p, kind, levels, formula",
+    [
+        (process.ddpm(BETAS), prediction.eps_prediction(), T, l_simple),
+        (process.ddpm(BETAS), prediction.eps_prediction(), T, l_hybrid),
+        (process.edm(), prediction.edm_prediction(), np.array([0.01, 0.1, 3.0, 80.0]), edm_loss),
+        (FLOWS[0], prediction.velocity_prediction(FLOWS[0]), TIMES, linear_velocity_loss),
+        (FLOWS[1], prediction.velocity_prediction(FLOWS[1]), TIMES, gvp_velocity_loss),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_the_losses_of_the_papers(p, kind, levels, formula):
+    """Each row of the table in `make_loss`, in float64."""
+    learned = formula is l_hybrid
     rng = np.random.default_rng(3)
-    x0, eps, f = rng.normal(size=(3, 5, 4, 4, 1))
-    x = x0 + s * eps
-    d = sd**2 / (s**2 + sd**2) * x + s * sd / np.sqrt(s**2 + sd**2) * f
-    weighted = (s**2 + sd**2) / (s * sd) ** 2 * (d - x0) ** 2
-    value, eps_error = make_loss(process.edm(), prediction.edm_prediction(sd))(
-        *(jnp.float32(a) for a in (f, x0, eps, s.ravel()))
-    )
-    np.testing.assert_allclose(value, weighted.mean((1, 2, 3)), rtol=1e-4)
-    np.testing.assert_allclose(eps_error, (((x - d) / s - eps) ** 2).sum((1, 2, 3)), rtol=1e-4)
+    x0 = np.round(rng.uniform(0, 255, (len(levels), 4, 4, 2))) / 127.5 - 1
+    eps = rng.normal(size=x0.shape)
+    output = rng.uniform(-1, 1, (*x0.shape[:-1], 4 if learned else 2))
+    found, _ = make_loss(p, kind, learned)(*(jnp.float32(a) for a in (output, x0, eps, levels)))
+    np.testing.assert_allclose(found, formula(output, x0, eps, levels), rtol=1e-3)
 
 
 def test_eps_error_carries_no_gradient(family):
