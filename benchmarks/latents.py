@@ -16,8 +16,8 @@ import numpy as np
 
 from cdt.data.sources import mock
 from cdt.files import safetensors
+from cdt.interop.autoencoder_files import autoencoder_params
 from cdt.models.autoencoder import Autoencoder
-from cdt.models.autoencoder_weights import autoencoder_params
 
 
 def rms(x) -> float:

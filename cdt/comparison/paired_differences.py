@@ -26,15 +26,13 @@ class Reach(NamedTuple):
     seconds_share: float  # of the baseline's wall-clock
 
 
-def difference(
-    arm: np.ndarray, baseline: np.ndarray, comparisons: int = 1, level: float = 0.95
-) -> Difference:
-    """Paired t interval over seeds, widened for the number of comparisons (Bonferroni).
+def difference(arm: np.ndarray, baseline: np.ndarray, comparisons: int = 1) -> Difference:
+    """Paired t interval over seeds, such that those of all comparisons hold together with
+    probability 95 % (Bonferroni).
 
     Args:
       arm, baseline: f64[S] final values of the same seeds; lower is better.
       comparisons: arms that are compared with the baseline.
-      level: that all intervals hold together.
 
     Returns:
       "better" or "worse" only if the whole interval lies on that side of 0.
@@ -45,7 +43,7 @@ def difference(
     mean, n = float(delta.mean()), len(delta)
     if n < 2 or not math.isfinite(mean):
         return Difference(mean, None, None, "undecided")
-    quantile = t.ppf(1 - (1 - level) / (2 * comparisons), n - 1)
+    quantile = t.ppf(1 - 0.05 / (2 * comparisons), n - 1)
     half = float(quantile * delta.std(ddof=1) / math.sqrt(n))
     low, high = mean - half, mean + half
     verdict = "better" if high < 0 else "worse" if low > 0 else "undecided"

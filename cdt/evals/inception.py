@@ -46,11 +46,7 @@ class Parameters(NamedTuple):
     logits: np.ndarray  # [2048, 1008], the kernel of the logits; their bias is not used
 
 
-def inception(
-    path: epath.PathLike | None = None,
-    cache_dir: epath.PathLike = "~/.cache/cdt",
-    batch_size: int = 64,
-) -> FeatureFn:
+def inception(path: epath.PathLike | None = None, batch_size: int = 64) -> FeatureFn:
     """The feature function uint8[n, H, W, C] -> Activations, with the published weights.
 
     As in the ADM protocol (Dhariwal & Nichol 2021, arXiv 2105.05233): features float64[n, 2048] are
@@ -58,14 +54,13 @@ def inception(
     mixed_6/conv (sFID), logits [n, 1008] are without their bias (Inception Score).
 
     Args:
-      path: the weights' file; by default the one in `cache_dir`, downloaded (96 MB) if absent.
-      cache_dir: where downloads are kept.
+      path: the weights' file; by default the one in ~/.cache/cdt, downloaded (96 MB) if absent.
       batch_size: images at a time, see `in_batches`.
 
     Raises:
       ValueError: if the file is absent and cannot be downloaded, or is not the published one.
     """
-    params = parameters(read_state_dict(locate(WEIGHTS, path, cache_dir)))
+    params = parameters(read_state_dict(locate(WEIGHTS, path)))
     return in_batches(network, params, "inception", batch_size)
 
 

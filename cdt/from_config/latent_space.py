@@ -28,8 +28,8 @@ from cdt.errors import UserError
 from cdt.evals.features import in_batches
 from cdt.files import safetensors
 from cdt.from_config.choices import at_least, choose
+from cdt.interop.autoencoder_files import autoencoder_of, autoencoder_params
 from cdt.models.autoencoder import Autoencoder, Moments
-from cdt.models.autoencoder_weights import autoencoder_of, autoencoder_params
 
 PyTree = Any
 

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from jax.tree_util import DictKey
 
+from cdt.interop.state_dict import LEAVES, StateDict, to_flax, torch_shape
 from cdt.models.layers import position_embedding
 
 PyTree = Any
@@ -65,7 +66,6 @@ DIFFUSERS = Names(
     },
     positions=None,
 )
-_LEAVES = {"kernel": "weight", "table": "weight", "bias": "bias"}
 
 
 def to_params(
@@ -97,13 +97,7 @@ def to_params(
             num_classes = shapes["label_embed"]["table"].shape[0] - 1
             left[name] = _without_unused_classes(name, left[name], num_classes)
 
-    def take(name: str, shape: tuple[int, ...]) -> np.ndarray:
-        if name not in left:
-            raise ValueError(f"it has no {name}")
-        array = left.pop(name)
-        if array.shape != shape:
-            raise ValueError(f"its {name} is {list(array.shape)} and not {list(shape)}")
-        return np.asarray(array, np.float32)
+    arrays = StateDict(left)
 
     def parameter(path: Sequence[DictKey], leaf: jax.ShapeDtypeStruct) -> np.ndarray:
         layer, kind = _split(path)
@@ -113,7 +107,7 @@ def to_params(
         shape = (shape[0] // len(parts), *shape[1:])
 
         def one(block: int) -> np.ndarray:
-            found = [take(_name(part, kind, block), shape) for part in parts]
+            found = [arrays.take(_name(part, kind, block), shape) for part in parts]
             return _to_ours(layer, kind, np.concatenate(found))
 
         if stacked:
@@ -130,10 +124,10 @@ def to_params(
     params = jax.tree_util.tree_map_with_path(parameter, shapes)
     if names.positions is not None:
         table = position_embedding(side, side, shapes["final_adaln"]["kernel"].shape[0])
-        if not np.allclose(take(names.positions, (1, *table.shape)), table, rtol=0, atol=1e-5):
+        found = arrays.take(names.positions, (1, *table.shape))
+        if not np.allclose(found, table, rtol=0, atol=1e-5):
             raise ValueError(f"its {names.positions} is not the table of sines and cosines of DiT")
-    if left:
-        raise ValueError(f"its {next(iter(left))} has no place in this network")
+    arrays.check_empty()
     return params
 
 
@@ -188,22 +182,21 @@ def _split(path: Sequence[DictKey]) -> tuple[str, str]:
 
 
 def _name(layer: str, kind: str, block: int) -> str:
-    return f"{layer.replace('*', str(block))}.{_LEAVES[kind]}"
+    return f"{layer.replace('*', str(block))}.{LEAVES[kind]}"
 
 
 def _torch_shape(layer: str, kind: str, shape: tuple[int, ...], patch: int) -> tuple[int, ...]:
     if layer == "patch_embed" and kind == "kernel":  # there a convolution's
         return (shape[1], shape[0] // patch**2, patch, patch)
-    return shape[::-1] if kind == "kernel" else shape
+    return torch_shape(shape) if kind == "kernel" else shape
 
 
 def _to_ours(layer: str, kind: str, array: np.ndarray) -> np.ndarray:
     """Linear layers [out, in] -> [in, out], the patches' convolution [D, C, p, p] -> [p p C, D]."""
-    if layer == "patch_embed" and kind == "kernel":
-        array = array.transpose(2, 3, 1, 0).reshape(-1, len(array))
-    elif kind == "kernel":
-        array = array.T
-    return np.ascontiguousarray(array)
+    if kind != "kernel":
+        return array
+    array = to_flax(array)
+    return array.reshape(-1, array.shape[-1]) if layer == "patch_embed" else array
 
 
 def _to_theirs(layer: str, kind: str, array: np.ndarray, patch: int) -> np.ndarray:

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from cdt.interop.state_dict import LEAVES, StateDict, to_flax, torch_shape
 from cdt.models.unet import Style
 
 PyTree = Any
@@ -34,7 +35,6 @@ _BLOCK = {
 }
 # Dense layers of ours that are convolutions with a kernel of one pixel there.
 _ONE_PIXEL = ("skip", "qkv", "proj")
-_LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias"}
 # Of the whole, where a file holds the network within its preconditioning.
 _PREFIX = "model."
 
@@ -61,24 +61,17 @@ def to_params(state: Mapping[str, np.ndarray], shapes: PyTree, side: int, style:
         found = left.pop(name)
         if found.shape != (1, 1, 2, 2) or (found != 0.25).any():
             raise ValueError(f"its {name} is not the mean of 2x2 pixels")
+    arrays = StateDict(left)
     halvings = max(int(name.split("_")[1]) for name in shapes if name.startswith("encoder_"))
 
     def parameter(path: tuple[jax.tree_util.DictKey, ...], leaf: Any) -> np.ndarray:
         *layer, kind = (key.key for key in path)
         theirs = _layer_name(layer, side, halvings, style)
-        name = f"{theirs}.{_LEAVES[kind]}"
-        if name not in left:
-            raise ValueError(f"it has no {name}")
-        array = np.asarray(left.pop(name), np.float32)
         last = theirs.rpartition(".")[2]
-        # Out and in come first in PyTorch, last in ours.
-        shape = (*leaf.shape[:-3:-1], *leaf.shape[:-2]) if kind == "kernel" else leaf.shape
+        shape = torch_shape(leaf.shape)
         if kind == "kernel" and last in _ONE_PIXEL:
             shape = (*shape, 1, 1)
-        if array.shape != tuple(shape):
-            raise ValueError(f"its {name} is {list(array.shape)} and not {list(shape)}")
-        if kind == "kernel":
-            array = np.moveaxis(array, (1, 0), (-2, -1)).reshape(leaf.shape)
+        array = to_flax(arrays.take(f"{theirs}.{LEAVES[kind]}", shape)).reshape(leaf.shape)
         if last == "qkv":
             # [head, channel] of [q, k, v] there, [q, k, v] of [head, channel] here.
             width = leaf.shape[-1] // 3
@@ -88,8 +81,7 @@ def to_params(state: Mapping[str, np.ndarray], shapes: PyTree, side: int, style:
         return np.ascontiguousarray(array)
 
     params = jax.tree_util.tree_map_with_path(parameter, shapes)
-    if left:
-        raise ValueError(f"its {next(iter(left))} has no place in this network")
+    arrays.check_empty()
     return params
 
 

@@ -23,6 +23,7 @@ from ml_collections import ConfigDict
 from cdt import from_config
 from cdt.errors import EXIT_FINISHED, UserError, user_errors
 from cdt.files import atomic, safetensors
+from cdt.interop.autoencoder_files import autoencoder_of
 from cdt.interop.diffusers_files import (
     PIPELINE_CLASSES,
     model_index,
@@ -37,7 +38,6 @@ from cdt.interop.export_safetensors import (
     write_card,
     written_whole,
 )
-from cdt.models.autoencoder_weights import autoencoder_of
 
 _WEIGHTS = "diffusion_pytorch_model.safetensors"
 _FREQUENCIES = """

@@ -19,15 +19,14 @@ from typing import Any
 
 import jax
 import numpy as np
-from absl import flags
 from etils import epath
 from ml_collections import ConfigDict
 
 from cdt import from_config
-from cdt.errors import EXIT_FINISHED, UserError, user_errors
+from cdt.errors import UserError
 from cdt.interop.diffusers_files import check_transformer_config
 from cdt.interop.dit_names import DIFFUSERS, OFFICIAL, to_params
-from cdt.interop.imported import new_checkpoints, other_network, read_weights, write_checkpoint
+from cdt.interop.imported import command_line, import_weights
 from cdt.interop.sit import mean_channels, reversed_time
 from cdt.models.dit import DiT
 
@@ -38,36 +37,22 @@ _FILES = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
 
 
 def import_dit(config: ConfigDict, workdir: epath.PathLike, weights: epath.PathLike) -> int:
-    """Writes the checkpoint; returns the exit code.
+    """Writes the checkpoint; returns the exit code. For arguments and errors see above and
+    `import_weights`."""
 
-    Args:
-      config, workdir, weights: see above.
-
-    Raises:
-      UserError: the weights cannot be read or are of another network than the config's, or the
-        workdir holds a run already.
-    """
-    path, file = epath.Path(workdir), epath.Path(weights).expanduser()
-    with user_errors():
-        if not weights:
-            raise UserError("--weights is missing; give a file of weights or a diffusers folder.")
+    def find_file(path: epath.Path) -> epath.Path:
         network = from_config.dit(config)
         if config.process.name == "edm":
             raise UserError(
                 "config.process.name is 'edm', for which there are no such weights; give a config "
                 "of 'ddpm' (DiT) or 'flow' (SiT)."
             )
-        model = from_config.model(config)
-        checkpoints = new_checkpoints(config, path)
-        if file.is_dir():
-            file = _file_in(file, network, config)
-        state = read_weights(file)
-        try:
-            params = _params(state, network, config)
-        except ValueError as error:
-            raise other_network(file, error) from error
-    write_checkpoint(config, path, checkpoints, model, params, file)
-    return EXIT_FINISHED
+        return _file_in(path, network, config) if path.is_dir() else path
+
+    return import_weights(
+        config, workdir, weights, find_file,
+        lambda state, model: _params(state, from_config.dit(config), config),
+    )  # fmt: skip
 
 
 def _file_in(folder: epath.Path, network: DiT, config: ConfigDict) -> epath.Path:
@@ -115,11 +100,4 @@ def _params(state: dict[str, np.ndarray], network: DiT, config: ConfigDict) -> P
 
 
 if __name__ == "__main__":
-    from cdt.main import run_command_line
-
-    flags.DEFINE_string("weights", "", "File of weights, or folder of diffusers.")
-    sys.exit(
-        run_command_line(
-            sys.argv, lambda config, path: import_dit(config, path, flags.FLAGS.weights)
-        )
-    )
+    sys.exit(command_line(import_dit, "File of weights, or folder of diffusers."))

@@ -20,65 +20,49 @@ same config samples from it with `--mode=sample`, and a run in another workdir s
 """  # noqa: E501
 
 import sys
+from typing import Any
 
 import jax
-from absl import flags
+import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
 from cdt import from_config
-from cdt.errors import EXIT_FINISHED, UserError, user_errors
+from cdt.errors import UserError
 from cdt.interop.edm_names import to_params
-from cdt.interop.imported import new_checkpoints, other_network, read_weights, write_checkpoint
+from cdt.interop.imported import command_line, import_weights
 from cdt.models.unet import ADM, DDPMPP
+
+PyTree = Any
 
 _STYLES = {"adm": ADM, "ddpmpp": DDPMPP}
 
 
 def import_edm(config: ConfigDict, workdir: epath.PathLike, weights: epath.PathLike) -> int:
-    """Writes the checkpoint; returns the exit code.
+    """Writes the checkpoint; returns the exit code. For arguments and errors see above and
+    `import_weights`."""
 
-    Args:
-      config, workdir, weights: see above.
-
-    Raises:
-      UserError: the weights cannot be read or are of another network than the config's, or the
-        workdir holds a run already.
-    """
-    path, file = epath.Path(workdir), epath.Path(weights).expanduser()
-    with user_errors():
-        if not weights:
-            raise UserError("--weights is missing; give a file of weights.")
+    def find_file(path: epath.Path) -> epath.Path:
         if config.model.name not in _STYLES or config.process.name != "edm":
             raise UserError(
                 f"config.model.name is '{config.model.name}' and config.process.name "
                 f"'{config.process.name}'; EDM's weights need 'adm' or 'ddpmpp', and 'edm'."
             )
-        if file.suffix == ".pkl":
+        if path.suffix == ".pkl":
             raise UserError(
-                f"{file} is a pickled program, which is not opened; in a clone of NVlabs/edm "
-                f"make a state dict: torch.save(pickle.load(open('{file.name}', 'rb'))['ema']"
-                f".state_dict(), '{file.stem}.pt')."
+                f"{path} is a pickled program, which is not opened; in a clone of NVlabs/edm "
+                f"make a state dict: torch.save(pickle.load(open('{path.name}', 'rb'))['ema']"
+                f".state_dict(), '{path.stem}.pt')."
             )
-        model = from_config.model(config)
-        checkpoints = new_checkpoints(config, path)
-        state = read_weights(file)
+        return path
+
+    def params(state: dict[str, np.ndarray], model: from_config.Model) -> PyTree:
         shapes = dict(jax.eval_shape(model.init, jax.random.key(0)))
         shapes.pop("loss_uncertainty", None)
-        try:
-            params = to_params(state, shapes, config.data.image_size, _STYLES[config.model.name])
-        except ValueError as error:
-            raise other_network(file, error) from error
-    write_checkpoint(config, path, checkpoints, model, params, file)
-    return EXIT_FINISHED
+        return to_params(state, shapes, config.data.image_size, _STYLES[config.model.name])
+
+    return import_weights(config, workdir, weights, find_file, params)
 
 
 if __name__ == "__main__":
-    from cdt.main import run_command_line
-
-    flags.DEFINE_string("weights", "", "File of weights.")
-    sys.exit(
-        run_command_line(
-            sys.argv, lambda config, path: import_edm(config, path, flags.FLAGS.weights)
-        )
-    )
+    sys.exit(command_line(import_edm, "File of weights."))

@@ -1,15 +1,18 @@
 """What every import of weights does: reads a file of them, and leaves a checkpoint of step 0."""
 
+import sys
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
+from absl import flags
 from etils import epath
 from ml_collections import ConfigDict
 
 from cdt import from_config
 from cdt.config import flatten
-from cdt.errors import UserError
+from cdt.errors import EXIT_FINISHED, UserError, user_errors
 from cdt.files import pytorch, safetensors
 from cdt.workdir.checkpoint import Checkpointer
 from cdt.workdir.record import check_identity, record_config
@@ -17,7 +20,63 @@ from cdt.workdir.record import check_identity, record_config
 PyTree = Any
 
 
-def new_checkpoints(config: ConfigDict, workdir: epath.Path) -> Checkpointer:
+def import_weights(
+    config: ConfigDict,
+    workdir: epath.PathLike,
+    weights: epath.PathLike,
+    find_file: Callable[[epath.Path], epath.Path],
+    to_params: Callable[[dict[str, np.ndarray], from_config.Model], PyTree],
+) -> int:
+    """Saves weights as the checkpoint of step 0; returns the exit code.
+
+    Args:
+      config: of the run that can be sampled then.
+      workdir: its folder.
+      weights: the path that was given.
+      find_file: that path -> the file to read; raises UserError where either it or the config is
+        of no use.
+      to_params: ({name: array}, model of the config) -> parameters of its network, f32; the message
+        of a ValueError ends a sentence that names the file.
+
+    Raises:
+      UserError: the weights cannot be read or are of another network than the config's, or the
+        workdir holds a run already.
+    """
+    path = epath.Path(workdir)
+    with user_errors():
+        if not weights:
+            raise UserError("--weights is missing; give the path of the weights.")
+        file = find_file(epath.Path(weights).expanduser())
+        model = from_config.model(config)
+        checkpoints = _new_checkpoints(config, path)
+        state = _read_weights(file)
+        try:
+            params = to_params(state, model)
+        except ValueError as error:
+            raise UserError(
+                f"The weights in {file} are not those of the config's network: {error}; give the "
+                "config that they were trained with."
+            ) from error
+    _write_checkpoint(config, path, checkpoints, model, params, file)
+    return EXIT_FINISHED
+
+
+def command_line(run: Callable[[ConfigDict, str, str], int], weights_help: str) -> int:
+    """Runs this process's command line; returns the exit code.
+
+    Args:
+      run: (config, workdir, weights) -> exit code.
+      weights_help: of the flag --weights.
+    """
+    from cdt.main import run_command_line
+
+    flags.DEFINE_string("weights", "", weights_help)
+    return run_command_line(
+        sys.argv, lambda config, workdir: run(config, workdir, flags.FLAGS.weights)
+    )
+
+
+def _new_checkpoints(config: ConfigDict, workdir: epath.Path) -> Checkpointer:
     """The checkpoints of a workdir that has none yet.
 
     Raises:
@@ -30,7 +89,7 @@ def new_checkpoints(config: ConfigDict, workdir: epath.Path) -> Checkpointer:
     return checkpoints
 
 
-def read_weights(file: epath.Path) -> dict[str, np.ndarray]:
+def _read_weights(file: epath.Path) -> dict[str, np.ndarray]:
     """{name: array} of a `.safetensors` file or of one that PyTorch saved; of one that a training
     program left, its averages.
 
@@ -49,15 +108,7 @@ def read_weights(file: epath.Path) -> dict[str, np.ndarray]:
         ) from error
 
 
-def other_network(file: epath.Path, error: ValueError) -> UserError:
-    """For weights of which `error` says why they do not fit."""
-    return UserError(
-        f"The weights in {file} are not those of the config's network: {error}; give the config "
-        "that they were trained with."
-    )
-
-
-def write_checkpoint(
+def _write_checkpoint(
     config: ConfigDict,
     workdir: epath.Path,
     checkpoints: Checkpointer,
@@ -70,7 +121,7 @@ def write_checkpoint(
     Args:
       config: of the run that can be sampled then.
       workdir: its folder.
-      checkpoints: from `new_checkpoints`.
+      checkpoints: from `_new_checkpoints`.
       model: of that config.
       params: of its network, f32; what a loss learns beside it starts as in a new run.
       file: that they were read from.

@@ -2,7 +2,7 @@
 
 diffusion transformers  DiT, named_dit, DIT_SIZES
 U-Nets                  UNet, adm, ddpmpp, ADM_SIZES, DDPMPP_SIZES
-autoencoder of latents  Autoencoder, Moments, autoencoder_of, autoencoder_params
+autoencoder of latents  Autoencoder, Moments
 conditioning            TimestepEmbedder, LabelEmbedder, timestep_embedding, with_classes
 layers                  Dense, Mlp, SelfAttention, CrossAttention, adaptive_layer_norm,
                         gated, patchify, unpatchify, position_embedding
@@ -11,7 +11,6 @@ rematerialisation       rematerialised, REMATS
 """
 
 from cdt.models.autoencoder import Autoencoder, Moments
-from cdt.models.autoencoder_weights import autoencoder_of, autoencoder_params
 from cdt.models.conditioning import (
     LabelEmbedder,
     TimestepEmbedder,
@@ -37,7 +36,7 @@ from cdt.models.unet import ADM_SIZES, DDPMPP_SIZES, UNet, adm, ddpmpp
 __all__ = [
     "ADM_SIZES", "Autoencoder", "CrossAttention", "DDPMPP_SIZES", "DIT_SIZES", "Dense", "DiT",
     "LabelEmbedder", "Mlp", "Moments", "REMATS", "Routing", "SelfAttention", "TimestepEmbedder",
-    "UNet", "adaptive_layer_norm", "adm", "autoencoder_of", "autoencoder_params", "ddpmpp",
-    "gated", "named_dit", "patchify", "position_embedding", "rematerialised", "routing_mask",
-    "task_routing", "timestep_embedding", "unpatchify", "with_classes",
+    "UNet", "adaptive_layer_norm", "adm", "ddpmpp", "gated", "named_dit", "patchify",
+    "position_embedding", "rematerialised", "routing_mask", "task_routing", "timestep_embedding",
+    "unpatchify", "with_classes",
 ]  # fmt: skip

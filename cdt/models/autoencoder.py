@@ -1,7 +1,7 @@
 """The autoencoder of Stable Diffusion: images <-> latents of an eighth of the side.
 
 Rombach et al. 2022 (arXiv 2112.10752), as `diffusers` calls it AutoencoderKL. Submodules bear the
-names of its state dict, with `_0` for `.0`, so that `autoencoder_weights` can read its files.
+names of its state dict, with `_0` for `.0`, by which `interop.autoencoder_files` reads its files.
 Everything is computed in full float32: the faster default of accelerators would make latents
 depend on the device that encoded them.
 """

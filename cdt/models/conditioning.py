@@ -51,6 +51,13 @@ def augment_embed(
     return layer(labels.astype(jnp.float32)).astype(dtype)
 
 
+def check_label(label: jax.Array | None, num_classes: int | None, network: str) -> None:
+    """Raises ValueError unless a label is given if and only if the network has classes."""
+    if (label is None) != (num_classes is None):
+        given = "no label" if label is None else "a label"
+        raise ValueError(f"{given} was given to a {network} with num_classes={num_classes}.")
+
+
 class TimestepEmbedder(nn.Module):
     """Sinusoidal features through a two-layer SiLU MLP: time [B] -> [B, hidden_size]."""
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from cdt.models.conditioning import LabelEmbedder, TimestepEmbedder, augment_embed
+from cdt.models.conditioning import LabelEmbedder, TimestepEmbedder, augment_embed, check_label
 from cdt.models.dense import Dense
 from cdt.models.layers import (
     CrossAttention,
@@ -160,9 +160,7 @@ class DiT(nn.Module):
             ValueError: if H or W is not divisible by `patch_size`, the width not by `num_heads`
                 or 4, or `label` does not fit `num_classes` or `text` `text_width`.
         """
-        if (label is None) != (self.num_classes is None):
-            given = "no label was given" if label is None else "a label was given"
-            raise ValueError(f"{given} to a DiT with num_classes={self.num_classes}.")
+        check_label(label, self.num_classes, "DiT")
         if (None if text is None else text.shape[-1]) != self.text_width:
             given = "no text was" if text is None else f"states of width {text.shape[-1]} were"
             raise ValueError(f"{given} given to a DiT with text_width={self.text_width}.")

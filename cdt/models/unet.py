@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from cdt.models.conditioning import check_label
 from cdt.models.layers import attention, unconstrained
 from cdt.models.remat import rematerialised
 from cdt.models.unet_layers import (
@@ -207,9 +208,7 @@ class UNet(nn.Module):
                 attention is asked for, the channels do not split into groups and heads, or `label`
                 does not fit `num_classes`.
         """
-        if (label is None) != (self.num_classes is None):
-            given = "no label was given" if label is None else "a label was given"
-            raise ValueError(f"{given} to a U-Net with num_classes={self.num_classes}.")
+        check_label(label, self.num_classes, "U-Net")
         self._check_size(*x.shape[1:3])
         style, dtype, levels = self.style, self.dtype, len(self.channel_mult)
         condition = style.condition(self.channels, self.num_classes, dtype, name="condition")(

@@ -21,7 +21,7 @@ from cdt.data.text_encoder import TextEncoder
 from cdt.diffusion.latent_scaling import constant_scale, edm2_whitening, encoder_input
 from cdt.errors import UserError
 from cdt.files.safetensors import read_tensors, sha256
-from cdt.models.autoencoder_weights import autoencoder_of, autoencoder_params
+from cdt.interop.autoencoder_files import autoencoder_of, autoencoder_params
 from cdt.modes.evaluate import evaluate
 from cdt.modes.sample import sample
 from cdt.modes.train import train

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from autoencoder_files import FACTOR, TINY, random_state, tiny_shapes
+from cdt.interop.autoencoder_files import autoencoder_of, autoencoder_params
 from cdt.models.autoencoder import Attention, Autoencoder, Downsample, Upsample
-from cdt.models.autoencoder_weights import autoencoder_of, autoencoder_params
 
 NETWORK = autoencoder_of(TINY)
 STATE = random_state(tiny_shapes())

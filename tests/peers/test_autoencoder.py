@@ -11,8 +11,8 @@ from diffusers import AutoencoderKL
 
 from autoencoder_files import TINY, random_state, tiny_shapes
 from cdt.files.safetensors import read_tensors
+from cdt.interop.autoencoder_files import autoencoder_of, autoencoder_params
 from cdt.models.autoencoder import ResidualBlock
-from cdt.models.autoencoder_weights import autoencoder_of, autoencoder_params
 
 
 def saved(peer, folder):

@@ -19,9 +19,9 @@ from cdt.diffusion.denoiser import make_denoiser
 from cdt.diffusion.guidance import classifier_free_guidance
 from cdt.diffusion.schedules import cosine_betas, linear_betas
 from cdt.files.safetensors import read_tensors
+from cdt.interop.autoencoder_files import autoencoder_of, autoencoder_params
 from cdt.interop.export_diffusers import export_diffusers
 from cdt.interop.import_dit import import_dit
-from cdt.models.autoencoder_weights import autoencoder_of, autoencoder_params
 from cdt.sampling.ddim import ddim
 from cdt.sampling.grids import strided_timesteps
 from dit_runs import SIDE, ddpm, latent_ddpm, random_params, random_run

@@ -1,4 +1,4 @@
-"""The weights of an AutoencoderKL of `diffusers`, as parameters of `autoencoder.Autoencoder`."""
+"""Files of an AutoencoderKL of `diffusers`: its config, and its weights as parameters."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import DictKey
 
+from cdt.interop.state_dict import LEAVES, StateDict, to_flax, torch_shape
 from cdt.models.autoencoder import Autoencoder
 
 PyTree = Any
@@ -31,7 +32,6 @@ _SIZES = {
 }
 # Parts of the names of attention layers before diffusers 0.17 -> since.
 _RENAMED = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-_LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias"}
 
 
 def autoencoder_of(config: Mapping[str, Any]) -> Autoencoder:
@@ -74,25 +74,17 @@ def autoencoder_params(network: Autoencoder, state: Mapping[str, np.ndarray]) ->
       ValueError: an array is missing, left over or of another shape; the first one is named. The
         message ends a sentence that names the file.
     """
-    left = {_renamed(name): array for name, array in state.items()}
+    arrays = StateDict({_renamed(name): array for name, array in state.items()})
     side = network.downsampling
     images = jax.ShapeDtypeStruct((1, side, side, network.image_channels), jnp.float32)
     shapes = jax.eval_shape(network.init, jax.random.key(0), images)["params"]
 
     def take(path: Sequence[DictKey], leaf: jax.ShapeDtypeStruct) -> np.ndarray:
-        parts = [key.key for key in path]
-        name = _diffusers_name(parts)
-        if name not in left:
-            raise ValueError(f"it has no {name}")
-        array = left.pop(name)
-        wanted = _torch_shape(leaf.shape)
-        if array.shape != wanted:
-            raise ValueError(f"its {name} is {list(array.shape)} and not {list(wanted)}")
-        return _to_flax(array)
+        name = _diffusers_name([key.key for key in path])
+        return to_flax(arrays.take(name, torch_shape(leaf.shape)))
 
     params = jax.tree_util.tree_map_with_path(take, shapes)
-    if left:
-        raise ValueError(f"its {next(iter(left))} has no place in this network")
+    arrays.check_empty()
     return params
 
 
@@ -103,15 +95,4 @@ def _renamed(name: str) -> str:
 def _diffusers_name(parts: list[str]) -> str:
     """("encoder", "down_blocks_0", ..., "kernel") -> "encoder.down_blocks.0. ... .weight"."""
     *modules, leaf = parts
-    return ".".join([*(re.sub(r"_(\d+)$", r".\1", module) for module in modules), _LEAVES[leaf]])
-
-
-def _torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape of the same weight in PyTorch: out, in and then the window."""
-    return (*shape[:-3:-1], *shape[:-2])
-
-
-def _to_flax(array: np.ndarray) -> np.ndarray:
-    """Convolutions [out, in, h, w] -> [h, w, in, out], linear layers [out, in] -> [in, out]."""
-    order = {4: (2, 3, 1, 0), 2: (1, 0), 1: (0,)}[array.ndim]
-    return np.ascontiguousarray(array.transpose(order), np.float32)
+    return ".".join([*(re.sub(r"_(\d+)$", r".\1", module) for module in modules), LEAVES[leaf]])
