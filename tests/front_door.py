@@ -4,6 +4,7 @@ import contextlib
 import io
 import logging
 import sys
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -52,20 +53,26 @@ def options_kept():
             jax.config.update(name, value)
 
 
+def with_cache(arguments: Sequence[str]) -> list[str]:
+    """The same, and compiled programs are kept where those of the tests are."""
+    if not any(argument.startswith("--config=") for argument in arguments):
+        return [*arguments]
+    folder = jax.config.jax_compilation_cache_dir or ""
+    return [*arguments, f"--config.compilation_cache={folder}"]
+
+
 def cdt(*arguments: str, command=None) -> Result:
     """Runs the program with these arguments; what Python code writes and logs is captured.
 
     Args:
-      arguments: of the command line; compiled programs are kept where those of all tests are.
+      arguments: of the command line.
       command: in place of --mode, as in `cdt.main.run_command_line`.
     """
     out, error = io.StringIO(), io.StringIO()
     handler = logging.StreamHandler(error)
     handler.setLevel(logging.WARNING)
     logging.getLogger().addHandler(handler)
-    argv = ["cdt.main", *arguments]
-    if any(argument.startswith("--config=") for argument in arguments):
-        argv.append(f"--config.compilation_cache={jax.config.jax_compilation_cache_dir or ''}")
+    argv = ["cdt.main", *with_cache(arguments)]
     try:
         with (
             flags_of(argv),

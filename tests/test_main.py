@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from cpu_devices import xla_flags
-from front_door import cdt
+from front_door import cdt, with_cache
 
 ROOT = Path(__file__).parents[1]
 DIGITS = f"--config={ROOT}/configs/digits.py:smoke"
@@ -20,7 +20,7 @@ DIGITS = f"--config={ROOT}/configs/digits.py:smoke"
 def process(*arguments):
     """The program in a process of its own, of one device."""
     return subprocess.run(
-        [sys.executable, "-m", "cdt.main", *arguments], cwd=ROOT,
+        [sys.executable, "-m", "cdt.main", *with_cache(arguments)], cwd=ROOT,
         env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": xla_flags(1)},
         capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip

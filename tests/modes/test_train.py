@@ -244,6 +244,7 @@ def test_read_only_workdir(tmp_path, monkeypatch):
         loop.train(smoke(), str(tmp_path / "run"))
 
 
+@pytest.mark.long  # one more program and run
 def test_a_trace_of_the_steps_asked_for(tmp_path, capsys):
     config = smoke(**{"train.duration": "8 steps", "profile.steps": (3, 5)})
     assert loop.train(config, str(tmp_path)) == 0
