@@ -151,6 +151,7 @@ def test_a_sampler_of_timesteps_switches_and_stays_out_of_the_curriculum(mine, t
     assert shifts == [0.5, 0.0, 0.0, 0.0]  # after each step; the first phase has two
 
 
+@pytest.mark.long  # two runs
 def test_arms_of_a_comparison_name_registered_methods_and_their_keys(mine, tmp_path):
     arms = "('a:', 'b: density.name=late density.late.mean=0.5')"
     run = [f"--config={mine}", f"--workdir={tmp_path / 'run'}", f"--config.compare.arms={arms}"]

@@ -180,6 +180,7 @@ def two_steps(tmp_path_factory):
     return directory
 
 
+@pytest.mark.long  # hundreds of small cases
 @seeds("manifest")
 def test_manifests(two_steps, seeds, frozen_heap):
     """The manifest of the newest step as JSON with another value in it, its checksum mended or not,
@@ -200,6 +201,7 @@ def test_manifests(two_steps, seeds, frozen_heap):
     assert whole < len(seeds) / 2
 
 
+@pytest.mark.long  # hundreds of small cases
 @seeds("metadata")
 def test_metadata_of_the_storage(two_steps, seeds, tmp_path, frozen_heap):
     """Files of Orbax and TensorStore that describe arrays, and names that no step has."""

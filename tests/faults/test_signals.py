@@ -45,6 +45,7 @@ def assert_saved(tmp_path, processes, count):
     assert all(processes.out(k) == "" for k in range(1, count))
 
 
+@pytest.mark.long  # a program
 @pytest.mark.parametrize(
     ("count", "number", "slurm"),
     [

@@ -7,7 +7,9 @@ import pytest
 from host_processes import Processes
 
 
-@pytest.mark.parametrize(("count", "slurm"), [(4, False), (2, True)])
+@pytest.mark.parametrize(
+    ("count", "slurm"), [pytest.param(4, False, marks=pytest.mark.long), (2, True)]
+)
 def test_what_is_gathered_compared_and_loaded(tmp_path, count, slurm):
     program = str(Path(__file__).with_name("exchange.py"))
     with Processes([program], count, tmp_path, devices=2, slurm=slurm) as processes:

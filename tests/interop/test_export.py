@@ -115,6 +115,7 @@ np.savez(outputs, **found)
 """
 
 
+@pytest.mark.long  # a process
 @pytest.mark.parametrize(
     "overrides",
     [

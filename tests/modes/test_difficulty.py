@@ -21,6 +21,7 @@ def finished(tmp_path_factory):
     return path / "difficulty"
 
 
+@pytest.mark.long  # of a study
 def test_what_a_study_leaves(finished):
     names = {p.name for p in finished.iterdir()}
     assert {"convergence", "relative_entropy"} <= {n.partition(".")[0] for n in names}
@@ -37,6 +38,7 @@ def test_what_a_study_leaves(finished):
     assert "converge more slowly? Undecided" in text and "one seed gives no interval" in text
 
 
+@pytest.mark.long  # of a study
 def test_only_missing_clusters_are_trained_again_with_the_same_result(
     finished, tmp_path, monkeypatch
 ):
@@ -49,6 +51,7 @@ def test_only_missing_clusters_are_trained_again_with_the_same_result(
     assert all(p.stat().st_mtime_ns == stamp for p, stamp in stamps.items())
 
 
+@pytest.mark.long  # of a study
 def test_a_signal_ends_the_study_and_loses_one_cluster_at_most(tmp_path, monkeypatch, capsys):
     def update(progress, done, **kwargs):
         if done == 20:  # of 12 steps a cluster
@@ -73,6 +76,7 @@ def test_a_model_a_device_gives_the_curves_of_each_model_over_all_devices(finish
         assert found == expected
 
 
+@pytest.mark.long  # of a study
 def test_other_settings_in_the_same_folder_are_refused(finished):
     config = smoke()
     config.difficulty.duration = "13 steps"
@@ -88,6 +92,7 @@ def test_numbers_below_one(tmp_path, key):
         mode.difficulty(config, str(tmp_path))
 
 
+@pytest.mark.long  # of a study
 def test_the_fitted_curriculum_becomes_a_config(finished, tmp_path):
     config = smoke()
     config.curriculum.edges_file = str(finished / "curriculum.json")

@@ -30,6 +30,7 @@ def workdir(tmp_path_factory, request):
     return folder
 
 
+@pytest.mark.long  # of a run
 def test_parameters_and_samples_are_the_programs(workdir):
     run = cdt.load_run(workdir)
     saved = arrays(workdir)
@@ -45,6 +46,7 @@ def test_parameters_and_samples_are_the_programs(workdir):
         assert abs(images.astype(int) - written["arr_0"]).max() <= 1
 
 
+@pytest.mark.long  # of a run
 def test_settings_are_those_of_the_config(workdir):
     run = cdt.load_run(workdir)
     # So short a run knows no classes.
@@ -61,6 +63,7 @@ def test_settings_are_those_of_the_config(workdir):
         run.sample(4, classes=(10,))
 
 
+@pytest.mark.long  # of a run
 def test_convergence_is_what_was_logged(workdir):
     run = cdt.load_run(workdir)
     found, told = run.convergence(), json.loads((workdir / "convergence.json").read_text())
@@ -73,6 +76,7 @@ def test_convergence_is_what_was_logged(workdir):
     np.testing.assert_allclose(found.normalised[[0, -1], -1], [1.0, 0.0])
 
 
+@pytest.mark.long  # of a run
 def test_what_cannot_be_opened(workdir, tmp_path):
     with pytest.raises(cdt.UserError, match="holds no run: .* give a run's workdir"):
         cdt.load_run(tmp_path)

@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from cdt.diffusion import process, schedules
 from cdt.sampling import grids
@@ -36,6 +37,7 @@ def test_the_right_variance_fraction_gives_the_exact_distribution(family):
     data.assert_moments(out, data.mean, alpha**2 * data.variance**2 / variance)
 
 
+@pytest.mark.long  # many steps of many samples
 def test_many_steps_give_the_exact_distribution_without_learned_variance(gaussian):
     data, grid = (
         gaussian(process.ddpm(schedules.linear_betas(1000))),

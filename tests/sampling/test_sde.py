@@ -47,6 +47,7 @@ def test_moments_follow_the_sde_step_by_step(gaussian, path, steps):
     data.assert_moments(out, mean, variance)
 
 
+@pytest.mark.long  # many steps of many samples; the moments step by step are above
 def test_many_small_steps_give_the_data(gaussian):
     data, grid = gaussian(process.flow(schedules.linear_path())), grids.uniform_times_to(500, 0.004)
     noise, x = data.start(grid, 20_000)

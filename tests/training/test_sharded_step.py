@@ -80,6 +80,7 @@ def test_a_step_gathers_parameters_and_reduces_gradients(network, capfd):
     assert moved["all-to-all"] + moved["collective-permute"] <= 0.15 * size
 
 
+@pytest.mark.long  # a mesh of both axes is tested above
 def test_replicas_exchange_gradients_alone():
     state, step, _ = compiled_step(small("dit"), mesh_of(8, 1))
     moved = total_bytes(collectives(step.as_text()))
