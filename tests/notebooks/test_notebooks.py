@@ -42,7 +42,7 @@ def test_explore_run(tmp_path, monkeypatch):
     assert train(smoke(), str(tmp_path)) == 0
     found = executed("explore_run", monkeypatch, CDT_RUN=tmp_path)
     assert pictures(found) == 1 + 3 + 1 + 1 + 1
-    assert "step 24: dit, flow, curriculum" in texts(found)
+    assert "step 24: dit, flow, logit_normal, curriculum" in texts(found)
 
 
 def test_difficulty(tmp_path, monkeypatch):
