@@ -109,8 +109,8 @@ def loss_weight(name: str, build: Callable[..., Weight], /, **options: Any) -> N
 
     Args:
       name: of the loss weight, and of its section `config.loss.<name>`.
-      build: (noise, **options) -> Weight, native level f32[B] -> f32[B] >= 0, the factor of the
-        squared error of the network's output; noise is a `cdt.from_config.loss_weights.Noise`.
+      build: (spec, **options) -> Weight, native level f32[B] -> f32[B] >= 0, the factor of the
+        squared error of the network's output; spec is a `cdt.from_config.loss_weights.LossSpec`.
       **options: the keys of the section with their defaults.
     """
     _add("loss.weight", WEIGHTS, name, build, build, options)
@@ -125,7 +125,7 @@ def sampler(
       name: of the sampler, and of its section `config.sample.<name>`.
       build: (sampling, **options) -> (levels, run); sampling is a
         `cdt.from_config.generation.Sampling`. levels is float64 [steps + 1], noisiest first;
-        `sampling.levels` is the usual grid. run is (denoise, process, levels, x, keys) -> x0, see
+        `sampling.levels` is the usual grid. run is (denoise, process, levels, x, noise) -> x0, see
         `cdt.sampling`.
       families: the values of `config.process.name` that it fits.
       **options: the keys of the section with their defaults.

@@ -60,13 +60,13 @@ def stratified(levels, switch_fraction, shift):
     )
 
 
-def halved(noise, floor):
+def halved(spec, floor):
     return lambda level: jnp.maximum(floor, 0.5 * jnp.ones_like(level))
 
 
 def one_jump(sampling, start):
     levels = np.array([start, 0.0])
-    return levels, lambda denoise, process, levels, x, keys: denoise(x, jnp.full(len(x), start))[0]
+    return levels, lambda denoise, process, levels, x, noise: denoise(x, jnp.full(len(x), start))[0]
 
 
 def stripes(split, period):
@@ -191,7 +191,7 @@ def test_the_same_function_may_come_again_and_another_may_not():
     register.loss_weight("mine", build, a=2)
     assert default_config().loss.mine.a == 2
     with pytest.raises(UserError, match="The name 'mine' of config.loss.weight is taken"):
-        register.loss_weight("mine", lambda noise: None)
+        register.loss_weight("mine", lambda spec: None)
 
 
 @pytest.mark.parametrize(

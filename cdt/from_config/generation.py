@@ -44,7 +44,7 @@ class Sampling(NamedTuple):
     levels: np.ndarray  # f64[steps + 1], the usual grid of the family, noisiest first
 
 
-# (denoise, process, levels, x, keys) -> x0, see `cdt.sampling`
+# (denoise, process, levels, x, noise) -> x0, see `cdt.sampling`
 RunSampler = Callable[..., Array]
 BuildSampler = Callable[..., tuple[np.ndarray, RunSampler]]  # (sampling, **options) -> levels, run
 

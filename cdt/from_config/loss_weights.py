@@ -13,21 +13,21 @@ from cdt.diffusion.uncertainty import Uncertainty, uncertainty_weight
 from cdt.from_config.choices import choose, options
 
 
-class Noise(NamedTuple):
+class LossSpec(NamedTuple):
     """What a loss weight is built from."""
 
     process: Process
     prediction: Prediction
 
 
-# Each is called as (noise, **options), with the options of `config.loss.<name>`.
+# Each is called as (spec, **options), with the options of `config.loss.<name>`.
 WEIGHTS: dict[str, Callable[..., Weight | Uncertainty]] = {
-    "none": lambda noise: loss_weights.no_weight(),
-    "min_snr": lambda noise, gamma: loss_weights.min_snr_weight(
-        noise.process, noise.prediction, gamma
+    "none": lambda spec: loss_weights.no_weight(),
+    "min_snr": lambda spec, gamma: loss_weights.min_snr_weight(
+        spec.process, spec.prediction, gamma
     ),
-    "p2": lambda noise, k, gamma: loss_weights.p2_weight(noise.process, noise.prediction, k, gamma),
-    "uncertainty": lambda noise: uncertainty_weight(noise.process),
+    "p2": lambda spec, k, gamma: loss_weights.p2_weight(spec.process, spec.prediction, k, gamma),
+    "uncertainty": lambda spec: uncertainty_weight(spec.process),
 }
 
 
@@ -37,4 +37,4 @@ def chosen_weight(
     """What `config.loss.weight` names."""
     name = config.loss.weight
     build = choose("loss.weight", name, WEIGHTS)
-    return build(Noise(process, prediction), **options(config, "loss", name))
+    return build(LossSpec(process, prediction), **options(config, "loss", name))
