@@ -93,7 +93,7 @@ def default_config() -> ConfigDict:
     config.model.unroll = False  # dit: unrolled blocks (faster steps) or scanned (fast compilation)
     config.model.routing = False  # dit: each noise level has channels of its own (DTR)
     config.model.routing_alpha = 4.0  # of t/(T - 1) or u: how their place moves with the level
-    config.model.routing_beta = 0.8  # their share of the width
+    config.model.routing_beta = 0.8  # their fraction of the width
     # computed again in the backward pass: none | elementwise: all but dense products and
     # convolutions | block: everything but a block's input. Less memory, slower.
     config.model.remat = "none"
@@ -132,9 +132,8 @@ def default_config() -> ConfigDict:
     config.curriculum = ConfigDict()  # which part of u is open
     config.curriculum.enabled = True  # False: all of u, from the first step on
     config.curriculum.num_clusters = 20  # N; statistics of a run without curriculum use them too
-    config.curriculum.spacing = (
-        "uniform"  # of the clusters: uniform in u | snr: in log SNR | custom
-    )
+    # of the clusters: uniform in u | snr: uniform in log SNR | custom
+    config.curriculum.spacing = "uniform"
     config.curriculum.edges = ()  # custom: N + 1 numbers in u, from 0 to 1
     config.curriculum.edges_file = ""  # custom: curriculum.json of a difficulty study, order too
     config.curriculum.order = "easy_to_hard"  # | hard_to_easy | random | "3,1,2": 1 is the hardest

@@ -1,4 +1,4 @@
-"""What every part of the builder says when a config value is wrong."""
+"""Values of a config, checked: what every module of `from_config` says when one is wrong."""
 
 from collections.abc import Iterable
 from typing import Any

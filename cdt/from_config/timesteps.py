@@ -33,9 +33,7 @@ class Levels(NamedTuple):
     process: Process
     prediction: Prediction
     loss_weight: Weight | None  # of the squared error at each native level; None: it is learned
-    switch_step: (
-        int  # the step that `switch_fraction`, where the method has that option, stands for
-    )
+    switch_step: int  # what the option `switch_fraction` stands for, if the method has it
 
 
 class Method(NamedTuple):

@@ -1,4 +1,4 @@
-"""What the builder refuses, in one sentence each, and what it makes of good configs."""
+"""What `from_config` refuses, in one sentence each, and what it makes of good configs."""
 
 import jax
 import jax.numpy as jnp
