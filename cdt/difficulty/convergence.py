@@ -157,31 +157,31 @@ def train_each_cluster(
 # --- what the curves say ----------------------------------------------------------------------
 
 
-def steps_to(steps: Sequence[int] | np.ndarray, losses: np.ndarray, share: float) -> np.ndarray:
-    """Steps until `share` of the drop l(0) - l_end is done, interpolated linearly.
+def steps_to(steps: Sequence[int] | np.ndarray, losses: np.ndarray, fraction: float) -> np.ndarray:
+    """Steps until `fraction` of the drop l(0) - l_end is done, interpolated linearly.
 
     Args:
       steps: int[k] of the validations, increasing from 0.
       losses: float[k, N]; validations with NaN or inf are passed over.
-      share: in (0, 1], such as 0.9.
+      fraction: in (0, 1], such as 0.9.
 
     Returns:
       f64[N], the first crossing; NaN for a cluster whose loss has not dropped.
 
     Raises:
-      ValueError: `share` outside (0, 1].
+      ValueError: `fraction` outside (0, 1].
     """
-    if not 0.0 < share <= 1.0:
-        raise ValueError(f"The share of a drop is {share}; it must lie in (0, 1].")
+    if not 0.0 < fraction <= 1.0:
+        raise ValueError(f"The fraction of a drop is {fraction}; it must lie in (0, 1].")
     left = normalised_convergence(np.asarray(losses, np.float64))
     result = np.full(left.shape[1], np.nan)
     for n, curve in enumerate(left.T):
         measured = np.isfinite(curve)
         at, curve = np.asarray(steps)[measured], curve[measured]
-        below = np.flatnonzero(curve <= 1 - share)
+        below = np.flatnonzero(curve <= 1 - fraction)
         if below.size:
             k = below[0]  # > 0, as every curve starts at 1
-            part = (curve[k - 1] - (1 - share)) / (curve[k - 1] - curve[k])
+            part = (curve[k - 1] - (1 - fraction)) / (curve[k - 1] - curve[k])
             result[n] = at[k - 1] + part * (at[k] - at[k - 1])
     return result
 

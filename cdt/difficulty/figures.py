@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # matplotlib is imported where it is used
     from matplotlib.figure import Figure
 
 _MEASURED = "#5b2a86"
-# Of the shares: dark to pale, as the clusters are in `cdt.monitoring.plots`.
+# Of the fractions: dark to pale, as the clusters are in `cdt.monitoring.plots`.
 _COLOURS = ("#1b1040", "#b5367a", "#f0925a", "#2a8c8c", "#7a7a2a")
 
 
@@ -65,23 +65,23 @@ def relative_entropy_plot(path: epath.PathLike, families: Mapping[str, RelativeE
 
 
 def steps_to_plot(path: epath.PathLike, families: Mapping[str, Mapping[str, np.ndarray]]) -> None:
-    """Training steps to shares of a cluster's drop, as bars by cluster, one panel a family.
+    """Training steps to fractions of a cluster's drop, as bars by cluster, one panel a family.
 
     Bars are means over seeds, with a line from the smallest to the largest where there are several.
 
     Args:
       path: of the PNG, local or `gs://`.
-      families: name -> label of a share ("90 %") -> float[S, N] steps, NaN where a loss has not
+      families: name -> label of a fraction ("90 %") -> float[S, N] steps, NaN where a loss has not
         dropped.
     """
     figure, axes = _figure(len(families), "training steps")
-    for axis, (name, shares) in zip(axes, families.items(), strict=True):
-        width = 0.8 / len(shares)
-        for i, (label, steps) in enumerate(shares.items()):
+    for axis, (name, fractions) in zip(axes, families.items(), strict=True):
+        width = 0.8 / len(fractions)
+        for i, (label, steps) in enumerate(fractions.items()):
             steps = np.asarray(steps, float)
             number = np.arange(1, steps.shape[1] + 1)
             known = np.isfinite(steps).any(axis=0)
-            x, steps = number[known] + (i - (len(shares) - 1) / 2) * width, steps[:, known]
+            x, steps = number[known] + (i - (len(fractions) - 1) / 2) * width, steps[:, known]
             mean = np.nanmean(steps, axis=0)
             axis.bar(x, mean, width, color=_COLOURS[i % len(_COLOURS)], label=label)
             if len(steps) > 1:

@@ -31,13 +31,13 @@ def min_snr_weight(process: Process, prediction: Prediction, gamma: float = 5.0)
     """
     if not gamma > 0:
         raise ValueError(f"Min-SNR's gamma is {gamma:g}; it must be positive.")
-    eps_share = _eps_error_per_output_error(process, prediction)
+    eps_error = _eps_error_per_output_error(process, prediction)
 
     def weight(level: jax.Array) -> jax.Array:
         snr = _snr(process, level)
         # min(S, g) / S of the eps error, whose infinite and zero ends are both finite.
         clipped = jnp.minimum(1.0, gamma / jnp.where(snr > 0, snr, 1.0))
-        return jnp.where(snr > 0, clipped * eps_share(level), 1.0)
+        return jnp.where(snr > 0, clipped * eps_error(level), 1.0)
 
     return weight
 
@@ -52,8 +52,8 @@ def p2_weight(
     """
     if not (k > 0 and gamma >= 0):
         raise ValueError(f"P2 has k {k:g} and gamma {gamma:g}; k must be positive, gamma >= 0.")
-    eps_share = _eps_error_per_output_error(process, prediction)
-    return lambda level: eps_share(level) * (k + _snr(process, level)) ** -gamma
+    eps_error = _eps_error_per_output_error(process, prediction)
+    return lambda level: eps_error(level) * (k + _snr(process, level)) ** -gamma
 
 
 def x0_error_weight(process: Process, prediction: Prediction) -> Weight:
@@ -78,9 +78,9 @@ def _snr(process: Process, level: jax.Array) -> jax.Array:
 def _eps_error_per_output_error(process: Process, prediction: Prediction) -> Weight:
     """|eps error|^2 of an output error of 1."""
 
-    def share(level: jax.Array) -> jax.Array:
+    def weight(level: jax.Array) -> jax.Array:
         alpha, sigma = process.alpha_sigma(level)
         a, b = prediction.coefficients(level)
         return (alpha / (alpha * b - sigma * a)) ** 2
 
-    return share
+    return weight

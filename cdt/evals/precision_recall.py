@@ -11,7 +11,7 @@ def precision_recall(
     k: int = 3,
     reference_radii: np.ndarray | None = None,
 ) -> tuple[float, float]:
-    """(precision, recall): the share of each set that lies on the other's estimated manifold.
+    """(precision, recall): the fraction of each set that lies on the other's estimated manifold.
 
     The manifold of a set is the union of balls around its points, each reaching to the point's
     k-th nearest neighbour in the set. Distances are computed in blocks, never as one n x m matrix:

@@ -136,17 +136,17 @@ def model(config: ConfigDict, mesh: Mesh | None = None) -> Model:
         null |= {name: jnp.asarray(value) for name, value in text.null.items()}
     network = _network(config, process, text.manifest.width if text else None, mesh)
 
-    share = config.train.augment
-    if not 0.0 <= share <= 1.0 or (share and config.data.name == "latents"):
+    probability = config.train.augment
+    if not 0.0 <= probability <= 1.0 or (probability and config.data.name == "latents"):
         raise UserError(
-            f"config.train.augment is {share}; it must lie in [0, 1], and be 0 where "
+            f"config.train.augment is {probability}; it must lie in [0, 1], and be 0 where "
             "config.data.name is 'latents', which cannot be turned."
         )
 
     def init(key: Array) -> PyTree:
         x = jnp.zeros((1, *image_shape))
         one: dict[str, Any] = {name: jnp.asarray(value)[None] for name, value in null.items()}
-        if share:
+        if probability:
             one["augment"] = jnp.zeros((1, NUM_LABELS))
         params = network.init(key, x, jnp.zeros(1), **one)["params"]
         return params | ({"loss_uncertainty": learned.init()} if learned else {})

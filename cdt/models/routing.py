@@ -21,7 +21,7 @@ def routing_mask(
       position: f32[B] in [0, 1], 0 clean: t / (T - 1) of DDPM.
       width: D, number of channels.
       alpha: how the window's place depends on the level.
-      beta: share of the channels that a level uses.
+      beta: fraction of the channels that a level uses.
 
     Returns:
       f32[B, D].

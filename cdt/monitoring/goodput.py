@@ -45,7 +45,7 @@ class Goodput:
         return {f"goodput/{kind}": spent / total for kind, spent in seconds.items()}
 
     def table(self) -> str:
-        """One line: each kind's share of the time and its seconds, kinds without any left out."""
+        """One line: the fraction of the time and the seconds of each kind that has any."""
         seconds = self.seconds
         total = sum(seconds.values())
         parts = [

@@ -73,14 +73,14 @@ def put_together(
     )
     steps = [step, *(older for older in checkpoints.steps() if older < step)]
     stored = list(itertools.product(steps, stds))
-    shares = dict(zip(stored, posthoc_ema.weights(stored, std).tolist(), strict=True))
+    weights = dict(zip(stored, posthoc_ema.weights(stored, std).tolist(), strict=True))
     total = None
     for at in steps:
         if at != step:
             averages = checkpoints.restore_items({"ema": abstract}, at)[1]["ema"]
         for width in stds:
-            share = shares[at, width]
-            part = jax.tree.map(lambda x, c=share: c * x, averages[from_config.power_name(width)])
+            weight = weights[at, width]
+            part = jax.tree.map(lambda x, c=weight: c * x, averages[from_config.power_name(width)])
             total = part if total is None else jax.tree.map(jnp.add, total, part)
     return total
 

@@ -1,8 +1,8 @@
 """The protocol between the train step and whatever decides at which noise levels it trains.
 
-Two triples (and a half) of pure functions in the manner of `optax.GradientTransformation`: a
-`Density` says *where* in u a run puts its emphasis, a `TimestepSampler` draws from it, possibly
-from a part of u only. The train step calls both through these names and knows no method by name.
+Two tuples of pure functions in the manner of `optax.GradientTransformation`: a `Density` says
+*where* in u a run puts its emphasis, a `TimestepSampler` draws from it, possibly from a part of u
+only. The train step calls both through these names and knows no method by name.
 
 u is the noise coordinate: the quantile of the family's own training noise distribution, in
 [0, 1), 0 clean. All states are pytrees of arrays, so they are checkpointed and resume exactly.
@@ -40,7 +40,7 @@ class Density(NamedTuple):
     init: Callable[[], State]
     cdf: Callable[[State, Array], Array]  # (state, u) -> F(u), increasing, [0, 1] onto [0, 1]
     icdf: Callable[[State, Array], Array]  # (state, q) -> u with F(u) = q
-    objective_cdf: Callable[[State, Array], Array]  # (state, u) -> F of the weighted draws, below
+    objective_cdf: Callable[[State, Array], Array]  # (state, u) -> F of the weighted draws
     weight: Callable[[State, Array], Array]  # (state, u) -> importance weight
     update: Callable[[State, Draw, Feedback], State]
 

@@ -40,8 +40,8 @@ def observe(means: BinMeans, index: Array, values: Array, decay: float) -> BinMe
     member = (index[:, None] == jnp.arange(len(means.mean))) & jnp.isfinite(values)[:, None]
     count = jnp.sum(member, axis=0, dtype=jnp.float32)
     total = jnp.sum(jnp.where(member, values[:, None], 0.0), axis=0)
-    share = jnp.where(means.count > 0, 1.0 - decay**count, 1.0)
-    moved = means.mean + share * (total / jnp.maximum(count, 1.0) - means.mean)
+    weight = jnp.where(means.count > 0, 1.0 - decay**count, 1.0)
+    moved = means.mean + weight * (total / jnp.maximum(count, 1.0) - means.mean)
     return BinMeans(jnp.where(count > 0, moved, means.mean), means.count + count)
 
 
@@ -72,15 +72,15 @@ def interpolated(means: BinMeans) -> Array:
     return a + (b - a) * (bins - left) / jnp.maximum(right - left, 1)
 
 
-def normalised(mass: Array, widths: Array, uniform_share: float) -> Array:
-    """f32[K] probabilities: proportional to `mass`, mixed with a share of the uniform density.
+def normalised(mass: Array, widths: Array, uniform_fraction: float) -> Array:
+    """f32[K] probabilities: proportional to `mass`, mixed with a fraction of the uniform density.
 
     Uniform where `mass` has no finite positive sum.
     """
     total = jnp.sum(mass)
     usable = jnp.isfinite(total) & (total > 0)
     mass = jnp.where(usable, mass / jnp.where(usable, total, 1.0), widths)
-    return (1.0 - uniform_share) * mass + uniform_share * widths
+    return (1.0 - uniform_fraction) * mass + uniform_fraction * widths
 
 
 def cdf(mass: Array, knots: np.ndarray, u: Array) -> Array:

@@ -26,7 +26,7 @@ def info_noise(
     decay: float = 0.99,
     warmup: int = 10,
     update_every: int = 50,
-    uniform_share: float = 0.001,
+    uniform_fraction: float = 0.001,
     tail: float = 0.002,
 ) -> Density:
     """pi proportional to rho / w over bins of equal width in ln s, s = sigma / alpha.
@@ -45,7 +45,7 @@ def info_noise(
       warmup: errors a bin, on average, before the first look at the profile; uniform until then.
         Bins never drawn are interpolated.
       update_every: steps between two looks at the profile.
-      uniform_share: share of the uniform density, so that no bin is forgotten for good.
+      uniform_fraction: fraction of the uniform density, so that no bin is forgotten for good.
       tail: see c.
 
     Source: Raya et al. 2026, arXiv 2602.18647; g, c and 1/w from its appendix. Smoothing and
@@ -59,10 +59,10 @@ def info_noise(
             f"InfoNoise was given {len(knots) - 1} bins but {len(log_s)} values of ln s and "
             f"{len(x0_weight)} weights; the three must agree."
         )
-    if not (0.0 <= decay < 1.0 and 0.0 <= uniform_share < 1.0 and update_every >= 1):
+    if not (0.0 <= decay < 1.0 and 0.0 <= uniform_fraction < 1.0 and update_every >= 1):
         raise ValueError(
-            f"InfoNoise has decay {decay:g}, uniform share {uniform_share:g} and update interval "
-            f"{update_every}; the first two must lie in [0, 1), the last be at least 1."
+            f"InfoNoise has decay {decay:g}, uniform fraction {uniform_fraction:g} and update "
+            f"interval {update_every}; the first two must lie in [0, 1), the last be at least 1."
         )
     widths = jnp.asarray(np.diff(knots), jnp.float32)
     s = np.exp(log_s)
@@ -75,7 +75,7 @@ def info_noise(
         ratio = fall * inverse_s  # mmse / s^3
         c = jnp.max(jnp.where(ratio >= tail * jnp.max(ratio), s32, 0.0))
         gate = 1.0 / (1.0 + (c * inverse_s) ** 3)
-        return bins.normalised(fall * gate * inverse_weight, widths, uniform_share)
+        return bins.normalised(fall * gate * inverse_weight, widths, uniform_fraction)
 
     def init() -> InfoNoiseState:
         return InfoNoiseState(bins.no_means(len(s)), widths, jnp.int32(0))

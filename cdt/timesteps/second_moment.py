@@ -9,7 +9,7 @@ from cdt.timesteps.base import Density, Draw, Feedback
 
 
 def second_moment(
-    num_bins: int = 100, decay: float = 0.9, warmup: int = 10, uniform_share: float = 0.001
+    num_bins: int = 100, decay: float = 0.9, warmup: int = 10, uniform_fraction: float = 0.001
 ) -> Density:
     """p(u) proportional to sqrt(E[L^2]) on equal bins of u, mixed with a little of the uniform one.
 
@@ -22,26 +22,26 @@ def second_moment(
       num_bins: equal bins of u.
       decay: of the average of L^2, per loss.
       warmup: losses a bin needs.
-      uniform_share: share of the uniform density in the mixture (the paper's code has 0.001).
+      uniform_fraction: fraction of the uniform density in the mixture (the paper's code has 0.001).
 
     Source: Nichol & Dhariwal 2021, arXiv 2102.09672, equation 18.
 
     Raises:
-      ValueError: no bin, or a decay or share outside [0, 1).
+      ValueError: no bin, or a decay or fraction outside [0, 1).
     """
     if num_bins < 1:
         raise ValueError(f"The second-moment density has {num_bins} bins; it needs at least one.")
-    if not (0.0 <= decay < 1.0 and 0.0 <= uniform_share < 1.0):
+    if not (0.0 <= decay < 1.0 and 0.0 <= uniform_fraction < 1.0):
         raise ValueError(
-            f"The second-moment density has decay {decay:g} and uniform share {uniform_share:g}; "
-            "both must lie in [0, 1)."
+            f"The second-moment density has decay {decay:g} and uniform fraction "
+            f"{uniform_fraction:g}; both must lie in [0, 1)."
         )
     knots = np.linspace(0.0, 1.0, num_bins + 1).astype(np.float32)
     widths = jnp.asarray(np.diff(knots))
 
     def mass(state: bins.BinMeans) -> Array:
         root = jnp.sqrt(bins.filled(state))
-        learned = bins.normalised(root * widths, widths, uniform_share)
+        learned = bins.normalised(root * widths, widths, uniform_fraction)
         return jnp.where(bins.warm(state, warmup), learned, widths)
 
     def weight(state: bins.BinMeans, u: Array) -> Array:

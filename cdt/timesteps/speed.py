@@ -43,7 +43,7 @@ def speed(noise_variances: np.ndarray, tau: int = 700, k: float = 2.0) -> Timest
     if not k > 0:
         raise ValueError(f"SpeeD's k is {k:g}; it must be positive.")
     middle = _dual_centre(noise_variances)
-    often = k * tau / (k * tau + num_levels - tau)  # the share of t < tau
+    often = k * tau / (k * tau + num_levels - tau)  # the probability of t < tau
 
     def sample(state: State, key: Array, n: int) -> Draw:
         q = jax.random.uniform(key, (n // 2 + 1,), jnp.float32)

@@ -58,7 +58,7 @@ def draw(key: jax.Array, n: int, probability: float) -> tuple[jax.Array, jax.Arr
     """(labels f32[n, 9], matrices f32[n, 2, 2], shifts f32[n, 2]) of table 6.
 
     A pixel p of the new image shows what was at matrix (p - shift), both relative to the centre and
-    in the order (row, column); shifts are shares of the image's sides.
+    in the order (row, column); shifts are fractions of the image's sides.
     """
     keys = jax.random.split(key, 4)
     applied = jax.random.uniform(keys[0], (n, 5)) < probability

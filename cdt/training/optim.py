@@ -102,7 +102,7 @@ def half_life(images: float, batch_size: int, ramp: float = 0.05) -> Schedule:
     Args:
       images: half-life in images.
       batch_size: images a step.
-      ramp: early on the half-life is this share of the images seen so far.
+      ramp: early on the half-life is this fraction of the images seen so far.
     """
 
     def beta(step: Array) -> Array:

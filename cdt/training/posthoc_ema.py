@@ -2,8 +2,8 @@
 arXiv 2312.02696, section 3 and appendix C).
 
 A power-function average at step t weighs the parameters of step tau by p(tau) = (gamma + 1)
-tau^gamma / t^(gamma + 1): its width is a share of the run so far and not a number of steps. It is
-named by its relative standard deviation, std = sqrt(gamma + 1) / ((gamma + 2) sqrt(gamma + 3)).
+tau^gamma / t^(gamma + 1): its width is a fraction of the run so far and not a number of steps.
+Its name is its relative standard deviation, std = sqrt(gamma + 1) / ((gamma + 2) sqrt(gamma + 3)).
 
 Two averages that are tracked while training and kept in some checkpoints span a space of profiles;
 the profile of any other width is approximated in it by least squares.

@@ -163,9 +163,9 @@ def test_steps_to_a_share_of_the_drop():
     np.testing.assert_allclose(steps_to(steps, losses, 0.9)[0], 32)
     np.testing.assert_allclose(steps_to(steps, losses, 0.25)[0], 5)
     np.testing.assert_allclose(steps_to(steps, losses, 1.0)[0], 40)
-    for share in (0.0, 1.1):
-        with pytest.raises(ValueError, match="share"):
-            steps_to(steps, losses, share)
+    for fraction in (0.0, 1.1):
+        with pytest.raises(ValueError, match="fraction"):
+            steps_to(steps, losses, fraction)
 
 
 def test_a_curve_with_a_gap_is_read_around_it():
@@ -178,9 +178,9 @@ def test_exponential_curves_give_their_own_time_constants():
     steps = np.arange(0, 4001)
     tau = np.array([10.0, 50.0, 200.0])
     losses = 0.3 + np.exp(-steps[:, None] / tau)
-    for share in (0.5, 0.9, 0.95):
+    for fraction in (0.5, 0.9, 0.95):
         np.testing.assert_allclose(
-            steps_to(steps, losses, share), -tau * np.log(1 - share), rtol=1e-3
+            steps_to(steps, losses, fraction), -tau * np.log(1 - fraction), rtol=1e-3
         )
 
 
