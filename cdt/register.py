@@ -62,7 +62,7 @@ def data_source(name: str, build: Callable[..., Source], /, **options: Any) -> N
 
     Args:
       name: of the data source, and of its section `config.data.<name>`.
-      build: (split, **options) -> Source; split is a `cdt.from_config.datasets.Split`. Called once
+      build: (split, **options) -> Source; split is a `cdt.from_config.Split`. Called once
         for the training split and once for the held-out one.
       **options: the keys of the section with their defaults.
     """
@@ -74,7 +74,7 @@ def network(name: str, build: Callable[..., Any], /, **options: Any) -> None:
 
     Args:
       name: of the network, and of its section `config.model.<name>`.
-      build: (spec, **options) -> Flax Linen module; spec is a `cdt.from_config.models.NetworkSpec`.
+      build: (spec, **options) -> Flax Linen module; spec is a `cdt.from_config.NetworkSpec`.
       **options: the keys of the section with their defaults.
     """
     _add("model.name", MODELS, name, build, build, options)
@@ -85,7 +85,7 @@ def density(name: str, build: Callable[..., Density], /, **options: Any) -> None
 
     Args:
       name: of the density, and of its section `config.density.<name>`.
-      build: (levels, **options) -> Density; levels is a `cdt.from_config.timesteps.Levels`.
+      build: (levels, **options) -> Density; levels is a `cdt.from_config.Levels`.
       **options: the keys of the section with their defaults.
     """
     _add("density.name", DENSITIES, name, build, build, options)
@@ -96,7 +96,7 @@ def timestep_sampler(name: str, build: Callable[..., TimestepSampler], /, **opti
 
     Args:
       name: of the timestep sampler, and of its section `config.density.<name>`.
-      build: (levels, **options) -> TimestepSampler; levels is a `cdt.from_config.timesteps.Levels`.
+      build: (levels, **options) -> TimestepSampler; levels is a `cdt.from_config.Levels`.
         Where `switch_fraction` is among the options, `levels.switch_step` is the absolute step that
         this fraction of the run stood for when the run started.
       **options: the keys of the section with their defaults.
@@ -110,7 +110,7 @@ def loss_weight(name: str, build: Callable[..., Weight], /, **options: Any) -> N
     Args:
       name: of the loss weight, and of its section `config.loss.<name>`.
       build: (spec, **options) -> Weight, native level f32[B] -> f32[B] >= 0, the factor of the
-        squared error of the network's output; spec is a `cdt.from_config.loss_weights.LossSpec`.
+        squared error of the network's output; spec is a `cdt.from_config.LossSpec`.
       **options: the keys of the section with their defaults.
     """
     _add("loss.weight", WEIGHTS, name, build, build, options)
@@ -123,9 +123,8 @@ def sampler(
 
     Args:
       name: of the sampler, and of its section `config.sample.<name>`.
-      build: (sampling, **options) -> (levels, run); sampling is a
-        `cdt.from_config.generation.Sampling`. levels is float64 [steps + 1], noisiest first;
-        `sampling.levels` is the usual grid. run is (denoise, process, levels, x, noise) -> x0, see
+      build: (sampling, **options) -> (levels, run); sampling is a `cdt.from_config.Sampling`.
+        levels is float64 [steps + 1], noisiest first; `sampling.levels` is the usual grid. run is (denoise, process, levels, x, noise) -> x0, see
         `cdt.sampling`.
       families: the values of `config.process.name` that it fits.
       **options: the keys of the section with their defaults.
@@ -139,7 +138,7 @@ def feature_space(name: str, build: Callable[..., FeatureFn], /, **options: Any)
     Args:
       name: of the feature space, and of its section `config.evaluate.<name>`.
       build: (evaluation, **options) -> feature function, see `cdt.evals.features`; evaluation is a
-        `cdt.from_config.generation.Evaluation`.
+        `cdt.from_config.Evaluation`.
       **options: the keys of the section with their defaults.
     """
 

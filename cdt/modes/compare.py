@@ -31,6 +31,9 @@ def compare(config: ConfigDict, workdir: str) -> int:
     unfinished. Arms differ by their overrides alone: initial weights, order of the data and noise
     of the samples are those of the seed. Leaves comparison.json, comparison.csv and index.html,
     written anew after every seed.
+
+    Raises:
+      UserError: an arm or the config is wrong, or the workdir holds another comparison.
     """
     path = epath.Path(workdir)
     with user_errors():

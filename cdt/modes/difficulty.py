@@ -40,6 +40,10 @@ def difficulty(config: ConfigDict, workdir: str) -> int:
     `curriculum.edges_file` accepts; relative_entropy and convergence as .json, .csv and .png;
     steps_to.png; curves/, one file a seed and cluster. Running it again trains only the clusters
     that have no file.
+
+    Raises:
+      UserError: something in the config or the data is wrong, or the workdir holds a study with
+        other settings.
     """
     c = config.difficulty
     run = open_run(config, workdir)

@@ -34,6 +34,9 @@ def evaluate(config: ConfigDict, workdir: str) -> int:
     training images: samples that lie much closer than held-out images do are copies.
 
     All processes generate; process 0 measures.
+
+    Raises:
+      UserError: there is no checkpoint, or no samples, weights or reference that can be used.
     """
     path, c = epath.Path(workdir), config.evaluate
     with errors_of_all(), user_errors():

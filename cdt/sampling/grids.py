@@ -26,8 +26,8 @@ def strided_timesteps(num_levels: int, steps: int) -> np.ndarray:
     _check_steps(steps, num_levels)
     if num_levels % steps:
         raise ValueError(
-            f"strided levels were given {steps} steps but need a divisor of the {num_levels} "
-            "training levels; choose one, or use rounded levels"
+            f"strided timesteps were given {steps} steps but need a divisor of the {num_levels} "
+            "training timesteps; choose one"
         )
     return np.append(np.arange(0.0, num_levels, num_levels // steps)[::-1], -1.0)
 
@@ -43,7 +43,7 @@ def karras_sigmas(
     _check_steps(steps)
     if not (0 < sigma_min < sigma_max and rho > 0):
         raise ValueError(
-            f"EDM levels were given sigma_min = {sigma_min}, sigma_max = {sigma_max}, rho = {rho} "
+            f"EDM sigmas were given sigma_min = {sigma_min}, sigma_max = {sigma_max}, rho = {rho} "
             "but need 0 < sigma_min < sigma_max and rho > 0; the paper has 0.002, 80 and 7"
         )
     ramp = np.linspace(sigma_max ** (1 / rho), sigma_min ** (1 / rho), steps)
