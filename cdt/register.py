@@ -124,8 +124,8 @@ def sampler(
     Args:
       name: of the sampler, and of its section `config.sample.<name>`.
       build: (sampling, **options) -> (levels, run); sampling is a `cdt.from_config.Sampling`.
-        levels is float64 [steps + 1], noisiest first; `sampling.levels` is the usual grid. run is (denoise, process, levels, x, noise) -> x0, see
-        `cdt.sampling`.
+        levels is float64 [steps + 1], noisiest first; `sampling.levels` is the usual grid. run is
+        (denoise, process, levels, x, noise) -> x0, see `cdt.sampling`.
       families: the values of `config.process.name` that it fits.
       **options: the keys of the section with their defaults.
     """
