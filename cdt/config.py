@@ -343,7 +343,7 @@ def _is_a(kind: type, value: object) -> bool:
 
 
 def check_keys(config: ConfigDict) -> None:
-    """Raises UserError unless the config has exactly the schema's keys, with values of its types.
+    """Raise UserError unless the config has exactly the schema's keys, with values of its types.
 
     An int is accepted where the schema has a float, a list where it has a tuple, whose elements are
     then checked too. Numbers are finite, but for those in _MAY_BE_INFINITE.
@@ -379,7 +379,7 @@ def check_keys(config: ConfigDict) -> None:
 
 
 def with_fitted_edges(config: ConfigDict) -> None:
-    """Puts the clusters of `curriculum.edges_file` into the config, in place of the file's name:
+    """Put the clusters of `curriculum.edges_file` into the config, in place of the file's name:
     the numbers, not a path, are what makes a run the run it is.
 
     Raises:
@@ -435,7 +435,7 @@ def duration(text: str, key: str, batch_size: int, num_examples: int) -> int:
 
 
 def check_variant(variant: str, *known: str) -> None:
-    """Raises UserError unless a config file's variant is empty or one of `known`."""
+    """Raise UserError unless a config file's variant is empty or one of `known`."""
     if variant and variant not in known:
         raise UserError(
             f"The config has no variant '{variant}'; did you mean one of {', '.join(known)}?"

@@ -27,7 +27,7 @@ class UserError(Exception):
 
 @contextmanager
 def user_errors() -> Iterator[None]:
-    """Turns a ValueError of the library, whose message is such a sentence, into a UserError."""
+    """Turn a ValueError of the library, whose message is such a sentence, into a UserError."""
     try:
         yield
     except ValueError as error:
@@ -36,7 +36,7 @@ def user_errors() -> Iterator[None]:
 
 @contextmanager
 def storage_errors() -> Iterator[None]:
-    """Turns an OSError by which the storage refuses a file or folder into a UserError."""
+    """Turn an OSError by which the storage refuses a file or folder into a UserError."""
     try:
         yield
     except OSError as error:

@@ -129,7 +129,7 @@ def run_command_line(
     command: Callable[[ConfigDict, str], int] | None = None,
     command_writes: bool = True,
 ) -> int:
-    """Runs a command line; returns the exit code.
+    """Run a command line; return the exit code.
 
     Args:
       argv: see above.
@@ -184,7 +184,7 @@ def run_command_line(
 
 
 def _check_alike(config: ConfigDict, workdir: str, mode: str) -> None:
-    """Raises UserError unless all processes were started alike and run the same libraries."""
+    """Raise UserError unless all processes were started alike and run the same libraries."""
     from cdt.devices.agreement import check_alike
     from cdt.workdir.manifest import library_versions
 

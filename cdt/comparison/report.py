@@ -31,7 +31,7 @@ def write_report(
     conditions: Mapping[str, str],
     path: epath.Path,
 ) -> list[str]:
-    """Compares the arms with the first; returns a sentence on each of the others.
+    """Compare the arms with the first; return a sentence on each of the others.
 
     Args:
       title: of the page.

@@ -23,7 +23,7 @@ def init(num_clusters: int, num_validated: int) -> ClusterStatistics:
 def accumulate(
     statistics: ClusterStatistics, index: Array, loss: Array, valid: Array, restart: Array
 ) -> ClusterStatistics:
-    """Adds one global batch.
+    """Add one global batch.
 
     Compares and reduces instead of scattering: a scatter-add need not be deterministic on a GPU.
 

@@ -43,7 +43,7 @@ def captions(emoji: list[dict[str, Any]]) -> Iterator[dict[str, str]]:
 
 
 def write_captions(package: epath.PathLike) -> int:
-    """Writes captions.jsonl into the folder of the pictures; returns their number.
+    """Write captions.jsonl into the folder of the pictures; return their number.
 
     Raises:
       UserError: the folder is not the unpacked package.
@@ -62,7 +62,7 @@ def write_captions(package: epath.PathLike) -> int:
 
 
 def emoji_command(argv: list[str]) -> int:
-    """Runs a command line; returns the exit code."""
+    """Run a command line; return the exit code."""
     try:
         if len(argv) != 2:
             raise UserError("give one argument, the folder of the unpacked package")

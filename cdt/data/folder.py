@@ -115,7 +115,7 @@ def from_listing(
 
 
 def list_pictures(root: epath.PathLike) -> Listing:
-    """Lists a local or `gs://` folder in one of the three forms above.
+    """List a local or `gs://` folder in one of the three forms above.
 
     Raises:
       UserError: no such folder, no picture in it, pictures beside class folders, a class folder

@@ -26,7 +26,7 @@ from cdt.monitoring.progress import Progress
 
 
 def prepare(config: ConfigDict, workdir: epath.PathLike, *, block_size: int = 256) -> int:
-    """Writes the latents of both splits; returns the exit code.
+    """Write the latents of both splits; return the exit code.
 
     Args:
       config: see above.

@@ -119,7 +119,7 @@ def write(
     source: Source,
     encode: Callable[[np.ndarray], np.ndarray],
 ) -> Iterator[int]:
-    """Encodes what is not finished yet, yielding the number of finished images after each block.
+    """Encode what is not finished yet, yielding the number of finished images after each block.
 
     A block counts once it is on the disk and the manifest lists it: whatever happens in between
     costs that block only. Stopping the iteration stops the work.
@@ -244,7 +244,7 @@ def _image_bytes(manifest: Manifest) -> int:
 
 
 def _store(path: epath.Path, array: np.memmap, start: int, values: np.ndarray) -> None:
-    """Writes values[i] to the disk as element start + i of an array that is mapped for reading.
+    """Write values[i] to the disk as element start + i of an array that is mapped for reading.
 
     Through the file and not through the map: on a full disk the latter kills the process.
     """

@@ -29,7 +29,7 @@ _SMALL = 2**16
 
 
 def batch_indices(size: int, seed: int, batch_size: int) -> Callable[[int], np.ndarray]:
-    """Returns indices(step): int64[batch_size], which examples the global batch of a step holds.
+    """Return indices(step): int64[batch_size], which examples the global batch of a step holds.
 
     Row i of global batch `step` has position p = step * batch_size + i in the stream. Its epoch is
     p // size, and within an epoch all examples are permuted (a batch may straddle two epochs; no
@@ -50,7 +50,7 @@ def batch_indices(size: int, seed: int, batch_size: int) -> Callable[[int], np.n
 
 
 def _example_index(size: int, seed: int) -> Callable[[int], int]:
-    """Returns the function from a position in the stream to the example there."""
+    """Return the function from a position in the stream to the example there."""
 
     @lru_cache(maxsize=2)  # a batch straddles two epochs at most, unless it outgrows the data
     def shuffle(epoch: int) -> Callable[[int], int]:
@@ -75,7 +75,7 @@ def make_batch(
     flip: bool,
     rows: np.ndarray | None = None,
 ) -> Callable[[int], Batch]:
-    """Returns `batch(step)`, the global batch of that step or some of its rows.
+    """Return `batch(step)`, the global batch of that step or some of its rows.
 
     The examples are those of `batch_indices`. All that is drawn for a row depends on its position
     in the stream alone, so the rows of any number of processes make up the same global batch.
@@ -140,7 +140,7 @@ class Prefetcher:
     """
 
     def __init__(self, batch: Callable[[int], Batch], start_step: int, depth: int = 2):
-        """Starts on `depth` batches at once; `batch` is what `make_batch` returns."""
+        """Start on `depth` batches at once; `batch` is what `make_batch` returns."""
         self.wait_seconds = 0.0
         self._batch = batch
         self._next_step = start_step
@@ -165,5 +165,5 @@ class Prefetcher:
         return result
 
     def close(self) -> None:
-        """Drops what is pending and joins the thread. May be called more than once."""
+        """Drop what is pending and join the thread. May be called more than once."""
         self._executor.shutdown(wait=True, cancel_futures=True)

@@ -185,7 +185,7 @@ def _tell(folder: Path, manifest: Manifest) -> None:
 
 
 def prepare_command(argv: list[str]) -> int:
-    """Runs a command line; returns the exit code."""
+    """Run a command line; return the exit code."""
     try:
         given = parse(argv)
         if given.help:

@@ -133,7 +133,7 @@ def prepared(folder: epath.PathLike) -> Source:
 
 
 def check(folder: epath.PathLike) -> Manifest:
-    """Reads every example and compares with the manifest's hash.
+    """Read every example and compare with the manifest's hash.
 
     Raises:
       UserError: what opening and reading raise, or another hash.

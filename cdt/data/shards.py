@@ -74,7 +74,7 @@ def read_shard(work: Path, number: int) -> Shard:
 
 
 def write_shard(task: Task, tick: Callable[[], None]) -> None:
-    """Writes a shard; `tick` is called after each example and may raise to stop.
+    """Write a shard; `tick` is called after each example and may raise to stop.
 
     Raises:
       BadExample: an example cannot be used, and bad ones are not to be skipped.
@@ -156,7 +156,7 @@ _stop: Any = None
 
 
 def start_worker(counter: Any, stop: Any) -> None:
-    """Makes a process a worker: it shares a counter of examples and an event that stops it."""
+    """Make a process a worker: it shares a counter of examples and an event that stops it."""
     import signal
 
     global _counter, _stop

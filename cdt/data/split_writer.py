@@ -143,7 +143,7 @@ def _claimed(work: Path, settings: Mapping[str, Any]) -> Iterator[None]:
 def _write_all(
     tasks: list[Task], total: int, left: int, workers: int, request: StopRequest
 ) -> None:
-    """Writes the shards that are left, with a progress bar."""
+    """Write the shards that are left, with a progress bar."""
     if not tasks:
         return
     progress = Progress(total, total - left, unit="image")
@@ -214,7 +214,7 @@ def _finish(
     shards: int,
     settings: Mapping[str, Any],
 ) -> Manifest:
-    """Puts the shards' images, labels and captions in place, and last the manifest.
+    """Put the shards' images, labels and captions in place, and last the manifest.
 
     Every step may be repeated, so that a kill between any two of them does no harm.
     """
@@ -270,7 +270,7 @@ def _digests(work: Path, shards: int) -> Iterator[bytes]:
 
 
 def _join(target: Path, work: Path, counts: list[int], image_bytes: int) -> None:
-    """Appends each shard's images to one file and removes them, so that the disk never holds the
+    """Append each shard's images to one file and remove them, so that the disk never holds the
     data set twice.
 
     A shard whose images are gone has been appended, and whatever lies behind those is half of the
@@ -290,7 +290,7 @@ def _join(target: Path, work: Path, counts: list[int], image_bytes: int) -> None
 
 
 def _clean(work: Path) -> None:
-    """Removes the work folder and what preparations leave there."""
+    """Remove the work folder and what preparations leave there."""
     if work.exists():
         for path in work.iterdir():
             path.unlink(missing_ok=True)

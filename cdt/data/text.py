@@ -39,7 +39,7 @@ _UNFINISHED = "unfinished.json"
 def cache_states(
     source: Source, encoder: TextEncoder, folder: epath.PathLike, batch_size: int
 ) -> bool:
-    """Writes the states of a source's captions as cdt/data/text_states.py describes.
+    """Write the states of a source's captions as cdt/data/text_states.py describes.
 
     Args:
       source: with captions.
@@ -113,7 +113,7 @@ def _encode_the_rest(
     done: int,
     batch_size: int,
 ) -> bool:
-    """Appends what is left to states.bin and lengths.bin; returns False after a signal."""
+    """Append what is left to states.bin and lengths.bin; return False after a signal."""
     total = len(texts)
     progress = Progress(total, done, unit="caption")
     with (
@@ -163,7 +163,7 @@ def define_flags() -> flags.FlagValues:
 
 
 def text_command(argv: list[str]) -> int:
-    """Runs a command line; returns the exit code."""
+    """Run a command line; return the exit code."""
     try:
         given = parsed(define_flags(), argv)
         if given.help:

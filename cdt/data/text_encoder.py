@@ -21,7 +21,7 @@ class TextEncoder(NamedTuple):
 
 
 def load_encoder(name: str, max_length: int) -> TextEncoder:
-    """Loads a model by its name on the hub or from a folder, onto the CPU, in float32.
+    """Load a model by its name on the hub or from a folder, onto the CPU, in float32.
 
     Of a model with a text and an image half (CLIP) the text half is used, of an encoder-decoder
     (T5) the encoder; the states are those of its last layer.

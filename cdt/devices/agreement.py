@@ -33,7 +33,7 @@ def gather(value: Any) -> list[Any]:
 
 
 def check_alike(told: Mapping[str, Any]) -> None:
-    """Raises UserError on all processes unless all were told the same and have as many devices.
+    """Raise UserError on all processes unless all were told the same and have as many devices.
 
     Args:
       told: {name: JSON value}; the names may differ too.

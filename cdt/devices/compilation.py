@@ -18,7 +18,7 @@ _OPTIONS: dict[str, dict[str, str | bool]] = {
 
 
 def use_persistent_cache(folder: str) -> None:
-    """Keeps compiled programs in `folder` (local or a bucket); an empty string switches it off.
+    """Keep compiled programs in `folder` (local or a bucket); an empty string switches it off.
 
     Every program is kept however short its compilation was: at start-up there are dozens of small
     ones, which together take seconds.
@@ -38,11 +38,11 @@ def compiler_options() -> dict[str, str | bool] | None:
 
 
 def compile_program(program: jax.stages.Lowered) -> jax.stages.Compiled:
-    """Compiles one lowered program with the options that serve the backend."""
+    """Compile one lowered program with the options that serve the backend."""
     return program.compile(compiler_options=compiler_options())
 
 
 def compile_together(programs: Sequence[jax.stages.Lowered]) -> list[jax.stages.Compiled]:
-    """Compiles lowered programs at the same time: XLA holds no Python lock while it works."""
+    """Compile lowered programs at the same time: XLA holds no Python lock while it works."""
     with ThreadPoolExecutor() as pool:
         return list(pool.map(compile_program, programs))

@@ -20,12 +20,12 @@ class InFlight:
         self._results: deque[jax.Array] = deque()
 
     def add(self, result: jax.Array) -> None:
-        """Notes an array that the newest step returns; waits where too many are in flight."""
+        """Note an array that the newest step returns; wait where too many are in flight."""
         self._results.append(result)
         if len(self._results) > self._limit:
             self._results.popleft().block_until_ready()
 
     def finish(self) -> None:
-        """Waits until every step is done."""
+        """Wait until every step is done."""
         while self._results:
             self._results.popleft().block_until_ready()

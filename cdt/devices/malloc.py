@@ -16,7 +16,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
 
 
 def keep_freed_memory() -> bool:
-    """Makes glibc's malloc keep what is freed; the price is a process that never shrinks.
+    """Make glibc's malloc keep what is freed; the price is a process that never shrinks.
 
     Must run before JAX starts its threads. Returns whether it did anything: not where the C library
     is another one, nor where JAX has an accelerator plugin and is not told to use the CPU.

@@ -63,7 +63,7 @@ def describe(memory: Memory, limit: int | None) -> str:
 
 @contextmanager
 def memory_errors() -> Iterator[None]:
-    """Turns what JAX raises where a device has too little memory into a UserError.
+    """Turn what JAX raises where a device has too little memory into a UserError.
 
     A TPU's compiler refuses a program that will not fit; GPUs and CPUs fail as it runs.
     """

@@ -50,7 +50,7 @@ def join(
     heartbeat_seconds: int,
     stops_together: bool,
 ) -> None:
-    """Makes this process one of a run's, if there are several; before JAX touches a device.
+    """Make this process one of a run's, if there are several; before JAX touches a device.
 
     Args:
       coordinator: host:port where process 0 listens.
@@ -130,7 +130,7 @@ def _check(coordinator: str | None, num_processes: int | None, process_id: int |
 
 
 def _reach(coordinator: str, seconds: float) -> None:
-    """Returns when something listens there. JAX's client would abort where nothing ever does."""
+    """Return when something listens there. JAX's client would abort where nothing ever does."""
     host, _, port = coordinator.rpartition(":")
     end = time.monotonic() + seconds
     while True:
@@ -236,7 +236,7 @@ def _expect_abort(code: int, sentence: str) -> None:
 
 
 def _explain_aborts() -> None:
-    """Makes an abort by JAX's runtime, which offers no other door, end with what it means."""
+    """Make an abort by JAX's runtime, which offers no other door, end with what it means."""
     ctypes.CDLL(None).signal(signal.SIGABRT, _on_abort)
 
 

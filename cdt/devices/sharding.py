@@ -69,7 +69,7 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 
 def split_batch(mesh: Mesh) -> Callable[[jax.Array], jax.Array]:
-    """Returns constrain(x [B, ...]) -> x, its leading axis split over all devices where they divide
+    """Return constrain(x [B, ...]) -> x, its leading axis split over all devices where they divide
     it, and every other axis whole.
 
     Networks constrain what passes between their blocks. The partitioner then gathers parameters,

@@ -43,7 +43,7 @@ def make_programs(
     seed: int,
     options: StepOptions,
 ) -> Programs:
-    """Builds the training of one cluster, which is traced: nothing is compiled twice.
+    """Build the training of one cluster, which is traced: nothing is compiled twice.
 
     From one key every cluster starts with the same parameters, and validates on the same images,
     noise and relative positions within its interval.
@@ -106,7 +106,7 @@ def train_each_cluster(
     stop: Callable[[], bool] = lambda: False,
     at_once: int | None = None,
 ) -> Iterator[Curve]:
-    """Trains cluster after cluster, or some side by side, and yields curves as they are finished.
+    """Train cluster after cluster, or some side by side, and yield curves as they are finished.
 
     Each curve depends on the key and its cluster alone, so a study that was stopped goes on with
     the clusters that are left.

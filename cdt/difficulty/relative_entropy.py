@@ -283,7 +283,7 @@ def _accumulate(
     norm_difference: np.ndarray,
     pairs: LevelPairs,
 ) -> None:
-    """Adds a block of the data to the log-sum-exp of some draws, in place, for all pairs."""
+    """Add a block of the data to the log-sum-exp of some draws, in place, for all pairs."""
     exponent, term = np.empty_like(distance), np.empty_like(distance)
     for p in range(len(pairs.u)):
         a_prev, s_prev = pairs.alpha[p, 0], pairs.sigma[p, 0]

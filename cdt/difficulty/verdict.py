@@ -22,7 +22,7 @@ class Contrast(NamedTuple):
 
 
 def contrast(entropy: RelativeEntropy) -> Contrast:
-    """Compares the two halves (in u) of the levels outside the single-point region.
+    """Compare the two halves (in u) of the levels outside the single-point region.
 
     All pairs share their draws, so their errors are not independent: the standard error is the one
     of errors that move together, which no other dependence exceeds.

@@ -34,7 +34,7 @@ def make_denoiser(
     learn_variance: bool = False,
     clip: bool = False,
 ) -> Denoise:
-    """Builds denoise(x, level) -> Denoised.
+    """Build denoise(x, level) -> Denoised.
 
     Args:
       network: (x [B, ..., C], native level [B]) -> raw output [B, ..., C or 2C]. The scale c_in

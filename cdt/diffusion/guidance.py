@@ -16,7 +16,7 @@ def classifier_free_guidance(
     interval: tuple[float, float] | None = None,
     channels: int | None = None,
 ) -> Network:
-    """Builds network(x, level) = uncond + scale (cond - uncond), both in one batch.
+    """Build network(x, level) = uncond + scale (cond - uncond), both in one batch.
 
     Only mean channels are guided; variance channels come from the conditional output.
 

@@ -42,7 +42,7 @@ def make_loss(
     learn_variance: bool = False,
     weight: Weight = jnp.ones_like,
 ) -> Loss:
-    """Builds the loss of one family and parameterisation.
+    """Build the loss of one family and parameterisation.
 
     The loss is the mean squared error of the network's own output. With weight 1 the loss of an
     example is that of each paper, where <.> is the mean over dimensions:
@@ -149,7 +149,7 @@ def make_example_loss(
     loss: Loss,
     log_variance: LogVariance | None = None,
 ) -> ExampleLoss:
-    """Builds the loss of examples at noise levels u, which training, validation and the study of
+    """Build the loss of examples at noise levels u, which training, validation and the study of
     difficulty share.
 
     Args:

@@ -104,7 +104,7 @@ def to_x0_eps(
 def split_output(
     output: jax.Array, channels: int, learn_variance: bool
 ) -> tuple[jax.Array, jax.Array | None]:
-    """Splits a raw network output into float32 mean channels and variance channels.
+    """Split a raw network output into float32 mean channels and variance channels.
 
     Args:
       output: [B, ..., C], or [B, ..., 2C] with a learned variance (Nichol & Dhariwal 2021).

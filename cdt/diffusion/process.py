@@ -157,7 +157,7 @@ def noise_variances(process: Process) -> np.ndarray:
 
 
 def per_example(values: jax.Array, x: jax.Array) -> jax.Array:
-    """Reshapes values [B] to [B, 1, ..., 1] so that they scale the examples of x [B, ...]."""
+    """Reshape values [B] to [B, 1, ..., 1] so that they scale the examples of x [B, ...]."""
     return jnp.reshape(values, jnp.shape(values) + (1,) * (x.ndim - jnp.ndim(values)))
 
 

@@ -36,7 +36,7 @@ def init_uncertainty() -> dict[str, jax.Array]:
 
 
 def make_log_variance(process: Process) -> LogVariance:
-    """Returns log_variance(params, native level [B]) -> a f32[B].
+    """Return log_variance(params, native level [B]) -> a f32[B].
 
     A linear map of fixed random Fourier features of ln(sigma / alpha) / 4, which for EDM is the
     network's own noise input. The squared error m then enters the loss as m exp(-a) + a, minimal

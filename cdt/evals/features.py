@@ -37,7 +37,7 @@ def pixels(images: np.ndarray) -> Activations[np.ndarray]:
 def in_batches(
     network: Callable[[Any, jax.Array], Any], params: Any, name: str, batch_size: int
 ) -> Callable[[np.ndarray], Any]:
-    """Runs a network on any number of images, over all devices of this process.
+    """Run a network on any number of images, over all devices of this process.
 
     Args:
       network: (params, uint8[B, H, W, 3]) -> array or tree of arrays [B, ...]; each image's result

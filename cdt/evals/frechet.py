@@ -25,7 +25,7 @@ class RunningStatistics:
         self._mu = self._scatter = np.zeros(())
 
     def add(self, batch: np.ndarray) -> None:
-        """Adds features [n, d]."""
+        """Add features [n, d]."""
         features = np.asarray(batch, np.float64)
         count = len(features)
         if count == 0:

@@ -23,7 +23,7 @@ def summarise(
     feature_fn: FeatureFn,
     keep: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> Summary:
-    """Runs every image through `feature_fn` once; accumulates in float64.
+    """Run every image through `feature_fn` once; accumulate in float64.
 
     Args:
       blocks: uint8[n_i, H, W, C].

@@ -6,7 +6,7 @@ from etils import epath
 
 
 def write(path: epath.PathLike, data: bytes | str) -> None:
-    """Writes a local or `gs://` file so that a reader, or a stop half-way, never leaves half of it.
+    """Write a local or `gs://` file so that a reader, or a stop half-way, never leaves half of it.
 
     It is written beside its place and renamed; what lay there before is replaced.
 

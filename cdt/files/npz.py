@@ -57,7 +57,7 @@ def _check_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
 
 
 def _check_array(stream: IO[bytes], length: int, name: str) -> None:
-    """Raises ValueError unless the npy of `length` bytes holds what its header says."""
+    """Raise ValueError unless the npy of `length` bytes holds what its header says."""
     version = np.lib.format.read_magic(stream)
     read = {(1, 0): np.lib.format.read_array_header_1_0}.get(
         version, np.lib.format.read_array_header_2_0

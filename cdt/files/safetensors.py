@@ -55,7 +55,7 @@ def read_tensors(path: epath.PathLike) -> dict[str, np.ndarray]:
 def write_tensors(
     path: epath.PathLike, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]
 ) -> None:
-    """Writes a file, local or `gs://`, that is seen whole or not at all; it is made in memory.
+    """Write a file, local or `gs://`, that is seen whole or not at all; it is made in memory.
 
     Args:
       tensors: {name: array of a type that NumPy has}.

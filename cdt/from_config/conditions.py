@@ -14,7 +14,7 @@ HostCondition = dict[str, np.ndarray]  # arrays [n, ...] by name, in host memory
 
 
 def sample_condition(config: ConfigDict, model: Model) -> Callable[[np.ndarray], HostCondition]:
-    """Returns condition(indices int64[n]) -> arrays [n, ...], what those samples are to show.
+    """Return condition(indices int64[n]) -> arrays [n, ...], what those samples are to show.
 
     A model that reads text draws `sample.prompts` in turn, or else the held-out examples' first
     captions (and labels) from the first example on; others draw the classes in turn, so that any
@@ -47,7 +47,7 @@ def sample_condition(config: ConfigDict, model: Model) -> Callable[[np.ndarray],
 
 
 def sample_captions(config: ConfigDict) -> Callable[[np.ndarray], list[str]] | None:
-    """Returns captions(indices int64[n]) -> n texts, the prompts or held-out captions that those
+    """Return captions(indices int64[n]) -> n texts, the prompts or held-out captions that those
     samples are to show; None where the model reads no text."""
     if not config.data.text_encoder:
         return None

@@ -89,7 +89,7 @@ FEATURES: dict[str, Callable[..., FeatureFn]] = {
 
 
 def sampler(config: ConfigDict, model: Model) -> Callable[[PyTree, Array, Condition], Array]:
-    """Returns sample(params, indices int32[B], condition) -> uint8[B, H, W, C], jitted.
+    """Return sample(params, indices int32[B], condition) -> uint8[B, H, W, C], jitted.
 
     Image i depends on `sample.seed`, i and its condition alone: not on the batch or the devices.
     """

@@ -71,7 +71,7 @@ def to_x0(config: ConfigDict) -> ToX0:
 
 
 def encoder(config: ConfigDict) -> Callable[[np.ndarray], np.ndarray]:
-    """Returns encode(uint8[n, H, W, 3 or 1]) -> float64[n, h, w, 2C], the mean and the standard
+    """Return encode(uint8[n, H, W, 3 or 1]) -> float64[n, h, w, 2C], the mean and the standard
     deviation of raw latents, in batches over all devices of this process.
 
     Raises:
@@ -91,7 +91,7 @@ def encoder(config: ConfigDict) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def decoder(config: ConfigDict, mesh: jax.sharding.Mesh) -> Callable[[Array], Array]:
-    """Returns decode(latents of the model f32[B, h, w, C]) -> uint8[B, H, W, 3], jitted.
+    """Return decode(latents of the model f32[B, h, w, C]) -> uint8[B, H, W, 3], jitted.
 
     Raises:
       UserError: the weights cannot be used.

@@ -105,7 +105,7 @@ class Model(NamedTuple):
 
 
 def model(config: ConfigDict, mesh: Mesh | None = None) -> Model:
-    """Builds the process, its prediction and the network.
+    """Build the process, its prediction and the network.
 
     Args:
       config: the run's.
@@ -176,7 +176,7 @@ def _process(config: ConfigDict) -> Process:
 
 
 def network_at(model: Model, params: PyTree) -> ConditionalNetwork:
-    """Returns network(x [B, H, W, C], native level [B], condition) -> raw output [B, H, W, C or 2C]
+    """Return network(x [B, H, W, C], native level [B], condition) -> raw output [B, H, W, C or 2C]
     f32, without dropout: what samplers and exports evaluate."""
 
     def network(x: Array, level: Array, condition: Condition) -> Array:

@@ -42,7 +42,7 @@ def mesh(config: ConfigDict) -> jax.sharding.Mesh:
 def training(
     config: ConfigDict, model: Model, num_devices: int, num_examples: int, open_all_at: int
 ) -> Training:
-    """Builds the train step and everything it needs.
+    """Build the train step and everything it needs.
 
     Args:
       config: the run's.
@@ -69,7 +69,7 @@ def training(
 
 
 def check_batch(config: ConfigDict, num_devices: int) -> None:
-    """Raises UserError unless every microbatch divides over the devices."""
+    """Raise UserError unless every microbatch divides over the devices."""
     for key in ("train.max_bad_steps", "train.accumulate", "train.batch_size"):
         at_least(config, key, 1)
     if config.train.batch_size % (num_devices * config.train.accumulate):

@@ -50,7 +50,7 @@ def transformer_config(network: DiT, channels: int, side: int) -> dict[str, Any]
 def check_transformer_config(
     config: Mapping[str, Any], network: DiT, channels: int, side: int
 ) -> None:
-    """Raises ValueError where a config.json describes another network, in what its weights do not
+    """Raise ValueError where a config.json describes another network, in what its weights do not
     show; the message ends a sentence that names the file."""
     wanted = transformer_config(network, channels, side)
     for key, default in _DEFAULTS.items():

@@ -79,7 +79,7 @@ def export_diffusers(
     labels: str = "",
     license_name: str = "",
 ) -> int:
-    """Writes the folder; returns the exit code. For arguments and errors see above."""
+    """Write the folder; return the exit code. For arguments and errors see above."""
     with user_errors():
         folder = new_folder(out)
         network = from_config.dit(config)
@@ -112,7 +112,7 @@ def export_diffusers(
 
 
 def _check(config: ConfigDict) -> None:
-    """Raises UserError unless DiTPipeline can express the run."""
+    """Raise UserError unless DiTPipeline can express the run."""
     if config.process.name != "ddpm":
         raise UserError(
             f"config.process.name is '{config.process.name}', but DiTPipeline knows DDPM alone; "

@@ -135,7 +135,7 @@ def written_whole(folder: epath.Path) -> Iterator[epath.Path]:
 
 
 def export_safetensors(config: ConfigDict, workdir: str, out: str, license_name: str = "") -> int:
-    """Writes the folder; returns the exit code. For arguments and errors see above."""
+    """Write the folder; return the exit code. For arguments and errors see above."""
     with user_errors():
         folder = new_folder(out)
         weights = read_weights(config, epath.Path(workdir), license_name)
@@ -171,7 +171,7 @@ def define_flags() -> None:
 
 
 def command_line(export: Callable[[ConfigDict, str, str, str], int]) -> int:
-    """Runs this process's command line; returns the exit code.
+    """Run this process's command line; return the exit code.
 
     Args:
       export: (config, workdir, out, license name) -> exit code.

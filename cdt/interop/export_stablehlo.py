@@ -62,7 +62,7 @@ _LEVELS = {
 
 
 def export_stablehlo(config: ConfigDict, workdir: str, out: str, license_name: str = "") -> int:
-    """Writes the folder; returns the exit code. For arguments and errors see above."""
+    """Write the folder; return the exit code. For arguments and errors see above."""
     with user_errors():
         folder = new_folder(out)
         weights = read_weights(config, epath.Path(workdir), license_name)

@@ -37,7 +37,7 @@ _FILES = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
 
 
 def import_dit(config: ConfigDict, workdir: epath.PathLike, weights: epath.PathLike) -> int:
-    """Writes the checkpoint; returns the exit code. For arguments and errors see above and
+    """Write the checkpoint; return the exit code. For arguments and errors see above and
     `import_weights`."""
 
     def find_file(path: epath.Path) -> epath.Path:

@@ -39,7 +39,7 @@ _STYLES = {"adm": ADM, "ddpmpp": DDPMPP}
 
 
 def import_edm(config: ConfigDict, workdir: epath.PathLike, weights: epath.PathLike) -> int:
-    """Writes the checkpoint; returns the exit code. For arguments and errors see above and
+    """Write the checkpoint; return the exit code. For arguments and errors see above and
     `import_weights`."""
 
     def find_file(path: epath.Path) -> epath.Path:

@@ -27,7 +27,7 @@ def import_weights(
     find_file: Callable[[epath.Path], epath.Path],
     to_params: Callable[[dict[str, np.ndarray], from_config.Model], PyTree],
 ) -> int:
-    """Saves weights as the checkpoint of step 0; returns the exit code.
+    """Save weights as the checkpoint of step 0; return the exit code.
 
     Args:
       config: of the run that can be sampled then.
@@ -62,7 +62,7 @@ def import_weights(
 
 
 def command_line(run: Callable[[ConfigDict, str, str], int], weights_help: str) -> int:
-    """Runs this process's command line; returns the exit code.
+    """Run this process's command line; return the exit code.
 
     Args:
       run: (config, workdir, weights) -> exit code.
@@ -116,7 +116,7 @@ def _write_checkpoint(
     params: PyTree,
     file: epath.Path,
 ) -> None:
-    """Saves `params`, and as every average, with the config and where they come from.
+    """Save `params`, and as every average, with the config and where they come from.
 
     Args:
       config: of the run that can be sampled then.

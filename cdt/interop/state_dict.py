@@ -31,7 +31,7 @@ class StateDict:
         return np.asarray(array, np.float32)
 
     def check_empty(self) -> None:
-        """Raises ValueError if an array was not taken."""
+        """Raise ValueError if an array was not taken."""
         if self._left:
             raise ValueError(f"its {next(iter(self._left))} has no place in this network")
 

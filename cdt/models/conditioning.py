@@ -52,7 +52,7 @@ def augment_embed(
 
 
 def check_label(label: jax.Array | None, num_classes: int | None, network: str) -> None:
-    """Raises ValueError unless a label is given if and only if the network has classes."""
+    """Raise ValueError unless a label is given if and only if the network has classes."""
     if (label is None) != (num_classes is None):
         given = "no label" if label is None else "a label"
         raise ValueError(f"{given} was given to a {network} with num_classes={num_classes}.")

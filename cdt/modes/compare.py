@@ -25,7 +25,7 @@ _SHARED = ("seed", "init_from", "data.", "validation.", "evaluate.", "difficulty
 
 
 def compare(config: ConfigDict, workdir: str) -> int:
-    """Trains every arm of `config.compare.arms` with every seed and compares them with the first.
+    """Train every arm of `config.compare.arms` with every seed and compare them with the first.
 
     Runs lie in `<workdir>/runs/<arm>/seed_<s>`; running the same command again goes on with what is
     unfinished. Arms differ by their overrides alone: initial weights, order of the data and noise
@@ -67,7 +67,7 @@ def compare(config: ConfigDict, workdir: str) -> int:
 def _report(
     config: ConfigDict, data_name: str, averages: dict[str, str], seeds: int, path: epath.Path
 ) -> list[str]:
-    """Writes what the first `seeds` seeds say; returns a sentence on each arm but the first."""
+    """Write what the first `seeds` seeds say; return a sentence on each arm but the first."""
     grids = {name: _last_grid(_run(path, name, 0)) for name in averages}
     return write_report(
         f"{data_name}, {config.process.name}: {len(averages)} ways of training",
@@ -158,7 +158,7 @@ def _arm_config(
 
 
 def _check_arms(configs: dict[tuple[str, int], ConfigDict]) -> None:
-    """Raises UserError for arms that are alike or that cannot be built, before any is trained."""
+    """Raise UserError for arms that are alike or that cannot be built, before any is trained."""
     known: dict[str, str] = {}
     for (name, seed), config in configs.items():
         if seed:
@@ -176,7 +176,7 @@ def _check_arms(configs: dict[tuple[str, int], ConfigDict]) -> None:
 
 
 def _check_settings(path: epath.Path, config: ConfigDict) -> None:
-    """Raises UserError if the folder holds a comparison of other arms or of another config."""
+    """Raise UserError if the folder holds a comparison of other arms or of another config."""
     mine = {
         "arms": parse_arms(config.compare.arms),
         "config": identity(config) | {"train.duration": config.train.duration},

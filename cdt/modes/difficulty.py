@@ -34,7 +34,7 @@ _FRACTIONS = {"50 %": 0.5, "90 %": 0.9, "95 %": 0.95}
 
 
 def difficulty(config: ConfigDict, workdir: str) -> int:
-    """Measures difficulty by convergence and by relative entropy; returns the exit code.
+    """Measure difficulty by convergence and by relative entropy; return the exit code.
 
     Leaves in `difficulty/` of the workdir: verdict.txt; curriculum.json, which
     `curriculum.edges_file` accepts; relative_entropy and convergence as .json, .csv and .png;
@@ -94,7 +94,7 @@ def _write_entropy(folder: epath.Path, name: str, entropy: RelativeEntropy) -> N
 def _write_convergence(
     folder: epath.Path, name: str, edges: np.ndarray, steps: np.ndarray, losses: np.ndarray
 ) -> np.ndarray:
-    """Writes what losses f64[S, k, N] at k steps say; returns the steps to 90 %, f64[S, N]."""
+    """Write what losses f64[S, k, N] at k steps say; return the steps to 90 %, f64[S, N]."""
     steps_to = {
         label: np.stack([convergence.steps_to(steps, seed, fraction) for seed in losses])
         for label, fraction in _FRACTIONS.items()
@@ -120,7 +120,7 @@ def _write_curriculum(
     entropy: RelativeEntropy,
     steps_to: np.ndarray,
 ) -> None:
-    """Writes the curriculum that fits relative entropy and steps to 90 % f64[S, N], NaN unknown."""
+    """Write the curriculum that fits relative entropy and steps to 90 % f64[S, N], NaN unknown."""
     known = np.isfinite(steps_to).any()
     fitted = verdict.fitted_curriculum(
         entropy,
@@ -133,7 +133,7 @@ def _write_curriculum(
 
 
 def _check_settings(folder: epath.Path, validation_steps: list[int], edges: list[float]) -> None:
-    """Raises UserError if the folder holds a study whose curves do not fit these settings."""
+    """Raise UserError if the folder holds a study whose curves do not fit these settings."""
     mine = {"validation_steps": validation_steps, "edges": edges}
     file = folder / "settings.json"
     if file.exists():

@@ -26,8 +26,8 @@ from cdt.run.weights import load_params
 
 
 def evaluate(config: ConfigDict, workdir: str) -> int:
-    """Evaluates the newest checkpoint's samples, or those of `evaluate.samples`; prints a table and
-    writes `evaluations/<what>_<features>.json` in the workdir; returns the exit code.
+    """Evaluate the newest checkpoint's samples, or those of `evaluate.samples`; print a table and
+    write `evaluations/<what>_<features>.json` in the workdir; return the exit code.
 
     Without `evaluate.reference` samples are compared with the training and with the held-out
     images. The nearest-neighbour distances are then those of samples and of held-out images to the

@@ -13,7 +13,7 @@ from cdt.training.state import from_items, to_items
 
 
 def replay(config: ConfigDict, workdir: str) -> int:
-    """Repeats step `replay.step` with the state of the newest checkpoint; changes no file.
+    """Repeat step `replay.step` with the state of the newest checkpoint; change no file.
 
     The batch and all that is drawn are those of the step. Where NaN or inf has stopped the run at
     that step, the state is that of the step too, because bad steps changed nothing; otherwise it is

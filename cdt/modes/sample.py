@@ -16,9 +16,9 @@ from cdt.run.weights import load_params
 
 
 def sample(config: ConfigDict, workdir: str) -> int:
-    """Writes `samples/step_<step>/grid.png`, `samples.npz` (arr_0 uint8[n, H, W, C], arr_1 int32[n]
+    """Write `samples/step_<step>/grid.png`, `samples.npz` (arr_0 uint8[n, H, W, C], arr_1 int32[n]
     labels where there are classes, captions str[n] where the model reads text) in the workdir;
-    returns the exit code.
+    return the exit code.
 
     Raises:
       UserError: there is no checkpoint, or `config.sample` does not fit the run.

@@ -57,7 +57,7 @@ def fetch(tree: PyTree) -> PyTree:
 
 
 def train(config: ConfigDict, workdir: str) -> int:
-    """Trains the run in `workdir`, from its newest checkpoint if it has one; returns the exit code.
+    """Train the run in `workdir`, from its newest checkpoint if it has one; return the exit code.
 
     Leaves there: checkpoints/, metrics.jsonl, TensorBoard events, samples/, convergence.png and
     convergence.json.
@@ -109,7 +109,7 @@ class Setup(NamedTuple):
 
 
 def set_up(config: ConfigDict, workdir: str) -> Setup:
-    """Opens the run, reads its newest checkpoint, and records its config in the workdir.
+    """Open the run, read its newest checkpoint, and record its config in the workdir.
 
     Raises:
       UserError: whatever is wrong; on all processes where one of them finds it.
@@ -179,7 +179,7 @@ class Programs(NamedTuple):
 
 
 def compile_programs(setup: Setup) -> Programs:
-    """Compiles the programs of a run from shapes alone, and says what memory a step takes."""
+    """Compile the programs of a run from shapes alone, and say what memory a step takes."""
     config, training = setup.run.config, setup.training
     shardings, replicated = training.shardings, sharding.replicated(setup.run.mesh)
     validate = make_validation(
@@ -237,7 +237,7 @@ class End(NamedTuple):
 
 
 def run_loop(setup: Setup, programs: Programs, goodput: Goodput, stop: Stop) -> End:
-    """Trains to the end, to a signal, or until too many steps in a row had NaN or inf.
+    """Train to the end, to a signal, or until too many steps in a row had NaN or inf.
 
     The loop waits for the devices only where something is due. It then waits for the steps in
     flight first, so that their time counts as that of steps.
@@ -344,7 +344,7 @@ def open_log(setup: Setup, goodput: Goodput) -> RunLog:
 
 
 def log_metrics(setup: Setup, log: RunLog, done: int, values: dict[str, Any], waited: float) -> int:
-    """Logs fetched metrics and warns of steps with NaN or inf; returns `End.last_bad_step`.
+    """Log fetched metrics and warn of steps with NaN or inf; return `End.last_bad_step`.
 
     Args:
       waited: seconds that the loop has waited for data so far.
@@ -358,7 +358,7 @@ def log_metrics(setup: Setup, log: RunLog, done: int, values: dict[str, Any], wa
 
 
 def warn_of_bad_steps(setup: Setup, steps: np.ndarray) -> None:
-    """Warns of steps that changed nothing, given as the steps done before each, and names the
+    """Warn of steps that changed nothing, given as the steps done before each, and name the
     examples of their batches."""
     if jax.process_index() > 0:
         return
@@ -373,7 +373,7 @@ def warn_of_bad_steps(setup: Setup, steps: np.ndarray) -> None:
 
 
 def log_samples(setup: Setup, log: RunLog, done: int, state: TrainState) -> None:
-    """Logs a grid of samples; all processes make them together."""
+    """Log a grid of samples; all processes make them together."""
     params = weights_of(setup, state, setup.shown_ema, done)
     images = setup.generator.images(params, min(setup.run.config.sample.num, 100))
     if images is not None:
@@ -381,7 +381,7 @@ def log_samples(setup: Setup, log: RunLog, done: int, state: TrainState) -> None
 
 
 def log_evaluation(setup: Setup, log: RunLog, done: int, state: TrainState) -> None:
-    """Logs the metrics of each average that the config evaluates."""
+    """Log the metrics of each average that the config evaluates."""
     assert setup.evaluation is not None  # something of it is due
     found = {
         name: setup.evaluation(weights_of(setup, state, name, done))
@@ -406,7 +406,7 @@ def weights_of(setup: Setup, state: TrainState, name: str, done: int) -> PyTree:
 
 
 def tell_end(setup: Setup, end: End) -> None:
-    """Says how the run ended; writes the convergence of a finished one."""
+    """Say how the run ended; write the convergence of a finished one."""
     path, config = setup.run.path, setup.run.config
     if end.exit_code == EXIT_BAD_NUMBERS:
         logging.error(

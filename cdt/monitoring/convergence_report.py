@@ -10,7 +10,7 @@ from cdt.monitoring.writers import read_history
 
 
 def write_convergence(workdir: epath.Path) -> None:
-    """Writes convergence.png and convergence.json from the whole history, resumed parts included.
+    """Write convergence.png and convergence.json from the whole history, resumed parts included.
 
     Raises:
       OSError: they cannot be written.

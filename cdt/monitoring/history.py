@@ -28,7 +28,7 @@ class Convergence(NamedTuple):
 
 
 def convergence(history: Sequence[Mapping[str, float]]) -> Convergence:
-    """Reads it from the records of `cdt.monitoring.writers.read_history`.
+    """Read it from the records of `cdt.monitoring.writers.read_history`.
 
     Raises:
       ValueError: nothing was validated yet.

@@ -14,7 +14,7 @@ from cdt.files import atomic
 def image_grid(
     images: np.ndarray, columns: int | None = None, scale: int | None = None
 ) -> np.ndarray:
-    """Lays images out row by row, on white, with small gaps.
+    """Lay images out row by row, on white, with small gaps.
 
     Args:
       images: uint8[n, H, W, C], n >= 1.
@@ -43,7 +43,7 @@ def image_grid(
 
 
 def captioned_grid(images: np.ndarray, captions: Sequence[str], columns: int) -> np.ndarray:
-    """Lays images out row by row, on white, with what each is to show below it.
+    """Lay images out row by row, on white, with what each is to show below it.
 
     Args:
       images: uint8[n, H, W, C], C = 1 or 3, n >= 1; small ones are enlarged to about 128 pixels.
@@ -70,7 +70,7 @@ def captioned_grid(images: np.ndarray, captions: Sequence[str], columns: int) ->
 
 
 def save_png(path: epath.PathLike, image: np.ndarray) -> None:
-    """Writes uint8[H, W, C] (C = 1 grey, 3 RGB) to a local or `gs://` path, atomically."""
+    """Write uint8[H, W, C] (C = 1 grey, 3 RGB) to a local or `gs://` path, atomically."""
     from PIL import Image
 
     buffer = io.BytesIO()
@@ -100,7 +100,7 @@ def convergence_plot(
     losses: np.ndarray,
     stage_starts: Sequence[int] = (),
 ) -> None:
-    """Plots the validation loss of each noise cluster over training, raw and normalised.
+    """Plot the validation loss of each noise cluster over training, raw and normalised.
 
     Args:
       path: of the PNG, local or `gs://`.

@@ -31,7 +31,7 @@ class Profile:
         self._tracing = False
 
     def before(self, step: int, until: int) -> None:
-        """Starts the trace where it is due; call it before the steps step .. until - 1 start."""
+        """Start the trace where it is due; call it before the steps step .. until - 1 start."""
         if self._steps is None or self._tracing or not until > self._steps[0]:
             return
         if step >= self._steps[1]:
@@ -45,7 +45,7 @@ class Profile:
             self._warn(error)
 
     def after(self, done: int) -> None:
-        """Writes the trace where its last step has been started; call it after each dispatch.
+        """Write the trace where its last step has been started; call it after each dispatch.
 
         Args:
           done: steps started so far.
@@ -55,7 +55,7 @@ class Profile:
             self.close()
 
     def close(self) -> None:
-        """Writes what was traced so far."""
+        """Write what was traced so far."""
         if not self._tracing:
             return
         self._tracing, self._steps = False, None

@@ -63,7 +63,7 @@ class Progress:
         loss: float | None = None,
         images_per_second: float | None = None,
     ) -> None:
-        """Shows that `step` steps are done; what is not given is shown as it was.
+        """Show that `step` steps are done; what is not given is shown as it was.
 
         Args:
           step: steps done, at least those of the update before.
@@ -94,7 +94,7 @@ class Progress:
             self._print_line(now)
 
     def message(self, text: str) -> None:
-        """Prints a line of its own, above the bar where there is one."""
+        """Print a line of its own, above the bar where there is one."""
         if self._bar is not None:
             self._bar.write(text, file=self._stream)
         elif self._active:
@@ -102,7 +102,7 @@ class Progress:
                 print(text, file=self._stream, flush=True)
 
     def close(self) -> None:
-        """Shows the last update and leaves the bar where it is."""
+        """Show the last update and leave the bar where it is."""
         if self._bar is not None:
             self._bar.refresh()
             self._bar.close()

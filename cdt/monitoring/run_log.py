@@ -57,7 +57,7 @@ class RunLog:
         self.begin_window(start, 0.0)
 
     def begin_window(self, step: int, waited: float) -> None:
-        """Begins the window over which the next line's throughput is measured.
+        """Begin the window over which the next line's throughput is measured.
 
         Args:
           step: steps done.
@@ -67,11 +67,11 @@ class RunLog:
         self._window_began = time.perf_counter()
 
     def progress(self, step: int) -> None:
-        """Shows that `step` steps are done."""
+        """Show that `step` steps are done."""
         self._progress.update(step)
 
     def line(self, step: int, values: dict[str, Any], waited: float) -> None:
-        """Logs the metrics of a step, the throughput of the window, and where the time went.
+        """Log the metrics of a step, the throughput of the window, and where the time went.
 
         Args:
           step: steps done.
@@ -95,7 +95,7 @@ class RunLog:
         )
 
     def validation(self, step: int, loss: np.ndarray, initial: np.ndarray) -> None:
-        """Logs the validation loss f32[M] of each cluster, and its part that is gone of `initial`,
+        """Log the validation loss f32[M] of each cluster, and its part that is gone of `initial`,
         the loss before the first step."""
         self._writer.scalars(
             step,
@@ -105,11 +105,11 @@ class RunLog:
         )
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Logs numbers, see `Writer.scalars`."""
+        """Log numbers, see `Writer.scalars`."""
         self._writer.scalars(step, values)
 
     def samples(self, step: int, images: np.ndarray, columns: int | None) -> None:
-        """Writes uint8[n, H, W, C] as a grid, to `samples/step_<step>.png` and for TensorBoard.
+        """Write uint8[n, H, W, C] as a grid, to `samples/step_<step>.png` and for TensorBoard.
 
         A grid that cannot be written is said in a warning.
         """
@@ -123,11 +123,11 @@ class RunLog:
         self._writer.images(step, {"samples": grid})
 
     def start_tensorboard(self) -> None:
-        """Starts to write for TensorBoard; call it after the first step, see `Writer`."""
+        """Start to write for TensorBoard; call it after the first step, see `Writer`."""
         self._writer.start_tensorboard()
 
     def close(self) -> None:
-        """Writes everything out and leaves the progress line where it is."""
+        """Write everything out and leave the progress line where it is."""
         self._progress.close()
         self._writer.close()
 

@@ -71,7 +71,7 @@ class Writer:
             self._thread = _TensorBoardThread(path / TENSORBOARD_FOLDER)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Writes numbers.
+        """Write numbers.
 
         Args:
           step: steps done.
@@ -85,7 +85,7 @@ class Writer:
             self._thread.put(lambda writer: writer.write_scalars(step, values))
 
     def images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
-        """Writes images for TensorBoard.
+        """Write images for TensorBoard.
 
         Args:
           step: steps done.
@@ -95,7 +95,7 @@ class Writer:
             self._thread.put(lambda writer: writer.write_images(step, images))
 
     def resumed(self, step: int) -> None:
-        """Notes that training starts after `step`, which takes back what was written beyond it.
+        """Note that training starts after `step`, which takes back what was written beyond it.
 
         Args:
           step: steps done; 0 takes back everything, as what belongs to step 0 is written again.
@@ -103,13 +103,13 @@ class Writer:
         self._write_line({"event": "resume", "step": step, "time": _now()})
 
     def start_tensorboard(self) -> None:
-        """Starts to import TensorFlow and then to write what was queued; call it once, after the
+        """Start to import TensorFlow and then to write what was queued; call it once, after the
         first step has been completed."""
         if self._thread is not None:
             self._thread.start()
 
     def close(self) -> None:
-        """Writes everything out, for which it waits for TensorFlow if that has been started."""
+        """Write everything out; wait for TensorFlow if that has been started."""
         if self._thread is not None:
             self._thread.close()
         if self._active:

@@ -24,7 +24,7 @@ PyTree = Any
 def make_evaluation(
     run: OpenRun, generator: Generator, train: Source
 ) -> Callable[[PyTree], dict[str, float]]:
-    """Returns evaluation(params) -> {metric: value} against the training images, or against
+    """Return evaluation(params) -> {metric: value} against the training images, or against
     `evaluate.reference`, for use while a run trains. All processes generate, process 0 measures;
     the others get no metric.
 
@@ -64,7 +64,7 @@ def make_evaluation(
 
 
 def check_reference(config: ConfigDict) -> None:
-    """Raises UserError if samples are to be compared with a data set that holds no images."""
+    """Raise UserError if samples are to be compared with a data set that holds no images."""
     if config.data.name == "latents" and not config.evaluate.reference:
         raise UserError(
             "config.evaluate.reference is empty, but config.data holds latents and no images; give "

@@ -25,7 +25,7 @@ class Generator(NamedTuple):
     batch_size: int  # images at a time, rounded up to a multiple of the devices
 
     def images(self, params: PyTree, n: int) -> np.ndarray | None:
-        """Makes images 0..n-1; all processes call it together.
+        """Make images 0..n-1; all processes call it together.
 
         Returns:
           uint8[n, H, W, C] on the host of process 0, None on the others.
@@ -47,7 +47,7 @@ class Generator(NamedTuple):
 
 
 def make_generator(run: OpenRun) -> Generator:
-    """Builds the generator that `config.sample` describes.
+    """Build the generator that `config.sample` describes.
 
     Raises:
       UserError: the sampler or what the samples are to show does not fit the run.

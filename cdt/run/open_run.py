@@ -22,7 +22,7 @@ class OpenRun(NamedTuple):
 
 
 def open_run(config: ConfigDict, workdir: epath.PathLike) -> OpenRun:
-    """Opens the run of a config in a workdir; changes no file.
+    """Open the run of a config in a workdir; change no file.
 
     Args:
       config: the run's.

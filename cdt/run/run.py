@@ -46,7 +46,7 @@ class Run:
         self.step, self.params = load_params(self._run)
 
     def sample(self, n: int = 16, **settings: object) -> np.ndarray:
-        """Draws images.
+        """Draw images.
 
         Args:
           n: how many.
@@ -86,7 +86,7 @@ class Run:
 
 
 def load_run(path: epath.PathLike, ema: str = "") -> Run:
-    """Opens the newest checkpoint of a run on whatever devices are here; changes no file.
+    """Open the newest checkpoint of a run on whatever devices are here; change no file.
 
     Only the averages are read, not the optimizer.
 

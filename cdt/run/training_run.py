@@ -39,7 +39,7 @@ class TrainingRun(NamedTuple):
 
 
 def open_training(run: OpenRun) -> TrainingRun:
-    """Opens the data and the checkpoints of a run and builds its train step.
+    """Open the data and the checkpoints of a run and build its train step.
 
     Raises:
       UserError: something in the config or the data is wrong, no checkpoint is whole, or the

@@ -20,7 +20,7 @@ PyTree = Any
 
 
 def load_params(run: OpenRun) -> tuple[int, PyTree]:
-    """Reads (step, params f32) of the newest whole checkpoint: the average that the config samples
+    """Read (step, params f32) of the newest whole checkpoint: the average that the config samples
     with, or the parameters themselves. All processes call it together.
 
     Raises:
@@ -50,7 +50,7 @@ def put_together(
     std: float,
     step: int,
 ) -> PyTree:
-    """Computes the power-function average of any width at `step`; see
+    """Compute the power-function average of any width at `step`; see
     `cdt.training.posthoc_ema`.
 
     Args:
@@ -86,7 +86,7 @@ def put_together(
 
 
 def initial_params(run: OpenRun) -> PyTree:
-    """Reads what the run in `init_from` samples with, for a run that starts there; with the classes
+    """Read what the run in `init_from` samples with, for a run that starts there; with the classes
     that its network knows, which may be others, see `cdt.models.conditioning.with_classes`.
 
     Raises:

@@ -14,7 +14,7 @@ from cdt.sampling.noise import Noise
 def ancestral(
     denoise: Denoise, process: Process, levels: np.ndarray, x: jax.Array, noise: Noise
 ) -> jax.Array:
-    """Draws x_s ~ p(x_s | x_t) down the grid; the last step, to the clean end, adds no noise.
+    """Draw x_s ~ p(x_s | x_t) down the grid; the last step, to the clean end, adds no noise.
 
     The variance is the learned one where the denoiser has it, else the posterior's (the lower
     bound; DDIM with eta = 1 is the same sampler then).

@@ -15,7 +15,7 @@ START = 2**31 - 1  # steps are 0, 1, ...
 
 
 def keyed_noise(keys: jax.Array, shape: tuple[int, ...]) -> Noise:
-    """Returns noise(step) -> f32[B, *shape], example i drawn from keys[i] and the step alone.
+    """Return noise(step) -> f32[B, *shape], example i drawn from keys[i] and the step alone.
 
     So no draw depends on the rest of the batch, on the grid or on the sampler.
 

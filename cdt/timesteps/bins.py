@@ -26,7 +26,7 @@ def bin_index(u: Array, knots: np.ndarray) -> Array:
 
 
 def observe(means: BinMeans, index: Array, values: Array, decay: float) -> BinMeans:
-    """Adds a batch: k values of a bin pull its average as k steps of `decay` towards their mean.
+    """Add a batch: k values of a bin pull its average as k steps of `decay` towards their mean.
 
     The first values of a bin become its average. A value that is not finite does not count.
     Compares and reduces instead of scattering, which need not be deterministic on a GPU.

@@ -18,7 +18,7 @@ class TwoPhaseState(NamedTuple):
 
 
 def two_phase(first: TimestepSampler, then: TimestepSampler, switch_step: int) -> TimestepSampler:
-    """Draws from `first` before the step `switch_step` and from `then` afterwards.
+    """Draw from `first` before the step `switch_step` and from `then` afterwards.
 
     Source: Sun 2026, arXiv 2603.12517: logit-normal levels first, uniform ones later.
 

@@ -36,7 +36,7 @@ _MARGIN = 3  # pixels beyond the edge that are filtered too, so that nothing cha
 def make_augment(
     probability: float,
 ) -> Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
-    """Returns augment(x0 f32[B, H, W, C], PRNG key) -> (x0 of that shape, labels f32[B, 9]).
+    """Return augment(x0 f32[B, H, W, C], PRNG key) -> (x0 of that shape, labels f32[B, 9]).
 
     Args:
       probability: of each transformation but the mirror image, which half of the examples are

@@ -55,7 +55,7 @@ def make_init(
     num_clusters: int,
     num_validated: int,
 ) -> Callable[[Array], TrainState]:
-    """Returns init(PRNG key) -> TrainState before the first step, with statistics for clusters that
+    """Return init(PRNG key) -> TrainState before the first step, with statistics for clusters that
     are trained on and for those that are validated on."""
 
     def init(key: Array) -> TrainState:
@@ -94,7 +94,7 @@ def make_train_step(
     seed: int,
     options: StepOptions,
 ) -> TrainStep:
-    """Returns step(state, batch) -> (state, metrics), to be jitted with the state donated.
+    """Return step(state, batch) -> (state, metrics), to be jitted with the state donated.
 
     Noise levels, noise and dropped conditions are drawn for the *global* batch, keyed by seed, step
     and the example's global index: they depend neither on sharding nor on accumulation.
@@ -200,7 +200,7 @@ def _drawn(
 def make_gradient(
     example_loss: ExampleLoss, accumulate: int
 ) -> Callable[[PyTree, Array, Examples], tuple[Array, Feedback, PyTree]]:
-    """Returns gradient(params, key, examples) -> (loss f32[], feedback [B], gradient of the loss).
+    """Return gradient(params, key, examples) -> (loss f32[], feedback [B], gradient of the loss).
 
     The loss is the mean of weight times loss over the global batch, computed one microbatch after
     the other.
@@ -270,7 +270,7 @@ def _counted(bad: BadSteps, step: Array, finite: Array, good: Array) -> BadSteps
 def several_steps(
     step: TrainStep,
 ) -> Callable[[TrainState, list[Batch]], tuple[TrainState, dict[str, Array]]]:
-    """Returns steps(state, batches) -> (state, metrics of the last step): one step a batch, in one
+    """Return steps(state, batches) -> (state, metrics of the last step): one step a batch, in one
     program. Where a step is shorter than what the host needs to start it, that saves the rest."""
 
     def steps(state: TrainState, batches: list[Batch]) -> tuple[TrainState, dict[str, Array]]:

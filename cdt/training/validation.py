@@ -18,7 +18,7 @@ PyTree = Any
 def make_validation(
     example_loss: ExampleLoss, edges: np.ndarray | Array, seed: int, to_x0: ToX0 = pixels_to_x0
 ) -> Callable[[PyTree, dict[str, Array]], Array]:
-    """Returns validate(params, batch) -> f32[N], the mean loss in each cluster.
+    """Return validate(params, batch) -> f32[N], the mean loss in each cluster.
 
     In every cluster the M images of the batch meet M levels, the midpoints of M equal parts of its
     interval of u, and noise that depends on `seed` and the cluster alone. So the curves of a run,

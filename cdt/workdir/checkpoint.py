@@ -81,7 +81,7 @@ class Checkpointer:
         self._identity: tuple[int, int] | None = None  # of the directory that is saved to
 
     def save(self, step: int, items: Mapping[str, PyTree], meta: Mapping[str, Any]) -> None:
-        """Starts to save; the arrays may be donated as soon as this returns.
+        """Start to save; the arrays may be donated as soon as this returns.
 
         Waits for the arrays, their checksums, their copy to the host and the save before this one,
         which it tells where that takes long; the files are written in the background. A step saved
@@ -122,7 +122,7 @@ class Checkpointer:
     def restore_latest(
         self, abstract_items: Mapping[str, PyTree]
     ) -> tuple[int, dict[str, PyTree], dict[str, Any]] | None:
-        """Restores the newest checkpoint that is whole, for a run that will save on.
+        """Restore the newest checkpoint that is whole, for a run that will save on.
 
         Newer ones that are damaged are renamed to corrupt-<step>-<time>, with one log line each,
         or Orbax would refuse to save until training has passed their step.
@@ -144,7 +144,7 @@ class Checkpointer:
     def restore_items(
         self, abstract_items: Mapping[str, PyTree], step: int | None = None
     ) -> tuple[int, dict[str, PyTree], dict[str, Any]]:
-        """As `restore_latest`, for any part of the items (such as "ema"); changes no file.
+        """As `restore_latest`, for any part of the items (such as "ema"); change no file.
 
         Args:
           step: which checkpoint; the newest that is whole by default.
@@ -171,13 +171,13 @@ class Checkpointer:
         return max(ocp.utils.checkpoint_steps(self._directory), default=None)
 
     def wait(self) -> None:
-        """Returns when everything is written; raises NotSaved where something could not be."""
+        """Return when everything is written; raise NotSaved where something could not be."""
         if self._manager is not None:
             self._write(self._manager.wait_until_finished)
             self._newest = self._saving
 
     def close(self) -> None:
-        """Frees Orbax's threads, for which it waits; the next `save` starts them again.
+        """Wait for Orbax's threads and free them; the next `save` starts them again.
 
         Logs what could not be written and raises nothing, as it may be called for an exception.
         """
@@ -185,7 +185,7 @@ class Checkpointer:
             _LOG.warning(self._not_saved(reason))
 
     def _drop_manager(self) -> str | None:
-        """Returns why the last save failed, unless that was told before."""
+        """Return why the last save failed, unless that was told before."""
         manager, self._manager = self._manager, None
         try:
             if manager is not None:
@@ -306,7 +306,7 @@ class Checkpointer:
         return None
 
     def _set_aside(self, step: int) -> str:
-        """Renames a step so that Orbax no longer sees it, and returns the new name."""
+        """Rename a step so that Orbax no longer sees it, and return the new name."""
         name = f"corrupt-{step}-{datetime.datetime.now(datetime.UTC):%Y%m%dT%H%M%S.%f}"
         self.close()  # as Orbax keeps a list of the steps to save on
         reason = None

@@ -108,7 +108,7 @@ class Lock:
             _LOG.warning(f"{self._file} cannot be removed ({error}); the next run finds it stale.")
 
     def _create(self) -> bool:
-        """Writes the lock where there is none; False where there is one."""
+        """Write the lock where there is none; False where there is one."""
         text = json.dumps(self._mine)
         if self._local:
             try:
@@ -128,7 +128,7 @@ class Lock:
         return True
 
     def _remove(self, stale: dict[str, Any]) -> None:
-        """Removes the stale lock and no other: another run may have replaced it meanwhile."""
+        """Remove the stale lock and no other: another run may have replaced it meanwhile."""
         aside = self._workdir / f".{LOCK_FILE}-{uuid.uuid4().hex}"
         try:
             self._file.rename(aside)
@@ -188,7 +188,7 @@ class Lock:
                 continue  # a disk that is full or away for a while ends no run
 
     def _leave(self, found: dict[str, Any]) -> None:
-        """Ends the process: what it would save now might mix with another's."""
+        """End the process: what it would save now might mix with another's."""
         sys.stdout.flush()
         sentence = (
             f"The workdir {self._workdir} was taken over by {_holder(found)}, as this process had "
@@ -214,7 +214,7 @@ def _read(file: epath.Path) -> dict[str, Any] | None:
 
 
 def _kernel() -> str | None:
-    """Names what gives out process numbers: the start of a kernel, and a container's share of it.
+    """Name what gives out process numbers: the start of a kernel, and a container's share of it.
 
     None where it cannot be told.
     """

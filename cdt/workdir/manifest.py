@@ -58,7 +58,7 @@ def make_manifest(items: Mapping[str, PyTree], meta: Mapping[str, Any]) -> dict[
 
 
 def check_manifest(manifest: Any) -> None:
-    """Raises Damaged unless this is what `make_manifest` returned."""
+    """Raise Damaged unless this is what `make_manifest` returned."""
     if not isinstance(manifest, dict):
         raise Damaged("its manifest is no JSON object")
     content = {name: value for name, value in manifest.items() if name != "crc32"}
@@ -67,7 +67,7 @@ def check_manifest(manifest: Any) -> None:
 
 
 def check_items(manifest: Mapping[str, Any], items: Mapping[str, PyTree]) -> None:
-    """Raises Damaged, on all processes alike, unless every array is the one that was saved."""
+    """Raise Damaged, on all processes alike, unless every array is the one that was saved."""
     for item, checksums in _checksums(items).items():
         for path, checksum in checksums.items():
             if checksum != manifest["checksums"][item][path]:

@@ -16,7 +16,7 @@ import warnings
 
 
 def silence() -> None:
-    """Installs the filters, for the whole process; call it once."""
+    """Install the filters, for the whole process; call it once."""
     logging.getLogger("absl").addFilter(lambda record: "/orbax/checkpoint/" not in record.pathname)
     logging.getLogger("asyncio").addFilter(_is_no_abandoned_task)
     warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)

@@ -48,7 +48,7 @@ def recorded_config(workdir: epath.Path) -> ConfigDict:
 
 
 def record_config(workdir: epath.Path, config: ConfigDict) -> None:
-    """Makes the folder if needed and writes the config there.
+    """Make the folder if needed and write the config there.
 
     Raises:
       UserError: it cannot be written to.

@@ -27,7 +27,7 @@ class Saver:
         self._stops = stops
 
     def save(self, step: int, items: Mapping[str, PyTree], *, required: bool) -> None:
-        """Starts to save; see `Checkpointer.save`.
+        """Start to save; see `Checkpointer.save`.
 
         Args:
           step: steps done.
@@ -44,7 +44,7 @@ class Saver:
             self._go_on(error, required)
 
     def finish(self, *, required: bool = False) -> None:
-        """Waits until everything is written.
+        """Wait until everything is written.
 
         Raises:
           NotSaved: something could not be, and that ends the run.
