@@ -22,7 +22,7 @@ _STORAGE = {
 
 
 class UserError(Exception):
-    """One sentence: what was given, what was expected, how to mend it; `main` exits with 2."""
+    """One sentence: what was given, what was expected, how to fix it; `main` exits with 2."""
 
 
 @contextmanager
@@ -45,5 +45,5 @@ def storage_errors() -> Iterator[None]:
         place = "A file" if error.filename is None else os.fspath(error.filename)
         raise UserError(
             f"{place} cannot be used ({os.strerror(error.errno)}); what was saved before is "
-            "intact: make room or mend that, and run the same command again."
+            "intact: make room or fix that, and run the same command again."
         ) from error

@@ -90,7 +90,7 @@ def prepare(
             _clean(work)
     except OSError as error:
         raise UserError(
-            f"{folder} cannot be written ({error}): mend that and run the same command again"
+            f"{folder} cannot be written ({error}): fix that and run the same command again"
         ) from error
     return manifest
 

@@ -78,7 +78,7 @@ def cache_states(
         gigabytes = 2e-9 * len(texts) * encoder.max_length * encoder.width
         raise UserError(
             f"{folder} cannot be written to ({error.strerror or error}): text states need a local "
-            f"folder with {gigabytes:.3g} GB of space; mend that and run the same command again"
+            f"folder with {gigabytes:.3g} GB of space; fix that and run the same command again"
         ) from error
     return True
 

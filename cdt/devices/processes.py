@@ -141,7 +141,7 @@ def _reach(coordinator: str, seconds: float) -> None:
             if time.monotonic() > end:
                 raise UserError(
                     f"The coordinator {coordinator} was not reached within {seconds} seconds "
-                    f"({error}); start process 0 there, mend --coordinator, or give a longer "
+                    f"({error}); start process 0 there, fix --coordinator, or give a longer "
                     "--connect_seconds."
                 ) from None
             time.sleep(0.2)

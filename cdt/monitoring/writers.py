@@ -65,7 +65,7 @@ class Writer:
         except OSError as error:
             raise UserError(
                 f"Metrics cannot be written to {path} ({error.strerror or error}); choose another "
-                "--workdir or mend its permissions."
+                "--workdir or fix its permissions."
             ) from error
         if tensorboard:
             self._thread = _TensorBoardThread(path / TENSORBOARD_FOLDER)

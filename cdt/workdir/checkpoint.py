@@ -56,7 +56,7 @@ class NotSaved(UserError):
     """
 
     def __init__(self, what: str):
-        super().__init__(f"{what}: make room or mend the folder, and run the same command again.")
+        super().__init__(f"{what}: make room or fix the folder, and run the same command again.")
         self.what = what
 
 
@@ -255,7 +255,7 @@ class Checkpointer:
 
     def _nothing(self) -> UserError:
         where = self._directory
-        return UserError(f"There is no checkpoint in {where}: train first, or mend --workdir.")
+        return UserError(f"There is no checkpoint in {where}: train first, or fix --workdir.")
 
     def steps(self) -> list[int]:
         """All steps saved completely, damaged or not, the newest first; as process 0 sees them: on
@@ -318,7 +318,7 @@ class Checkpointer:
         if reason := gather(reason)[0]:  # none goes on before it has happened
             raise UserError(
                 f"The checkpoint of step {step} in {self._directory} is damaged and cannot be "
-                f"renamed ({reason}): mend the folder, and run the same command again."
+                f"renamed ({reason}): fix the folder, and run the same command again."
             )
         return name
 

@@ -91,7 +91,7 @@ class Lock:
         except OSError as error:
             raise UserError(
                 f"The workdir {self._workdir} cannot be written to ({error.strerror or error}); "
-                "choose another --workdir or mend its permissions."
+                "choose another --workdir or fix its permissions."
             ) from None
         self._thread.start()
         return self

@@ -59,7 +59,7 @@ def record_config(workdir: epath.Path, config: ConfigDict) -> None:
     except OSError as error:
         raise UserError(
             f"The workdir {workdir} cannot be written to ({error.strerror or error}); choose "
-            "another --workdir or mend its permissions."
+            "another --workdir or fix its permissions."
         ) from None
 
 
@@ -77,5 +77,5 @@ def _recorded(workdir: epath.Path) -> dict[str, object]:
 def _damaged(workdir: epath.Path) -> UserError:
     return UserError(
         f"{workdir / CONFIG_FILE} is damaged, so it cannot be told whose run this folder holds; "
-        "mend or remove that file."
+        "fix or remove that file."
     )

@@ -264,7 +264,7 @@ def test_a_person_is_told_in_one_sentence_and_nothing_else(tmp_path, fault, numb
     for step, line in zip((2, 3, 4), lines, strict=True):
         assert line == (
             f"The checkpoint of step {step} could not be written to {tmp_path}/checkpoints "
-            f"({reason}); those before it are intact: make room or mend the folder, and run the "
+            f"({reason}); those before it are intact: make room or fix the folder, and run the "
             "same command again."
         )
 
