@@ -17,7 +17,8 @@ from grain.experimental import index_shuffle
 from cdt.data.bad_examples import Examples
 from cdt.data.sources import Source
 
-Batch = Mapping[str, np.ndarray]
+# "image" uint8 or latents, and the condition: this process's rows, before they are on a device
+HostBatch = Mapping[str, np.ndarray]
 
 # Streams of one seed. Without them epoch 0's shuffle and the flips would share their key.
 _SHUFFLE, _FLIP, _CAPTION = 0, 1, 2
@@ -74,7 +75,7 @@ def make_batch(
     batch_size: int,
     flip: bool,
     rows: np.ndarray | None = None,
-) -> Callable[[int], Batch]:
+) -> Callable[[int], HostBatch]:
     """Return `batch(step)`, the global batch of that step or some of its rows.
 
     The examples are those of `batch_indices`. All that is drawn for a row depends on its position
@@ -102,7 +103,7 @@ def make_batch(
         for stream in (_FLIP, _CAPTION)
     )
 
-    def batch(step: int) -> Batch:
+    def batch(step: int) -> HostBatch:
         start = step * batch_size
         indices = np.array([example_index(start + int(i)) for i in rows], np.int64)
         if examples is None:
@@ -139,13 +140,13 @@ class Prefetcher:
     `wait_seconds` is the total time, in seconds, that `next` has had to wait so far.
     """
 
-    def __init__(self, batch: Callable[[int], Batch], start_step: int, depth: int = 2):
+    def __init__(self, batch: Callable[[int], HostBatch], start_step: int, depth: int = 2):
         """Start on `depth` batches at once; `batch` is what `make_batch` returns."""
         self.wait_seconds = 0.0
         self._batch = batch
         self._next_step = start_step
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="prefetch")
-        self._pending: deque[Future[Batch]] = deque()
+        self._pending: deque[Future[HostBatch]] = deque()
         for _ in range(depth):
             self._submit()
 
@@ -156,7 +157,7 @@ class Prefetcher:
     def __iter__(self) -> "Prefetcher":
         return self
 
-    def __next__(self) -> Batch:
+    def __next__(self) -> HostBatch:
         future = self._pending.popleft()
         began = time.perf_counter()
         result = future.result()

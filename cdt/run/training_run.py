@@ -7,7 +7,7 @@ import jax
 
 from cdt import from_config
 from cdt.data.bad_examples import Examples
-from cdt.data.pipeline import Batch, make_batch
+from cdt.data.pipeline import HostBatch, make_batch
 from cdt.data.sources import Source
 from cdt.devices import sharding
 from cdt.devices.agreement import errors_of_all
@@ -25,7 +25,7 @@ class TrainingRun(NamedTuple):
     train: Source
     test: Source  # held out
     examples: Examples  # reads `train`, and counts its damaged examples
-    batch_at: Callable[[int], Batch]  # step -> this process's rows of the global batch
+    batch_at: Callable[[int], HostBatch]  # step -> this process's rows of the global batch
     checkpoints: Checkpointer
     saved: bool  # whether there is a checkpoint
     open_all_at: int  # step from which every cluster is open, as the run started with it

@@ -26,7 +26,7 @@ Batch = dict[str, Array]
 Augment = Callable[[Array, Array], tuple[Array, Array]]
 
 # x0 [B, ...], eps [B, ...], u [B], weight [B], condition
-Examples = tuple[Array, Array, Array, Array, Condition]
+LossInputs = tuple[Array, Array, Array, Array, Condition]
 
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]
 
@@ -177,7 +177,7 @@ def _drawn(
     timesteps: TimestepSampler,
     timesteps_state: PyTree,
     options: StepOptions,
-) -> tuple[Draw, Examples]:
+) -> tuple[Draw, LossInputs]:
     """All that is drawn for the global batch of a step, from the key of the step."""
     x0 = options.to_x0(batch["image"], jax.random.fold_in(key, STREAM_POSTERIOR))
     condition = condition_of(batch)
@@ -199,7 +199,7 @@ def _drawn(
 
 def make_gradient(
     example_loss: ExampleLoss, accumulate: int
-) -> Callable[[PyTree, Array, Examples], tuple[Array, Feedback, PyTree]]:
+) -> Callable[[PyTree, Array, LossInputs], tuple[Array, Feedback, PyTree]]:
     """Return gradient(params, key, examples) -> (loss f32[], feedback [B], gradient of the loss).
 
     The loss is the mean of weight times loss over the global batch, computed one microbatch after
@@ -224,7 +224,7 @@ def make_gradient(
 
     value_and_grad = jax.value_and_grad(objective, has_aux=True)
 
-    def whole(params: PyTree, key: Array, examples: Examples) -> tuple[Array, Feedback, PyTree]:
+    def whole(params: PyTree, key: Array, examples: LossInputs) -> tuple[Array, Feedback, PyTree]:
         (loss, feedback), grads = value_and_grad(params, *examples, key)
         return loss, feedback, grads
 
@@ -237,7 +237,7 @@ def make_gradient(
         return jnp.moveaxis(x, 0, 1).reshape(-1, *x.shape[2:])
 
     def accumulated(
-        params: PyTree, key: Array, examples: Examples
+        params: PyTree, key: Array, examples: LossInputs
     ) -> tuple[Array, Feedback, PyTree]:
         def microbatch(sums: PyTree, inputs: PyTree) -> tuple[PyTree, Feedback]:
             j, part = inputs
