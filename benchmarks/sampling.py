@@ -18,7 +18,7 @@ from benchmarks import records
 from benchmarks.cases import CASES, case_config, parse_overrides
 from benchmarks.flops import forward_flops, peak_flops
 from cdt import from_config
-from cdt.run.images import evaluations
+from cdt.from_config import evaluations
 
 
 def compiled_sampler(config: ConfigDict, batch_size: int):

@@ -37,8 +37,9 @@ from cdt.from_config.generation import (
     FEATURES,
     SAMPLERS,
     BuildSampler,
-    Evaluation,
+    FeatureSpec,
     Sampler,
+    one_a_step,
 )
 from cdt.from_config.loss_weights import WEIGHTS
 from cdt.from_config.models import MODELS
@@ -62,7 +63,7 @@ def data_source(name: str, build: Callable[..., Source], /, **options: Any) -> N
 
     Args:
       name: of the data source, and of its section `config.data.<name>`.
-      build: (split, **options) -> Source; split is a `cdt.from_config.Split`. Called once
+      build: (spec, **options) -> Source; spec is a `cdt.from_config.DataSpec`. Called once
         for the training split and once for the held-out one.
       **options: the keys of the section with their defaults.
     """
@@ -85,7 +86,7 @@ def density(name: str, build: Callable[..., Density], /, **options: Any) -> None
 
     Args:
       name: of the density, and of its section `config.density.<name>`.
-      build: (levels, **options) -> Density; levels is a `cdt.from_config.Levels`.
+      build: (spec, **options) -> Density; spec is a `cdt.from_config.DensitySpec`.
       **options: the keys of the section with their defaults.
     """
     _add("density.name", DENSITIES, name, build, build, options)
@@ -96,8 +97,8 @@ def timestep_sampler(name: str, build: Callable[..., TimestepSampler], /, **opti
 
     Args:
       name: of the timestep sampler, and of its section `config.density.<name>`.
-      build: (levels, **options) -> TimestepSampler; levels is a `cdt.from_config.Levels`.
-        Where `switch_fraction` is among the options, `levels.switch_step` is the absolute step that
+      build: (spec, **options) -> TimestepSampler; spec is a `cdt.from_config.DensitySpec`.
+        Where `switch_fraction` is among the options, `spec.switch_step` is the absolute step that
         this fraction of the run stood for when the run started.
       **options: the keys of the section with their defaults.
     """
@@ -117,19 +118,26 @@ def loss_weight(name: str, build: Callable[..., Weight], /, **options: Any) -> N
 
 
 def sampler(
-    name: str, build: BuildSampler, /, families: tuple[str, ...] = FAMILIES, **options: Any
+    name: str,
+    build: BuildSampler,
+    /,
+    families: tuple[str, ...] = FAMILIES,
+    evaluations: Callable[[int], int] = one_a_step,
+    **options: Any,
 ) -> None:
     """Register a value of `config.sample.sampler`.
 
     Args:
       name: of the sampler, and of its section `config.sample.<name>`.
-      build: (sampling, **options) -> (levels, run); sampling is a `cdt.from_config.Sampling`.
-        levels is float64 [steps + 1], noisiest first; `sampling.levels` is the usual grid. run is
+      build: (spec, **options) -> (levels, run); spec is a `cdt.from_config.SamplerSpec`.
+        levels is float64 [steps + 1], noisiest first; `spec.levels` is the usual grid. run is
         (denoise, process, levels, x, noise) -> x0, see `cdt.sampling`.
       families: the values of `config.process.name` that it fits.
+      evaluations: steps -> evaluations of the network that an image costs without guidance, which
+        stands beside every figure.
       **options: the keys of the section with their defaults.
     """
-    _add("sample.sampler", SAMPLERS, name, build, Sampler(build, families), options)
+    _add("sample.sampler", SAMPLERS, name, build, Sampler(build, families, evaluations), options)
 
 
 def feature_space(name: str, build: Callable[..., FeatureFn], /, **options: Any) -> None:
@@ -137,13 +145,13 @@ def feature_space(name: str, build: Callable[..., FeatureFn], /, **options: Any)
 
     Args:
       name: of the feature space, and of its section `config.evaluate.<name>`.
-      build: (evaluation, **options) -> feature function, see `cdt.evals.features`; evaluation is a
-        `cdt.from_config.Evaluation`.
+      build: (spec, **options) -> feature function, see `cdt.evals.features`; spec is a
+        `cdt.from_config.FeatureSpec`.
       **options: the keys of the section with their defaults.
     """
 
-    def build_named(evaluation: Evaluation, **own: Any) -> FeatureFn:
-        features = build(evaluation, **own)
+    def build_named(spec: FeatureSpec, **own: Any) -> FeatureFn:
+        features = build(spec, **own)
 
         def named(images: np.ndarray) -> Activations[np.ndarray]:
             return features(images)

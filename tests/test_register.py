@@ -43,20 +43,20 @@ def mlp(spec, width, activations):
     return Mlp(spec.out_channels, spec.num_classes, width)
 
 
-def late(levels, mean):
+def late(spec, mean):
     return logit_normal(mean, 1.0)
 
 
-def stratified(levels, switch_fraction, shift):
+def stratified(spec, switch_fraction, shift):
     def sample(state, key, n):
         u = (jnp.arange(n) + jax.random.uniform(key, (n,))) / n
-        return Draw(jnp.where(state < levels.switch_step, (u + shift) % 1, u), jnp.ones_like(u))
+        return Draw(jnp.where(state < spec.switch_step, (u + shift) % 1, u), jnp.ones_like(u))
 
     return TimestepSampler(
         init=lambda: jnp.int32(0),
         sample=sample,
         update=lambda state, draw, feedback, step: state + 1,
-        metrics=lambda state: {"shift": jnp.where(state < levels.switch_step, shift, 0.0)},
+        metrics=lambda state: {"shift": jnp.where(state < spec.switch_step, shift, 0.0)},
     )
 
 
@@ -64,18 +64,18 @@ def halved(spec, floor):
     return lambda level: jnp.maximum(floor, 0.5 * jnp.ones_like(level))
 
 
-def one_jump(sampling, start):
+def one_jump(spec, start):
     levels = np.array([start, 0.0])
     return levels, lambda denoise, process, levels, x, noise: denoise(x, jnp.full(len(x), start))[0]
 
 
-def stripes(split, period):
-    images = np.zeros((64 if split.training else 32, 8, 8, 1), np.uint8)
+def stripes(spec, period):
+    images = np.zeros((64 if spec.training else 32, 8, 8, 1), np.uint8)
     images[:, ::period] = 255
-    return in_memory(f"stripes/{split.name}", images, np.arange(len(images), dtype=np.int32) % 2, 2)
+    return in_memory(f"stripes/{spec.name}", images, np.arange(len(images), dtype=np.int32) % 2, 2)
 
 
-def means(evaluation, scale):
+def means(spec, scale):
     return lambda images: Activations(scale * np.asarray(images, np.float64).mean((1, 2)))
 
 
@@ -83,7 +83,9 @@ register.network("mlp", mlp, width=16, activations=("silu",))
 register.density("late", late, mean=1.0)
 register.timestep_sampler("stratified", stratified, switch_fraction=0.5, shift=0.25)
 register.loss_weight("halved", halved, floor=0.1)
-register.sampler("one_jump", one_jump, families=("flow",), start=1.0)
+register.sampler(
+    "one_jump", one_jump, families=("flow",), evaluations=lambda steps: 1, start=1.0
+)
 register.data_source("stripes", stripes, period=2)
 register.feature_space("means", means, scale=1.0)
 
@@ -124,7 +126,8 @@ def test_a_file_outside_runs_the_front_door(mine, tmp_path):
     assert saved["model.mlp.width"] == 8 and saved["density.late.mean"] == 1.0
     assert "resuming at step 2 of 4" in program(*run).stdout
     assert read_history(tmp_path / "run")[-1]["step"] == 4
-    assert program(*run, "--mode=sample").returncode == 0
+    sampled = program(*run, "--mode=sample")
+    assert sampled.returncode == 0 and "evaluations 1," in sampled.stdout
     assert (tmp_path / "run" / "samples" / "step_4" / "samples.npz").exists()
     evaluation = ["--config.evaluate.features=means", "--config.evaluate.num=8"]
     evaluation += ["--config.evaluate.means.scale=2.0"]

@@ -2,8 +2,8 @@
 functions and arrays.
 
 Every function raises UserError for a value that is out of range or does not fit the others.
-`cdt.register` adds to the tables: what a builder gets is a Split (data), NetworkSpec, Levels
-(densities and timestep samplers), LossSpec, Sampling or Evaluation (feature spaces).
+`cdt.register` adds to the tables. A builder gets what it needs of the config as a DataSpec,
+NetworkSpec, DensitySpec (densities and timestep samplers), LossSpec, SamplerSpec or FeatureSpec.
 """
 
 from cdt.from_config.choices import (
@@ -15,9 +15,9 @@ from cdt.from_config.choices import (
     stops_where_unsaved,
 )
 from cdt.from_config.conditions import sample_captions, sample_condition
-from cdt.from_config.datasets import Split, data, examples, source, validation_batch
+from cdt.from_config.datasets import DataSpec, data, examples, source, validation_batch
 from cdt.from_config.difficulty import Difficulty, difficulty
-from cdt.from_config.generation import Evaluation, Sampling, feature_space, sampler
+from cdt.from_config.generation import FeatureSpec, SamplerSpec, evaluations, feature_space, sampler
 from cdt.from_config.latent_space import autoencoder_sha256, encoder, latent_shape, scaling_record
 from cdt.from_config.loss_weights import LossSpec
 from cdt.from_config.models import (
@@ -40,14 +40,15 @@ from cdt.from_config.optimization import (
     power_name,
     training,
 )
-from cdt.from_config.timesteps import Levels, open_all_at, timestep_sampler
+from cdt.from_config.timesteps import DensitySpec, open_all_at, timestep_sampler
 
 __all__ = [
-    "Difficulty", "Evaluation", "Levels", "LossSpec", "Model", "NetworkSpec", "Sampling",
-    "Split", "Training", "attention_heads", "autoencoder_sha256", "data", "difficulty", "dit",
-    "ema_decays", "ema_name", "encoder", "evaluated_emas", "example_loss", "examples",
-    "feature_space", "intervals", "keep_every", "latent_shape", "mesh", "model", "network_at",
-    "open_all_at", "posthoc_std", "power_name", "profiled_steps", "sample_captions",
-    "sample_condition", "sampler", "scaling_record", "source", "steps", "steps_per_dispatch",
-    "stops_where_unsaved", "timestep_sampler", "training", "training_loss", "validation_batch",
+    "DataSpec", "DensitySpec", "Difficulty", "FeatureSpec", "LossSpec", "Model", "NetworkSpec",
+    "SamplerSpec", "Training", "attention_heads", "autoencoder_sha256", "data", "difficulty",
+    "dit", "ema_decays", "ema_name", "encoder", "evaluated_emas", "evaluations", "example_loss",
+    "examples", "feature_space", "intervals", "keep_every", "latent_shape", "mesh", "model",
+    "network_at", "open_all_at", "posthoc_std", "power_name", "profiled_steps",
+    "sample_captions", "sample_condition", "sampler", "scaling_record", "source", "steps",
+    "steps_per_dispatch", "stops_where_unsaved", "timestep_sampler", "training",
+    "training_loss", "validation_batch",
 ]  # fmt: skip

@@ -21,7 +21,7 @@ from cdt.from_config.choices import at_least, choose, options
 from cdt.from_config.latent_space import autoencoder_sha256, scaling_record
 
 
-class Split(NamedTuple):
+class DataSpec(NamedTuple):
     """What a data source is built from: one split of the data of a config."""
 
     name: str  # such as "train"
@@ -33,21 +33,21 @@ class Split(NamedTuple):
     encoding: Callable[[], tuple[str, Mapping[str, Any]]]  # of latents: autoencoder, scaling
 
 
-# Each is called as (split, **options), with the options of `config.data.<name>`.
+# Each is called as (spec, **options), with the options of `config.data.<name>`.
 SOURCES: dict[str, Callable[..., sources.Source]] = {
-    "digits": lambda split: sources.digits(split.name),
-    "mock": lambda split: sources.mock(
-        split.name, split.image_size, split.channels, split.num_classes,
-        size=512 if split.training else 128,
+    "digits": lambda spec: sources.digits(spec.name),
+    "mock": lambda spec: sources.mock(
+        spec.name, spec.image_size, spec.channels, spec.num_classes,
+        size=512 if spec.training else 128,
     ),
-    "idx": lambda split: idx(split.path, split.name),
-    "folder": lambda split: folder(
-        epath.Path(split.path) / split.name, split.image_size, split.channels
+    "idx": lambda spec: idx(spec.path, spec.name),
+    "folder": lambda spec: folder(
+        epath.Path(spec.path) / spec.name, spec.image_size, spec.channels
     ),
-    "latents": lambda split: latents(split.path, split.name, *split.encoding()),
-    "prepared": lambda split: prepared(epath.Path(split.path) / split.name),
-    "npz": lambda split: sources.npz(split.path, split.name),
-    "tfds": lambda split: sources.tfds(split.path, split.name),
+    "latents": lambda spec: latents(spec.path, spec.name, *spec.encoding()),
+    "prepared": lambda spec: prepared(epath.Path(spec.path) / spec.name),
+    "npz": lambda spec: sources.npz(spec.path, spec.name),
+    "tfds": lambda spec: sources.tfds(spec.path, spec.name),
 }  # fmt: skip
 
 
@@ -75,7 +75,7 @@ def source(config: ConfigDict, split: str) -> sources.Source:
     """One split, with the text states of its captions where the model reads text."""
     c = config.data
     build = choose("data.name", c.name, SOURCES)
-    asked = Split(
+    asked = DataSpec(
         split, split == c.train_split, c.path, c.image_size, c.channels,
         config.model.num_classes or None,
         lambda: (autoencoder_sha256(config), scaling_record(config)),

@@ -36,7 +36,7 @@ PyTree = Any
 FAMILIES = ("ddpm", "edm", "flow")
 
 
-class Sampling(NamedTuple):
+class SamplerSpec(NamedTuple):
     """What a sampler is built from."""
 
     process: Process
@@ -46,35 +46,43 @@ class Sampling(NamedTuple):
 
 # (denoise, process, levels, x, noise) -> x0, see `cdt.sampling`
 RunSampler = Callable[..., Array]
-BuildSampler = Callable[..., tuple[np.ndarray, RunSampler]]  # (sampling, **options) -> levels, run
+BuildSampler = Callable[..., tuple[np.ndarray, RunSampler]]  # (spec, **options) -> levels, run
+
+
+def one_a_step(steps: int) -> int:
+    """The evaluations of the network that most samplers need for an image."""
+    return steps
 
 
 class Sampler(NamedTuple):
-    """A sampler and the noise families that it fits."""
+    """A sampler, the noise families that it fits, and what it costs."""
 
     build: BuildSampler
     families: tuple[str, ...] = FAMILIES
+    evaluations: Callable[[int], int] = one_a_step  # steps -> evaluations of the network an image
 
 
-class Evaluation(NamedTuple):
+class FeatureSpec(NamedTuple):
     """What a feature space is built from."""
 
     batch_size: int  # images through the network at a time
     weights: str | None  # `config.evaluate.weights`: its file; None: the usual place
 
 
-# Each is called as (sampling, **options), with the options of `config.sample.<name>`.
+# Each is called as (spec, **options), with the options of `config.sample.<name>`.
 # Heun and Euler need a derivative in the level, which the discrete family has not; the SDE is that
 # of flow matching, as the others have stochastic samplers of their own.
 SAMPLERS = {
-    "ancestral": Sampler(lambda sampling: (sampling.levels, ancestral)),
-    "ddim": Sampler(lambda sampling, eta: _ddim(sampling, eta)),
-    "dpm_solver": Sampler(lambda sampling: (sampling.levels, dpm_solver)),
-    "heun": Sampler(lambda sampling, **churn: _heun(sampling, **churn), ("edm", "flow")),
-    "euler": Sampler(lambda sampling: (sampling.levels, euler), ("edm", "flow")),
+    "ancestral": Sampler(lambda spec: (spec.levels, ancestral)),
+    "ddim": Sampler(lambda spec, eta: _ddim(spec, eta)),
+    "dpm_solver": Sampler(lambda spec: (spec.levels, dpm_solver)),
+    "heun": Sampler(
+        lambda spec, **churn: _heun(spec, **churn), ("edm", "flow"), lambda steps: 2 * steps - 1
+    ),
+    "euler": Sampler(lambda spec: (spec.levels, euler), ("edm", "flow")),
     "euler_maruyama": Sampler(
-        lambda sampling, last_step: (
-            grids.uniform_times_to(sampling.steps, last_step),
+        lambda spec, last_step: (
+            grids.uniform_times_to(spec.steps, last_step),
             euler_maruyama,
         ),
         ("flow",),
@@ -141,6 +149,13 @@ def sampler(config: ConfigDict, model: Model) -> Callable[[PyTree, Array, Condit
     return lambda *arguments: decode(sample(*arguments))
 
 
+def evaluations(config: ConfigDict) -> int:
+    """Evaluations of the network that an image costs, guidance counted twice."""
+    c = config.sample
+    once = choose("sample.sampler", c.sampler, SAMPLERS).evaluations(c.steps)
+    return once * (2 if c.guidance != 1.0 else 1)
+
+
 def _levels_and_sampler(config: ConfigDict, process: Process) -> tuple[np.ndarray, RunSampler]:
     """The grid of levels and the sampler with its options bound."""
     c = config.sample
@@ -157,24 +172,26 @@ def _levels_and_sampler(config: ConfigDict, process: Process) -> tuple[np.ndarra
         levels = grids.uniform_times(c.steps)
     else:
         levels = grids.rounded_timesteps(config.process.num_timesteps, c.steps)
-    return chosen.build(Sampling(process, c.steps, levels), **options(config, "sample", c.sampler))
+    return chosen.build(
+        SamplerSpec(process, c.steps, levels), **options(config, "sample", c.sampler)
+    )
 
 
-def _ddim(sampling: Sampling, eta: float) -> tuple[np.ndarray, RunSampler]:
+def _ddim(spec: SamplerSpec, eta: float) -> tuple[np.ndarray, RunSampler]:
     if not 0 <= eta <= 1:
         raise UserError(f"config.sample.ddim.eta is {eta}; it must lie in [0, 1].")
-    num_levels = sampling.process.num_levels
-    levels = grids.strided_timesteps(num_levels, sampling.steps) if num_levels else sampling.levels
+    num_levels = spec.process.num_levels
+    levels = grids.strided_timesteps(num_levels, spec.steps) if num_levels else spec.levels
     return levels, functools.partial(ddim, eta=eta)
 
 
-def _heun(sampling: Sampling, S_churn: float, **churn: Any) -> tuple[np.ndarray, RunSampler]:
-    if S_churn < 0 or (S_churn > 0 and sampling.process.name != "edm"):
+def _heun(spec: SamplerSpec, S_churn: float, **churn: Any) -> tuple[np.ndarray, RunSampler]:
+    if S_churn < 0 or (S_churn > 0 and spec.process.name != "edm"):
         raise UserError(
-            f"config.sample.heun.S_churn is {S_churn} with the family '{sampling.process.name}'; "
+            f"config.sample.heun.S_churn is {S_churn} with the family '{spec.process.name}'; "
             "it must be 0, or positive with the family 'edm'."
         )
-    return sampling.levels, functools.partial(heun, S_churn=S_churn, **churn)
+    return spec.levels, functools.partial(heun, S_churn=S_churn, **churn)
 
 
 def feature_space(config: ConfigDict) -> FeatureFn:
@@ -183,5 +200,5 @@ def feature_space(config: ConfigDict) -> FeatureFn:
         at_least(config, key, 1)
     c = config.evaluate
     build = choose("evaluate.features", c.features, FEATURES)
-    evaluation = Evaluation(c.batch_size, c.weights or None)
-    return build(evaluation, **options(config, "evaluate", c.features))
+    spec = FeatureSpec(c.batch_size, c.weights or None)
+    return build(spec, **options(config, "evaluate", c.features))

@@ -27,7 +27,7 @@ from cdt.timesteps.two_phase import two_phase
 from cdt.timesteps.uniform import uniform
 
 
-class Levels(NamedTuple):
+class DensitySpec(NamedTuple):
     """What a density or a timestep sampler is built from."""
 
     process: Process
@@ -37,7 +37,7 @@ class Levels(NamedTuple):
 
 
 class Method(NamedTuple):
-    """A timestep sampler, and the loss weight that belongs to it; both take (levels, **options)."""
+    """A timestep sampler, and the loss weight that belongs to it; both take (spec, **options)."""
 
     build: Callable[..., TimestepSampler]
     loss_weight: Callable[..., Weight] | None = None
@@ -59,18 +59,18 @@ PACINGS = {
         c.fixed.steps_per_stage, num_stages, open_all_at
     ),
 }  # fmt: skip
-# Each is called as (levels, **options), with the options of `config.density.<name>`.
+# Each is called as (spec, **options), with the options of `config.density.<name>`.
 DENSITIES: dict[str, Callable[..., Density]] = {
-    "uniform": lambda levels: uniform(),
-    "logit_normal": lambda levels, mean, std: logit_normal(mean, std),
-    "second_moment": lambda levels, num_bins: second_moment(num_bins),
-    "info_noise": lambda levels, num_bins: _info_noise(levels, num_bins),
+    "uniform": lambda spec: uniform(),
+    "logit_normal": lambda spec, mean, std: logit_normal(mean, std),
+    "second_moment": lambda spec, num_bins: second_moment(num_bins),
+    "info_noise": lambda spec, num_bins: _info_noise(spec, num_bins),
 }
 TIMESTEP_SAMPLERS = {
-    "two_phase": Method(lambda levels, **options: _two_phase(levels, **options)),
+    "two_phase": Method(lambda spec, **options: _two_phase(spec, **options)),
     "speed": Method(
-        lambda levels, tau, k, lam: speed(_speed_variances(levels), tau, k),
-        lambda levels, tau, k, lam: speed_weight(_speed_variances(levels), tau, lam),
+        lambda spec, tau, k, lam: speed(_speed_variances(spec), tau, k),
+        lambda spec, tau, k, lam: speed_weight(_speed_variances(spec), tau, lam),
     ),
 }
 
@@ -126,11 +126,11 @@ def timestep_sampler(
             "combine with the curriculum; set config.curriculum.enabled to False, or give "
             f"one of {', '.join(DENSITIES)}."
         )
-    levels = _levels(config, process, prediction, open_all_at)
+    spec = _spec(config, process, prediction, open_all_at)
     own = options(config, "density", name)
     if isinstance(method, Method):
-        return method.build(levels, **own), edges
-    density = method(levels, **own)
+        return method.build(spec, **own), edges
+    density = method(spec, **own)
     if not c.enabled:
         return independent(density), edges
     return curriculum(
@@ -153,17 +153,17 @@ def loss_weight(
             f"config.density.name is '{name}', which weighs the loss, and config.loss.weight is "
             f"'{config.loss.weight}', which would learn to undo that; change one of them."
         )
-    levels = _levels(config, process, prediction, 0)
-    own, weight = method.loss_weight(levels, **options(config, "density", name)), chosen
+    spec = _spec(config, process, prediction, 0)
+    own, weight = method.loss_weight(spec, **options(config, "density", name)), chosen
     return lambda level: own(level) * weight(level)
 
 
-def _levels(
+def _spec(
     config: ConfigDict, process: Process, prediction: Prediction, switch_step: int
-) -> Levels:
+) -> DensitySpec:
     weight = chosen_weight(config, process, prediction)
     known = None if isinstance(weight, Uncertainty) else weight
-    return Levels(process, prediction, known, switch_step)
+    return DensitySpec(process, prediction, known, switch_step)
 
 
 def _pacing(config: ConfigDict, num_stages: int, open_all_at: int) -> Pacing:
@@ -172,31 +172,33 @@ def _pacing(config: ConfigDict, num_stages: int, open_all_at: int) -> Pacing:
     return build(config.curriculum, num_stages, open_all_at)
 
 
-def _info_noise(levels: Levels, num_bins: int) -> Density:
-    if levels.loss_weight is None:
+def _info_noise(spec: DensitySpec, num_bins: int) -> Density:
+    if spec.loss_weight is None:
         raise UserError(
             "config.density.name is 'info_noise', which divides by the loss weight, and "
             "config.loss.weight is 'uncertainty', which learns it; change one of them."
         )
-    process = levels.process
+    process = spec.process
     knots, log_s = log_s_bins(process.log_snr, num_bins)
     level = process.level(jnp.asarray((knots[1:] + knots[:-1]) / 2))
-    x0_weight = x0_error_weight(process, levels.prediction)(level) * levels.loss_weight(level)
+    x0_weight = x0_error_weight(process, spec.prediction)(level) * spec.loss_weight(level)
     return info_noise(knots, log_s, np.asarray(x0_weight, np.float64))
 
 
-def _two_phase(levels: Levels, mean: float, std: float, switch_fraction: float) -> TimestepSampler:
+def _two_phase(
+    spec: DensitySpec, mean: float, std: float, switch_fraction: float
+) -> TimestepSampler:
     first = independent(logit_normal(mean, std))
-    return two_phase(first, independent(uniform()), levels.switch_step)
+    return two_phase(first, independent(uniform()), spec.switch_step)
 
 
-def _speed_variances(levels: Levels) -> np.ndarray:
-    if levels.process.name != "ddpm":
+def _speed_variances(spec: DensitySpec) -> np.ndarray:
+    if spec.process.name != "ddpm":
         raise UserError(
             "config.density.name is 'speed', which needs the family 'ddpm', not "
-            f"'{levels.process.name}'; change config.process.name, or choose another density."
+            f"'{spec.process.name}'; change config.process.name, or choose another density."
         )
-    return noise_variances(levels.process)
+    return noise_variances(spec.process)
 
 
 def _order(text: str) -> Order:

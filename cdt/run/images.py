@@ -60,12 +60,6 @@ def make_generator(run: OpenRun) -> Generator:
     )
 
 
-def evaluations(config: ConfigDict) -> int:
-    """Evaluations of the network that an image costs, guidance counted twice."""
-    nfe = 2 * config.sample.steps - 1 if config.sample.sampler == "heun" else config.sample.steps
-    return nfe * (2 if config.sample.guidance != 1.0 else 1)
-
-
 def describe(config: ConfigDict, step: int, n: int) -> dict[str, object]:
     """What must stand beside every picture and figure made from samples."""
     channels = config.sample.guidance_channels
@@ -73,7 +67,7 @@ def describe(config: ConfigDict, step: int, n: int) -> dict[str, object]:
         "step": step,
         "sampler": config.sample.sampler,
         "sampler_steps": config.sample.steps,
-        "evaluations": evaluations(config),
+        "evaluations": from_config.evaluations(config),
         "guidance": config.sample.guidance,
         **({"guidance_channels": channels} if channels else {}),
         "ema": from_config.ema_name(config),

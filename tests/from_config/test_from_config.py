@@ -13,8 +13,7 @@ from cdt.data.text_encoder import TextEncoder
 from cdt.devices import sharding
 from cdt.diffusion.process import noise_variances
 from cdt.errors import UserError, user_errors
-from cdt.from_config import conditions, models
-from cdt.run.images import evaluations
+from cdt.from_config import conditions, evaluations, models
 from cdt.timesteps.speed import speed_weight
 
 
