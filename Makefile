@@ -58,7 +58,7 @@ test-notebooks: $(VENV)/installed-test
 
 test-all: test test-long test-faults test-notebooks test-peers test-tpu docs test-matrix
 
-# All that .ci/run needs but the other Python's. With -j2 two are installed at a time.
+# All that .ci/run needs. With -j2 two are installed at a time.
 environments: $(VENV)/installed-test .venv-peers/installed .venv-tpu/installed .venv-docs/installed
 
 # A short suite on the other Pythons that are found here, and other series of JAX.

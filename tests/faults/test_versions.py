@@ -33,7 +33,6 @@ def test_a_checkpoint_of_each_version_is_restored(archive, tmp_path):
     assert found == saved and sum(map(len, saved.values())) > 50
 
 
-@pytest.mark.long  # a run; the checkpoint itself is restored above
 def test_a_run_of_version_0_1_0_goes_on(tmp_path):
     """Steps 7 to 12 of a workdir that version 0.1.0 left after step 6, against the numbers that it
     logged for them itself: the curriculum goes on in stage 2 of 3."""

@@ -140,7 +140,6 @@ def test_a_finished_run_is_left_alone(undisturbed, capsys):
     assert_same_arrays(arrays(undisturbed), before)
 
 
-@pytest.mark.long  # two runs of parts
 @pytest.mark.parametrize(
     "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
 )
