@@ -25,7 +25,7 @@ from cdt.errors import EXIT_FINISHED, EXIT_STOPPED, UserError, user_errors
 from cdt.monitoring.progress import Progress
 
 
-def prepare(config: ConfigDict, workdir: epath.PathLike, *, block_size: int = 256) -> int:
+def encode_data_set(config: ConfigDict, workdir: epath.PathLike, *, block_size: int = 256) -> int:
     """Write the latents of both splits; return the exit code.
 
     Args:
@@ -77,4 +77,4 @@ def prepare(config: ConfigDict, workdir: epath.PathLike, *, block_size: int = 25
 if __name__ == "__main__":
     from cdt.main import run_command_line
 
-    sys.exit(run_command_line(sys.argv, prepare))
+    sys.exit(run_command_line(sys.argv, encode_data_set))

@@ -5,7 +5,7 @@ A folder holds one split:
     moments.npy    float16[N, V, h, w, 2C]: mean and standard deviation along the last axis; V = 2
                    where the mirror images were encoded too, otherwise 1
     labels.npy     int32[N], where there are labels
-    manifest.json  what they are, see `Manifest`, and which blocks are finished
+    manifest.json  what they are, see `MomentsManifest`, and which blocks are finished
 
 float16 rounds a mean by a 2^-11 of itself at most. The 256 levels of a pixel move it more: see
 docs/benchmarks.md.
@@ -25,7 +25,7 @@ from cdt.data.sources import Source
 from cdt.errors import UserError
 from cdt.files import atomic
 
-SCHEMA = 1
+MOMENTS_SCHEMA = 1
 MANIFEST = "manifest.json"
 DTYPE = np.dtype("<f2")
 
@@ -33,7 +33,7 @@ DTYPE = np.dtype("<f2")
 _BLOCK = 256
 
 
-class Manifest(NamedTuple):
+class MomentsManifest(NamedTuple):
     """What a folder of moments says about itself; plain numbers and strings, as JSON holds them."""
 
     source: str  # name of the source that was encoded
@@ -47,7 +47,7 @@ class Manifest(NamedTuple):
     scaling: Mapping[str, Any]  # see `cdt.diffusion.latent_scaling.Scaling`
     block_size: int  # images
     checksums: list[int]  # CRC-32 of the moments of each finished block, in order
-    schema: int = SCHEMA
+    schema: int = MOMENTS_SCHEMA
 
     @property
     def num_blocks(self) -> int:
@@ -66,12 +66,12 @@ def plan(
     *,
     mirror: bool,
     block_size: int = _BLOCK,
-) -> Manifest:
-    """The manifest of a folder in which nothing is encoded yet; see `Manifest` for the arguments.
+) -> MomentsManifest:
+    """The manifest of a folder in which nothing is encoded yet; arguments: `MomentsManifest`.
 
     `scaling` must be what JSON gives back: dicts, lists, strings and numbers.
     """
-    return Manifest(
+    return MomentsManifest(
         source=source.name,
         source_fingerprint=source.fingerprint(),
         count=source.size,
@@ -86,7 +86,7 @@ def plan(
     )
 
 
-def resumed(folder: epath.Path, planned: Manifest) -> Manifest:
+def resumed(folder: epath.Path, planned: MomentsManifest) -> MomentsManifest:
     """The folder's own manifest if it holds a part of what is planned, `planned` if it is new.
 
     Raises:
@@ -115,7 +115,7 @@ def resumed(folder: epath.Path, planned: Manifest) -> Manifest:
 
 def write(
     folder: epath.Path,
-    manifest: Manifest,
+    manifest: MomentsManifest,
     source: Source,
     encode: Callable[[np.ndarray], np.ndarray],
 ) -> Iterator[int]:
@@ -226,7 +226,7 @@ def latents(
     )
 
 
-def _arrays(manifest: Manifest) -> dict[str, tuple[np.dtype, tuple[int, ...]]]:
+def _arrays(manifest: MomentsManifest) -> dict[str, tuple[np.dtype, tuple[int, ...]]]:
     height, width, channels = manifest.shape
     views = 2 if manifest.mirrored else 1
     shape = (manifest.count, views, height, width, 2 * channels)
@@ -238,7 +238,7 @@ def _arrays(manifest: Manifest) -> dict[str, tuple[np.dtype, tuple[int, ...]]]:
     return arrays
 
 
-def _image_bytes(manifest: Manifest) -> int:
+def _image_bytes(manifest: MomentsManifest) -> int:
     dtype, shape = _arrays(manifest)["moments.npy"]
     return dtype.itemsize * int(np.prod(shape[1:]))
 
@@ -263,7 +263,7 @@ def _check_local(folder: epath.Path) -> None:
         )
 
 
-def _open(folder: epath.Path, manifest: Manifest) -> dict[str, np.memmap]:
+def _open(folder: epath.Path, manifest: MomentsManifest) -> dict[str, np.memmap]:
     """The arrays of the manifest, mapped into memory for reading."""
     opened = {}
     for name, (dtype, shape) in _arrays(manifest).items():
@@ -279,23 +279,23 @@ def _open(folder: epath.Path, manifest: Manifest) -> dict[str, np.memmap]:
     return opened
 
 
-def _read(folder: epath.Path) -> Manifest:
+def _read(folder: epath.Path) -> MomentsManifest:
     try:
         content = json.loads((folder / MANIFEST).read_text())
-        if content["schema"] != SCHEMA:
-            raise ValueError(f"its schema is {content['schema']} and not {SCHEMA}")
+        if content["schema"] != MOMENTS_SCHEMA:
+            raise ValueError(f"its schema is {content['schema']} and not {MOMENTS_SCHEMA}")
         del content["complete"]
-        return Manifest(**content)
+        return MomentsManifest(**content)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise _damaged(folder / MANIFEST, error) from error
 
 
-def _json(manifest: Manifest) -> str:
+def _json(manifest: MomentsManifest) -> str:
     return json.dumps(manifest._asdict() | {"complete": manifest.complete}, indent=1)
 
 
-def _first_difference(found: Manifest, wanted: Manifest) -> str | None:
-    for name, there, here in zip(Manifest._fields, found, wanted, strict=True):
+def _first_difference(found: MomentsManifest, wanted: MomentsManifest) -> str | None:
+    for name, there, here in zip(MomentsManifest._fields, found, wanted, strict=True):
         if there != here:
             return f"{name} (there {there!r}, now {here!r})"
     return None

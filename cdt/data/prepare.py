@@ -27,10 +27,10 @@ from cdt.data import sources
 from cdt.data.command_line import parsed
 from cdt.data.folder import from_listing, list_pictures
 from cdt.data.idx import idx
-from cdt.data.prepared_format import FORMS, Manifest, check, prepared
+from cdt.data.prepared_format import FORMS, PreparedManifest, check, prepared
 from cdt.data.shards import Form, Stopped
 from cdt.data.sources import BadExample, Source
-from cdt.data.split_writer import Part, prepare
+from cdt.data.split_writer import Part, write_split
 from cdt.errors import EXIT_FINISHED, EXIT_STOPPED, EXIT_USER_ERROR, UserError
 
 _SHARD = 4096  # examples, unless --shards says otherwise
@@ -160,7 +160,7 @@ def _prepare(given: flags.FlagValues) -> None:
     form = Form(given.form, shape, given.upscale, given.on_bad == "skip")
     for split, indices in parts.items():
         folder = epath.Path(given.out) / split
-        manifest = prepare(
+        manifest = write_split(
             source,
             opened.part,
             indices,
@@ -173,7 +173,7 @@ def _prepare(given: flags.FlagValues) -> None:
         _tell(folder, manifest)
 
 
-def _tell(folder: Path, manifest: Manifest) -> None:
+def _tell(folder: Path, manifest: PreparedManifest) -> None:
     classes = "no classes" if manifest.num_classes is None else f"{manifest.num_classes} classes"
     captions = ", captions" if manifest.captions else ""
     print(

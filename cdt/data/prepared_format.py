@@ -29,7 +29,7 @@ FORMS = ("memmap", "array_record")
 WORK = ".prepare"  # inside the folder of a split while it is being prepared
 
 
-class Manifest(NamedTuple):
+class PreparedManifest(NamedTuple):
     """What manifest.json says."""
 
     form: str  # one of FORMS
@@ -58,7 +58,7 @@ def example_digest(image: np.ndarray, label: int | None, captions: Sequence[str]
     return digest.digest()
 
 
-def content_hash(manifest: Manifest, digests: Iterable[bytes]) -> str:
+def content_hash(manifest: PreparedManifest, digests: Iterable[bytes]) -> str:
     """SHA-256 (hex) of a data set: its form's facts, then the digests of its examples in order."""
     facts = [manifest.shape, manifest.num_classes, manifest.classes, manifest.captions]
     digest = hashlib.sha256(json.dumps(facts).encode())
@@ -67,7 +67,7 @@ def content_hash(manifest: Manifest, digests: Iterable[bytes]) -> str:
     return digest.hexdigest()
 
 
-def read_manifest(folder: epath.PathLike) -> Manifest:
+def read_manifest(folder: epath.PathLike) -> PreparedManifest:
     """The manifest of a prepared split.
 
     Raises:
@@ -91,12 +91,12 @@ def read_manifest(folder: epath.PathLike) -> Manifest:
         found = json.loads(path.read_text())
         lists = {k: tuple(found[k]) for k in ("shape", "shards", "skipped")}
         classes = None if found["classes"] is None else tuple(found["classes"])
-        manifest = Manifest(**{**found, **lists, "classes": classes})
+        manifest = PreparedManifest(**{**found, **lists, "classes": classes})
         height, width, channels = manifest.shape
         sound = manifest.form in FORMS and sum(manifest.shards) == manifest.count > 0
     except (OSError, ValueError, KeyError, TypeError):
         sound = False
-    if not sound or manifest.version != Manifest._field_defaults["version"]:
+    if not sound or manifest.version != PreparedManifest._field_defaults["version"]:
         raise UserError(
             f"{path} is damaged or of another version: remove {folder} and prepare it again"
         )
@@ -132,7 +132,7 @@ def prepared(folder: epath.PathLike) -> Source:
     )
 
 
-def check(folder: epath.PathLike) -> Manifest:
+def check(folder: epath.PathLike) -> PreparedManifest:
     """Read every example and compare with the manifest's hash.
 
     Raises:
@@ -155,7 +155,7 @@ def check(folder: epath.PathLike) -> Manifest:
     return manifest
 
 
-def _memmap(folder: epath.Path, manifest: Manifest) -> Callable[[np.ndarray], np.ndarray]:
+def _memmap(folder: epath.Path, manifest: PreparedManifest) -> Callable[[np.ndarray], np.ndarray]:
     if "://" in os.fspath(folder):
         raise UserError(
             f"{folder} is a memmap, which cannot be read in a bucket: copy the folder to a local "
@@ -180,7 +180,9 @@ class _Shard(NamedTuple):
     examples_in_shard: int
 
 
-def _array_record(folder: epath.Path, manifest: Manifest) -> Callable[[np.ndarray], np.ndarray]:
+def _array_record(
+    folder: epath.Path, manifest: PreparedManifest
+) -> Callable[[np.ndarray], np.ndarray]:
     from array_record.python.array_record_data_source import ArrayRecordDataSource
 
     shards = []

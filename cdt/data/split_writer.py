@@ -17,7 +17,7 @@ import numpy as np
 
 from cdt.data import shards as shard_files
 from cdt.data.captions import caption_lines
-from cdt.data.prepared_format import WORK, Manifest, content_hash, read_manifest, shard_name
+from cdt.data.prepared_format import WORK, PreparedManifest, content_hash, read_manifest, shard_name
 from cdt.data.shards import Form, Stopped, Task, images_path, read_shard, shard_path
 from cdt.data.sources import Source
 from cdt.devices.signals import StopRequest
@@ -29,7 +29,7 @@ from cdt.monitoring.progress import Progress
 Part = Callable[[np.ndarray], tuple[Callable[[], Source], np.ndarray]]
 
 
-def prepare(
+def write_split(
     source: Source,
     part: Part | None,
     indices: np.ndarray,
@@ -39,7 +39,7 @@ def prepare(
     shards: int,
     workers: int,
     settings: Mapping[str, Any],
-) -> Manifest:
+) -> PreparedManifest:
     """Write examples of a source as cdt/data/prepared_format.py describes; return the manifest.
 
     A shard that is finished is not written again when the same call is repeated after a stop or a
@@ -213,7 +213,7 @@ def _finish(
     form: Form,
     shards: int,
     settings: Mapping[str, Any],
-) -> Manifest:
+) -> PreparedManifest:
     """Put the shards' images, labels and captions in place, and last the manifest.
 
     Every step may be repeated, so that a kill between any two of them does no harm.
@@ -247,7 +247,7 @@ def _finish(
             for number in range(shards):
                 file.writelines(caption_lines(read_shard(work, number).captions or ()))
         path.replace(folder / "captions.jsonl")
-    manifest = Manifest(
+    manifest = PreparedManifest(
         form=form.name,
         count=sum(counts),
         shape=form.shape,

@@ -40,7 +40,7 @@ def device_memory() -> int | None:
     return stats.get("bytes_limit")
 
 
-def describe(memory: Memory, limit: int | None) -> str:
+def describe_memory(memory: Memory, limit: int | None) -> str:
     """One line for a person, with advice where a device of `limit` bytes looks too small."""
     line = (
         f"memory of a step on each device: {memory.total / _GIB:.2f} GiB (state and batch "

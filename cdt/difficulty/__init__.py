@@ -2,7 +2,7 @@
 
 relative entropy      relative_entropy, RelativeEntropy, level_pairs, LevelPairs,
                       isotropic_gaussians
-convergence           make_programs, train_each_cluster, side_by_side, Programs, Curve,
+convergence           make_programs, train_each_cluster, side_by_side, ClusterPrograms, Curve,
                       steps_to, rank_correlation, Correlation
 one cluster's levels  single_cluster, SingleClusterState
 results in words      study_verdict, contrast, Contrast
@@ -13,9 +13,9 @@ tables                entropy_csv, convergence_csv
 """
 
 from cdt.difficulty.convergence import (
+    ClusterPrograms,
     Correlation,
     Curve,
-    Programs,
     make_programs,
     rank_correlation,
     side_by_side,
@@ -42,7 +42,7 @@ from cdt.difficulty.verdict import (
 )
 
 __all__ = [
-    "Contrast", "Correlation", "Curve", "LevelPairs", "Programs", "RelativeEntropy",
+    "ClusterPrograms", "Contrast", "Correlation", "Curve", "LevelPairs", "RelativeEntropy",
     "SingleClusterState", "contrast", "convergence_csv", "entropy_csv", "fitted_curriculum",
     "fitted_edges", "fitted_order", "isotropic_gaussians", "level_pairs", "make_programs",
     "rank_correlation", "relative_entropy", "side_by_side", "single_cluster", "steps_to",

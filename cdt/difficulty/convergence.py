@@ -25,7 +25,7 @@ from cdt.training.validation import make_validation
 PyTree = Any
 
 
-class Programs(NamedTuple):
+class ClusterPrograms(NamedTuple):
     """Pure functions, the same for every cluster, to be jitted by the caller (`step` with its
     state donated)."""
 
@@ -42,7 +42,7 @@ def make_programs(
     edges: np.ndarray,
     seed: int,
     options: StepOptions,
-) -> Programs:
+) -> ClusterPrograms:
     """Build the training of one cluster, which is traced: nothing is compiled twice.
 
     From one key every cluster starts with the same parameters, and validates on the same images,
@@ -70,17 +70,17 @@ def make_programs(
         ends = jax.lax.dynamic_slice_in_dim(jnp.asarray(edges), state.timesteps.cluster, 2)
         return make_validation(validation_loss, ends, seed, options.to_x0)(state.params, batch)[0]
 
-    return Programs(init, step, validate)
+    return ClusterPrograms(init, step, validate)
 
 
-def side_by_side(programs: Programs) -> Programs:
+def side_by_side(programs: ClusterPrograms) -> ClusterPrograms:
     """The same programs for G clusters at once: cluster int32[G], and a leading axis [G] on state,
     metrics and loss. All see one batch and, with one key, start from the same parameters.
 
     Nothing passes between the models: with the leading axis split over devices each device trains
     its own, without communication.
     """
-    return Programs(
+    return ClusterPrograms(
         jax.vmap(programs.init, in_axes=(None, 0)),
         jax.vmap(programs.step, in_axes=(0, None)),
         jax.vmap(programs.validate, in_axes=(0, None)),
@@ -97,7 +97,7 @@ class Curve(NamedTuple):
 
 
 def train_each_cluster(
-    programs: Programs,
+    programs: ClusterPrograms,
     batch_at: Callable[[int], Batch],
     validation_batch: Batch,
     key: Array,

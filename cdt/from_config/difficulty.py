@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from cdt.difficulty.convergence import Programs, make_programs
+from cdt.difficulty.convergence import ClusterPrograms, make_programs
 from cdt.diffusion.process import Process
 from cdt.from_config.choices import steps
 from cdt.from_config.models import Model, example_loss, training_loss
@@ -16,7 +16,7 @@ from cdt.from_config.timesteps import cluster_edges
 class Difficulty(NamedTuple):
     """What the study runs."""
 
-    programs: Programs  # not jitted
+    programs: ClusterPrograms  # not jitted
     edges: np.ndarray  # f32[N+1]
     process: Process
 

@@ -17,7 +17,7 @@ from cdt.files import atomic
 from cdt.modes.train import train
 from cdt.monitoring.writers import read_history
 from cdt.old_keys import translated
-from cdt.run.images import describe
+from cdt.run.images import describe_samples
 from cdt.workdir.identity import identity
 
 # Overridden in one arm alone, these would make it another comparison than that of training.
@@ -226,7 +226,7 @@ def _last_grid(run: epath.Path) -> bytes | None:
 
 def _conditions(config: ConfigDict, data_name: str, seeds: int, path: epath.Path) -> dict[str, str]:
     """What all arms share, and by what each differs."""
-    about = describe(config, 0, config.evaluate.num)
+    about = describe_samples(config, 0, config.evaluate.num)
     del about["step"]
     conditions = {
         "data": data_name,

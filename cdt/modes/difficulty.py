@@ -214,7 +214,7 @@ def _train_clusters(
 
 def _compiled(
     run: OpenRun, parts: from_config.Difficulty, train: Source, test: Source
-) -> tuple[convergence.Programs, Callable[[int], Batch], Batch]:
+) -> tuple[convergence.ClusterPrograms, Callable[[int], Batch], Batch]:
     """(the programs compiled for the mesh, step -> global batch, the validation batch).
 
     Side by side every device holds models and batch whole; otherwise both are split as in training.
@@ -255,4 +255,4 @@ def _compiled(
             jax.jit(programs.validate, out_shardings=replicated).lower(state, validation_batch),
         ]
     )
-    return convergence.Programs(init, step, validate), batch_at, validation_batch
+    return convergence.ClusterPrograms(init, step, validate), batch_at, validation_batch

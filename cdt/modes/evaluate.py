@@ -20,7 +20,7 @@ from cdt.evals.summary import in_blocks, summarise
 from cdt.files import atomic
 from cdt.monitoring.writers import Writer
 from cdt.run.evaluation import check_reference, reference_of, scalars
-from cdt.run.images import describe, make_generator
+from cdt.run.images import describe_samples, make_generator
 from cdt.run.open_run import open_run
 from cdt.run.weights import load_params
 
@@ -109,7 +109,7 @@ def _sampling(
         generator = make_generator(run)
     step, params = load_params(run)
     n = config.evaluate.num
-    return lambda: generator.images(params, n), describe(config, step, n)
+    return lambda: generator.images(params, n), describe_samples(config, step, n)
 
 
 def table(results: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ from cdt.devices.agreement import errors_of_all
 from cdt.errors import EXIT_FINISHED, user_errors
 from cdt.files import atomic
 from cdt.monitoring import plots
-from cdt.run.images import describe, make_generator
+from cdt.run.images import describe_samples, make_generator
 from cdt.run.open_run import open_run
 from cdt.run.weights import load_params
 
@@ -48,7 +48,7 @@ def sample(config: ConfigDict, workdir: str) -> int:
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, **arrays)
     atomic.write(folder / "samples.npz", buffer.getvalue())
-    about = ", ".join(f"{k} {v}" for k, v in describe(config, step, len(images)).items())
+    about = ", ".join(f"{k} {v}" for k, v in describe_samples(config, step, len(images)).items())
     print(f"{folder / 'samples.npz'}: {about}")
     print(f"{folder / 'grid.png'}: the first {len(images[:100])}")
     return EXIT_FINISHED

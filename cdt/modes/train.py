@@ -23,7 +23,7 @@ from cdt.devices import sharding
 from cdt.devices.agreement import errors_of_all
 from cdt.devices.compilation import compile_together
 from cdt.devices.in_flight import InFlight
-from cdt.devices.memory import describe, device_memory, planned_memory
+from cdt.devices.memory import describe_memory, device_memory, planned_memory
 from cdt.devices.processes import Stop
 from cdt.errors import EXIT_BAD_NUMBERS, EXIT_FINISHED, EXIT_STOPPED, UserError, user_errors
 from cdt.models.conditioning import with_classes
@@ -204,7 +204,7 @@ def compile_programs(setup: Setup) -> Programs:
         lowered.append(fresh.lower(jax.random.key(config.seed)))
     steps, validated, *init = compile_together(lowered)
     if planned := planned_memory(steps):
-        print(describe(planned, device_memory()))
+        print(describe_memory(planned, device_memory()))
     param_norm = jax.jit(optax.tree.norm, out_shardings=replicated)
     return Programs(init[0] if init else None, steps, validated, param_norm)
 

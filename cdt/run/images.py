@@ -60,7 +60,7 @@ def make_generator(run: OpenRun) -> Generator:
     )
 
 
-def describe(config: ConfigDict, step: int, n: int) -> dict[str, object]:
+def describe_samples(config: ConfigDict, step: int, n: int) -> dict[str, object]:
     """What must stand beside every picture and figure made from samples."""
     channels = config.sample.guidance_channels
     return {

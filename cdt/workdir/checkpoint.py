@@ -29,7 +29,7 @@ from cdt.errors import UserError
 from cdt.workdir import quiet_orbax
 from cdt.workdir.leaves import from_nested, placed, to_nested
 from cdt.workdir.manifest import (
-    SCHEMA,
+    CHECKPOINT_SCHEMA,
     Damaged,
     check_items,
     check_manifest,
@@ -326,10 +326,11 @@ class Checkpointer:
         handler, args = ocp.JsonCheckpointHandler(), ocp.args.JsonRestore()
         manifest = self._read(step, lambda folder: handler.restore(folder / "meta", args=args))
         check_manifest(manifest)
-        if manifest["schema"] > SCHEMA:
+        if manifest["schema"] > CHECKPOINT_SCHEMA:
             raise UserError(
                 f"The checkpoint of step {step} in {self._directory} has schema "
-                f"{manifest['schema']} and this program knows {SCHEMA} at most: use a newer cdt."
+                f"{manifest['schema']} and this program knows {CHECKPOINT_SCHEMA} at most: use a "
+                "newer cdt."
             )
         return manifest
 

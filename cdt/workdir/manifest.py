@@ -24,7 +24,7 @@ from cdt.workdir.leaves import leaf_checksums, leaf_types
 
 PyTree = Any
 
-SCHEMA = 1
+CHECKPOINT_SCHEMA = 1
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
@@ -47,7 +47,7 @@ def make_manifest(items: Mapping[str, PyTree], meta: Mapping[str, Any]) -> dict[
       meta: any JSON object.
     """
     manifest = {
-        "schema": SCHEMA,
+        "schema": CHECKPOINT_SCHEMA,
         "versions": library_versions(),
         "types": {item: leaf_types(tree) for item, tree in items.items()},
         "checksums": _checksums(items),

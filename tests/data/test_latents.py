@@ -60,7 +60,7 @@ def latent_config(weights, folder, **overrides):
 def prepared(weights, tmp_path_factory):
     """A finished folder; no test may change it."""
     folder = tmp_path_factory.mktemp("prepared")
-    assert latents.prepare(image_config(weights), folder, block_size=BLOCK) == 0
+    assert latents.encode_data_set(image_config(weights), folder, block_size=BLOCK) == 0
     return folder
 
 
@@ -157,18 +157,20 @@ def test_a_killed_run_goes_on_with_the_block_it_was_in(
             patch.setattr(moments, "_store", dying(moments._store))
         if where == "manifest":
             patch.setattr(moments.atomic, "write", dying(moments.atomic.write))
-        latents.prepare(image_config(weights), tmp_path, block_size=BLOCK)
+        latents.encode_data_set(image_config(weights), tmp_path, block_size=BLOCK)
     with pytest.raises(UserError, match="not complete .1 of 3 blocks"):
         from_config.data(latent_config(weights, tmp_path))
     encoded.clear()
     alive = True
-    assert latents.prepare(image_config(weights), tmp_path) == 0  # keeps the folder's own blocks
+    assert (
+        latents.encode_data_set(image_config(weights), tmp_path) == 0
+    )  # keeps the folder's own blocks
     assert encoded == [192, 192, 128, 128, 128]  # mirror images of the training split only
     for split in ("train", "test"):
         assert contents(tmp_path / split).keys() == contents(prepared / split).keys()
     assert contents(tmp_path / "train") == contents(prepared / "train")
     encoded.clear()
-    assert latents.prepare(image_config(weights), tmp_path) == 0 and not encoded
+    assert latents.encode_data_set(image_config(weights), tmp_path) == 0 and not encoded
 
 
 def copied(prepared, folder, change=lambda manifest: manifest):
@@ -196,13 +198,13 @@ def test_latents_of_another_autoencoder_or_scale_are_refused(weights, prepared, 
         config = latent_config(weights, prepared, **overrides)
         one_sentence("another scaling", from_config.data, config)
     # Going on with them would be as wrong.
-    one_sentence("another autoencoder", latents.prepare, image_config(other), prepared)
+    one_sentence("another autoencoder", latents.encode_data_set, image_config(other), prepared)
     config = image_config(weights, **{"latents.scaling": "edm2"})
-    one_sentence("another scaling", latents.prepare, config, prepared)
+    one_sentence("another scaling", latents.encode_data_set, config, prepared)
     config = image_config(weights, **{"model.num_classes": 4})
-    one_sentence("another source_fingerprint", latents.prepare, config, prepared)
+    one_sentence("another source_fingerprint", latents.encode_data_set, config, prepared)
     config = image_config(weights, **{"data.flip": False})
-    one_sentence("another mirrored", latents.prepare, config, prepared)
+    one_sentence("another mirrored", latents.encode_data_set, config, prepared)
 
 
 def npy_header(shape):
@@ -243,16 +245,22 @@ def test_damaged_or_missing_latents_are_refused(weights, prepared, tmp_path):
 def test_folders_and_images_that_do_not_fit(weights, prepared, tmp_path):
     (tmp_path / "train").mkdir()
     (tmp_path / "train" / "notes.txt").write_text("mine")
-    one_sentence("holds files but no manifest", latents.prepare, image_config(weights), tmp_path)
+    one_sentence(
+        "holds files but no manifest", latents.encode_data_set, image_config(weights), tmp_path
+    )
     config = image_config(weights, **{"data.image_size": 7})
-    one_sentence("7x7x3; the autoencoder takes sides divisible by 2", latents.prepare, config, "x")
+    one_sentence(
+        "7x7x3; the autoencoder takes sides divisible by 2", latents.encode_data_set, config, "x"
+    )
     config = image_config(weights, **{"data.channels": 2})
-    one_sentence("8x8x2; .* 3 channels, or grey", latents.prepare, config, "x")
+    one_sentence("8x8x2; .* 3 channels, or grey", latents.encode_data_set, config, "x")
     config = image_config(weights, **{"latents.batch_size": 0})
-    one_sentence("latents.batch_size is 0", latents.prepare, config, tmp_path / "new")
+    one_sentence("latents.batch_size is 0", latents.encode_data_set, config, tmp_path / "new")
     config = image_config("", **{"latents.weights": ""})
-    one_sentence("latents.weights is empty", latents.prepare, config, tmp_path / "new")
-    one_sentence("of the images themselves", latents.prepare, latent_config(weights, "x"), "y")
+    one_sentence("latents.weights is empty", latents.encode_data_set, config, tmp_path / "new")
+    one_sentence(
+        "of the images themselves", latents.encode_data_set, latent_config(weights, "x"), "y"
+    )
     assert not (tmp_path / "new").exists()
 
 
@@ -260,17 +268,19 @@ def test_weights_that_do_not_fit(weights, tmp_path):
     whole = weights.read_bytes()
     path = tmp_path / "diffusion_pytorch_model.safetensors"
     config = image_config(path)
-    one_sentence("there is no such file", latents.prepare, config, tmp_path / "out")
+    one_sentence("there is no such file", latents.encode_data_set, config, tmp_path / "out")
     path.write_bytes(whole)
     words = r"decoder.conv_in.bias is \[16\] and not "
-    one_sentence(words + r"\[512\]", latents.prepare, config, tmp_path / "out")
+    one_sentence(words + r"\[512\]", latents.encode_data_set, config, tmp_path / "out")
     (tmp_path / "config.json").write_text(json.dumps(TINY | {"block_out_channels": [8, 12]}))
-    one_sentence(words + r"\[12\]", latents.prepare, config, tmp_path / "out")
+    one_sentence(words + r"\[12\]", latents.encode_data_set, config, tmp_path / "out")
     (tmp_path / "config.json").write_text(json.dumps(TINY))
     path.write_bytes(whole[:-1])
-    one_sentence("is damaged", latents.prepare, config, tmp_path / "out")
+    one_sentence("is damaged", latents.encode_data_set, config, tmp_path / "out")
     (tmp_path / "config.json").write_text("{")
-    one_sentence("does not describe an autoencoder", latents.prepare, config, tmp_path / "out")
+    one_sentence(
+        "does not describe an autoencoder", latents.encode_data_set, config, tmp_path / "out"
+    )
     assert not (tmp_path / "out").exists()
 
 
@@ -279,7 +289,7 @@ def test_latents_that_overflow_are_refused(weights, tmp_path, monkeypatch):
     monkeypatch.setattr(
         from_config, "encoder", lambda config: lambda images: huge.repeat(len(images), 0)
     )
-    one_sentence("not finite", latents.prepare, image_config(weights), tmp_path)
+    one_sentence("not finite", latents.encode_data_set, image_config(weights), tmp_path)
 
 
 def test_flips_need_stored_mirror_images(weights, tmp_path, monkeypatch):
@@ -288,7 +298,7 @@ def test_flips_need_stored_mirror_images(weights, tmp_path, monkeypatch):
         from_config, "encoder", lambda config: lambda images: zeros.repeat(len(images), 0)
     )
     config = image_config(weights, **{"data.flip": False})
-    assert latents.prepare(config, tmp_path) == 0
+    assert latents.encode_data_set(config, tmp_path) == 0
     one_sentence("no mirror images", from_config.data, latent_config(weights, tmp_path))
     source, _ = from_config.data(latent_config(weights, tmp_path, **{"data.flip": False}))
     assert source.mirror_images is None
@@ -296,7 +306,7 @@ def test_flips_need_stored_mirror_images(weights, tmp_path, monkeypatch):
 
 def test_whitening_encodes_pixels_from_0_to_1(weights, tmp_path):
     overrides = {"latents.scaling": "edm2", "data.flip": False}
-    assert latents.prepare(image_config(weights, **overrides), tmp_path) == 0
+    assert latents.encode_data_set(image_config(weights, **overrides), tmp_path) == 0
     source, _ = from_config.data(latent_config(weights, tmp_path, **overrides))
     images, _ = from_config.data(image_config(weights))
     exact = direct(weights, images.images(np.arange(3)), edm2_whitening())
@@ -354,7 +364,7 @@ def test_samples_of_latents_with_text_have_their_captions(weights, tmp_path, mon
     ) == 0  # fmt: skip
     of_images = {"data.name": "prepared", "data.path": os.fspath(images), "data.flip": False,
                  "model.num_classes": 0}  # fmt: skip
-    assert latents.prepare(image_config(weights, **of_images), made) == 0
+    assert latents.encode_data_set(image_config(weights, **of_images), made) == 0
 
     def letters(captions):
         states = np.array([[[ord(c)] for c in caption[:4].ljust(4)] for caption in captions])
@@ -405,10 +415,10 @@ def test_a_run_decodes_what_it_sampled(weights, prepared):
 
 def test_the_command(weights, tmp_path):
     arguments = [f"--config={ROOT}/configs/digits.py:smoke", f"--workdir={tmp_path / 'out'}"]
-    refused = cdt(*arguments, command=latents.prepare)
+    refused = cdt(*arguments, command=latents.encode_data_set)
     assert refused.returncode == 2 and refused.stderr.count("\n") == 1
     assert refused.stderr.startswith("cdt: config.latents.weights is empty")
-    good = cdt(*arguments, f"--config.latents.weights={weights}", command=latents.prepare)
+    good = cdt(*arguments, f"--config.latents.weights={weights}", command=latents.encode_data_set)
     assert good.returncode == 0, good.stderr
     assert "image 1500/1500" in good.stderr and "297 images encoded" in good.stdout
     assert np.load(tmp_path / "out" / "test" / "moments.npy").shape == (297, 1, 4, 4, 8)

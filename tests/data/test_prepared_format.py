@@ -127,7 +127,7 @@ def test_damaged_records_are_named(sets, tmp_path):
 def test_memmap_in_a_bucket(monkeypatch):
     from cdt.data import prepared_format as module
 
-    manifest = module.Manifest("memmap", 1, (1, 1, 1), None, None, False, (1,), "", (), {})
+    manifest = module.PreparedManifest("memmap", 1, (1, 1, 1), None, None, False, (1,), "", (), {})
     monkeypatch.setattr(module, "read_manifest", lambda folder: manifest)
     with pytest.raises(UserError, match="cannot be read in a bucket: copy"):
         prepared("gs://bucket/train")

@@ -213,7 +213,7 @@ def test_tfds_reads_without_tensorflow(tfds_dir):
 
 def test_tfds_is_prepared_by_workers(tfds_dir, tmp_path):
     source = sources.tfds("tiny", "train", tfds_dir)
-    manifest = split_writer.prepare(
+    manifest = split_writer.write_split(
         source,
         lambda indices: (partial(sources.tfds, "tiny", "train", tfds_dir), indices),
         np.arange(12),

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from cdt.devices.memory import Memory, describe, memory_errors, planned_memory
+from cdt.devices.memory import Memory, describe_memory, memory_errors, planned_memory
 from cdt.errors import UserError
 
 GIB = 2**30
@@ -51,7 +51,7 @@ def test_what_is_kept_for_the_backward_pass_is_temporary():
     ],
 )
 def test_what_a_person_reads(memory, limit, expected):
-    assert re.search(expected, describe(memory, limit))
+    assert re.search(expected, describe_memory(memory, limit))
 
 
 def test_a_device_that_is_too_small():

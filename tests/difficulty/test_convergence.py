@@ -10,8 +10,8 @@ from scipy.stats import spearmanr
 
 from cdt.curriculum.clusters import edge_table
 from cdt.difficulty.convergence import (
+    ClusterPrograms,
     Correlation,
-    Programs,
     make_programs,
     rank_correlation,
     side_by_side,
@@ -45,7 +45,7 @@ def programs():
         0,
         StepOptions(),
     )
-    return Programs(
+    return ClusterPrograms(
         jax.jit(made.init), jax.jit(made.step, donate_argnums=0), jax.jit(made.validate)
     )
 
@@ -102,7 +102,7 @@ def test_a_stopped_study_yields_whole_clusters_only():
 
 def test_side_by_side_gives_what_one_after_the_other_gives():
     made = side_by_side(programs())
-    both = Programs(*map(jax.jit, made))
+    both = ClusterPrograms(*map(jax.jit, made))
     settings = dict(clusters=range(3), validation_steps=[0, 1, 5, 20])
     # Groups of two of three clusters: the second is filled up, and what fills it is not yielded.
     found = list(

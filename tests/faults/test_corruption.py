@@ -20,7 +20,7 @@ from cdt.errors import UserError
 from cdt.modes import train as loop
 from cdt.training.state import to_items
 from cdt.workdir.checkpoint import Checkpointer
-from cdt.workdir.manifest import SCHEMA
+from cdt.workdir.manifest import CHECKPOINT_SCHEMA
 from faults.make_version_fixture import parts_of
 from smoke_runs import arrays, assert_same_arrays, smoke
 
@@ -198,7 +198,10 @@ def test_each_field_of_the_manifest(matrix):
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (lambda m: m.update(schema=SCHEMA + 1), f"has schema {SCHEMA + 1} and this program knows"),
+        (
+            lambda m: m.update(schema=CHECKPOINT_SCHEMA + 1),
+            f"has schema {CHECKPOINT_SCHEMA + 1} and this program knows",
+        ),
         (lambda m: m["types"]["counters"].update(step="int8[]"), "counters/step is int8"),
     ],
 )

@@ -170,7 +170,7 @@ def test_another_model_is_told_from_damage(copy_of_two_steps, change, words):
 
 
 def test_a_newer_schema_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(manifest, "SCHEMA", 2)
+    monkeypatch.setattr(manifest, "CHECKPOINT_SCHEMA", 2)
     save(tmp_path, 1)
     monkeypatch.undo()
     with pytest.raises(UserError, match="has schema 2 and this program knows 1 at most"):

@@ -20,7 +20,7 @@ def test_it_holds_versions_types_and_a_checksum_per_leaf():
     made = manifest.make_manifest(ITEMS, META)
     manifest.check_manifest(made)
     manifest.check_items(made, ITEMS)
-    assert made["schema"] == manifest.SCHEMA
+    assert made["schema"] == manifest.CHECKPOINT_SCHEMA
     assert made["versions"]["jax"] == jax.__version__
     assert made["types"] == {"params": {"a": "float32[2]", "b": "int32[]"}, "opt": {}}
     expected = {path: int(x) for path, x in leaf_checksums(ITEMS["params"]).items()}
