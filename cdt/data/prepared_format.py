@@ -172,7 +172,7 @@ def _memmap(folder: epath.Path, manifest: PreparedManifest) -> Callable[[np.ndar
 
 
 class _Shard(NamedTuple):
-    """How ArrayRecordDataSource is told of a file without opening it."""
+    """A file of records in the form that ArrayRecordDataSource takes without opening it."""
 
     filename: str
     skip: int

@@ -49,9 +49,11 @@ class TextStates(NamedTuple):
     def condition(
         self, indices: np.ndarray, draws: np.ndarray | None = None
     ) -> dict[str, np.ndarray]:
-        """What a network is told of the examples `indices` int64[n]: "text" float16[n, L, W] and
-        "text_length" int32[n], of the first caption of each, or of the one that its random number
-        in `draws` uint64[n] chooses."""
+        """Return the text conditioning of the examples `indices` int64[n].
+
+        It is that of the first caption of each, or of the one that its random number in `draws`
+        uint64[n] chooses: "text" float16[n, L, W] and "text_length" int32[n].
+        """
         rows = self.first[indices]
         if draws is not None:
             counts = self.first[indices + 1] - rows

@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # matplotlib is imported where it is used
     from matplotlib.figure import Figure
 
 _MEASURED = "#5b2a86"
-# Of the fractions: dark to pale, as the clusters are in `cdt.monitoring.plots`.
+# One colour for each fraction of the drop.
 _COLOURS = ("#1b1040", "#b5367a", "#f0925a", "#2a8c8c", "#7a7a2a")
 
 

@@ -19,7 +19,7 @@ class Denoised(NamedTuple):
     # turns into a variance: 0 is the posterior's, 1 is beta
 
 
-# What a network is told of each example: arrays [B, ...] by name, such as label int32[B].
+# The conditioning of each example: arrays [B, ...] by name, such as label int32[B].
 Condition = dict[str, jax.Array]
 # (x [B, ..., C], native level [B], condition) -> raw output [B, ..., C or 2C]
 ConditionalNetwork = Callable[[jax.Array, jax.Array, Condition], jax.Array]

@@ -40,7 +40,7 @@ class RunningStatistics:
         self._n = total
 
     def result(self) -> Statistics:
-        """Of everything added so far.
+        """Return the statistics of everything added so far.
 
         Raises:
           ValueError: if there are fewer than two feature vectors in all.

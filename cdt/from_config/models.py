@@ -155,9 +155,9 @@ def model(config: ConfigDict, mesh: Mesh | None = None) -> Model:
         params: PyTree, x: Array, time: Array, condition: Condition, key: Array | None
     ) -> Array:
         rngs = None if key is None else {"dropout": key}
-        # Where images are as they were, as in validation and samples, nothing is told of them.
-        told = [*null, "augment"] if "augment" in condition else null
-        used: dict[str, Any] = {name: condition[name] for name in told}
+        # Validation and sampling do not augment, so their condition has no such entry.
+        names = [*null, "augment"] if "augment" in condition else null
+        used: dict[str, Any] = {name: condition[name] for name in names}
         return cast(Array, network.apply({"params": params}, x, time, **used, rngs=rngs))
 
     def log_variance(params: PyTree, level: Array) -> Array:
@@ -187,7 +187,7 @@ def network_at(model: Model, params: PyTree) -> ConditionalNetwork:
 
 
 def dit(config: ConfigDict) -> DiT:
-    """The DiT of a class-conditional run, for who needs its sizes.
+    """Return the DiT of a class-conditional run, for code that needs its sizes.
 
     Raises:
       UserError: the run's network is another.
@@ -197,7 +197,7 @@ def dit(config: ConfigDict) -> DiT:
             f"has config.model.name '{config.model.name}' and {config.model.num_classes} classes"
         )  # fmt: skip
         raise UserError(
-            f"The run {kind}; other programs know a DiT that is told a class and nothing else: "
+            f"The run {kind}; other programs know a DiT conditioned on a class alone: "
             "give the config of such a run (export_safetensors takes any)."
         )
     if config.model.routing:
@@ -208,7 +208,7 @@ def dit(config: ConfigDict) -> DiT:
 
 
 def attention_heads(config: ConfigDict) -> int | None:
-    """Of a DiT, whose parameters do not show it; None of another network."""
+    """Return the number of heads of a DiT, which its parameters do not show, or None."""
     return _shipped_dit(config).num_heads if config.model.name == "dit" else None
 
 

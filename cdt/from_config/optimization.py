@@ -128,7 +128,7 @@ def ema_decays(config: ConfigDict) -> dict[str, optim.Schedule]:
 
 
 def power_name(std: float) -> str:
-    """Of the average with that relative width."""
+    """Return the name of the power-function average of a relative width."""
     return f"power{std:g}"
 
 

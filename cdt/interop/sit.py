@@ -16,8 +16,8 @@ PyTree = Any
 
 
 def mean_channels(array: np.ndarray, channels: int) -> np.ndarray:
-    """Of a last layer's [p p 2C, ...] the part [p p C, ...] that is not of the variance; C is
-    `channels`."""
+    """Return the mean's part [p p C, ...] of a last layer [p p 2C, ...] that also emits a variance;
+    C is `channels`."""
     both = array.reshape(-1, 2 * channels, *array.shape[1:])
     return both[:, :channels].reshape(-1, *array.shape[1:])
 

@@ -51,7 +51,7 @@ PyTree = Any
 def fetch(tree: PyTree) -> PyTree:
     """The one door through which the loop brings arrays from the devices to the host.
 
-    Of several processes each can fetch what its devices hold, so what is replicated.
+    A process can fetch only what its own devices hold, so the tree must be replicated.
     """
     return jax.device_get(tree)
 

@@ -11,8 +11,8 @@ KINDS = ("step", "data", "evaluation", "checkpoint", "logging", "compile", "idle
 class Goodput:
     """Seconds of a run by what it did with them.
 
-    Devices work while the host goes on, so who wants to know what something costs waits for the
-    steps that are in flight first, under "step".
+    Devices work while the host goes on. To time something else, wait for the steps in flight first,
+    under "step".
 
     Args:
       clock: seconds, monotonic.

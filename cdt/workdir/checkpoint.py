@@ -381,7 +381,7 @@ class Checkpointer:
 
 
 def _identity(directory: epath.Path) -> tuple[int, int]:
-    """Of a local directory; those of a bucket, which is never lost in part, are alike."""
+    """Return device and inode of a directory; (0, 0) in a bucket, which is never lost in part."""
     if "://" in os.fspath(directory):
         return 0, 0
     found = os.stat(directory)
