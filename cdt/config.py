@@ -66,6 +66,7 @@ def default_config() -> ConfigDict:
     config.data.flip = False  # random horizontal flips
     # of the examples that may be damaged: the next good one takes the place of each
     config.data.max_bad_fraction = 0.02
+    config.data.class_names = ()  # by label, for sample grids; empty: the data set's, if it has any
     config.data.text_encoder = ""  # whose states of the captions the model reads; empty: no text
 
     config.latents = ConfigDict()  # what data.name "latents" was made with, by cdt.data.latents
@@ -323,6 +324,7 @@ def unknown_key(key: str) -> UserError:
 _ELEMENTS = {
     "compare.arms": str,
     "curriculum.edges": float,
+    "data.class_names": str,
     "ema.decays": float,
     "ema.half_lives_kimg": float,
     "ema.power_stds": float,

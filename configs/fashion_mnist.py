@@ -19,6 +19,10 @@ def get_config(variant: str = ""):
     config.data.path = "/usr/share/datasets/fashion-mnist"
     config.data.image_size = 28
     config.data.channels = 1
+    config.data.class_names = (
+        "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag",
+        "Ankle boot",
+    )  # fmt: skip
     config.data.flip = False  # shoes point one way
 
     config.model.patch_size = 4

@@ -81,6 +81,8 @@ def source(config: ConfigDict, split: str) -> sources.Source:
         lambda: (autoencoder_sha256(config), scaling_record(config)),
     )  # fmt: skip
     opened = build(asked, **options(config, "data", c.name))
+    if c.class_names:
+        opened = opened._replace(classes=tuple(c.class_names))
     text = text_states(config, split)
     if text is None:
         return opened
@@ -100,6 +102,12 @@ def source(config: ConfigDict, split: str) -> sources.Source:
 
 def data(config: ConfigDict) -> tuple[sources.Source, sources.Source]:
     """The training and the held-out source, checked against the config."""
+    names, num_classes = config.data.class_names, config.model.num_classes
+    if num_classes and len(names) > num_classes:
+        raise UserError(
+            f"config.data.class_names has {len(names)} names, but config.model.num_classes is "
+            f"{num_classes}; give at most one name per class."
+        )
     at_least(config, "seed", 0)  # which NumPy's generators, that order the batches, ask for
     train = source(config, config.data.train_split)
     test = source(config, config.data.test_split)

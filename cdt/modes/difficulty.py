@@ -49,6 +49,8 @@ def difficulty(config: ConfigDict, workdir: str) -> int:
     run = open_run(config, workdir)
     with user_errors():
         train, test = from_config.data(config)
+        if config.model.num_classes:
+            config.data.class_names = train.classes or ()
         # Side by side each device has a model with the whole of its batch.
         model = from_config.model(config) if c.side_by_side else run.model
         parts = from_config.difficulty(config, model, run.mesh.size, train.size)

@@ -5,7 +5,6 @@ import io
 import numpy as np
 from ml_collections import ConfigDict
 
-from cdt import from_config
 from cdt.devices.agreement import errors_of_all
 from cdt.errors import EXIT_FINISHED, user_errors
 from cdt.files import atomic
@@ -27,7 +26,6 @@ def sample(config: ConfigDict, workdir: str) -> int:
     with errors_of_all(), user_errors():
         n = config.sample.num
         generator = make_generator(run)
-        captions_of = from_config.sample_captions(config)
     step, params = load_params(run)
     images = generator.images(params, n)
     if images is None:
@@ -35,16 +33,13 @@ def sample(config: ConfigDict, workdir: str) -> int:
 
     folder = run.path / "samples" / f"step_{step}"
     folder.mkdir(parents=True, exist_ok=True)
-    columns = min(10, len(config.sample.prompts) or run.model.num_classes or n)
-    arrays, grid = {"arr_0": images}, plots.image_grid(images[:100], columns)
+    arrays = {"arr_0": images}
     labels = generator.condition(np.arange(n)).get("label")
     if labels is not None:
         arrays["arr_1"] = labels
-    if captions_of is not None:
-        captions = captions_of(np.arange(n))
-        arrays["captions"] = np.array(captions)
-        grid = plots.captioned_grid(images[:100], captions[:100], columns)
-    plots.save_png(folder / "grid.png", grid)
+    if generator.captions is not None:
+        arrays["captions"] = np.array(generator.captions(np.arange(n)))
+    plots.save_png(folder / "grid.png", generator.grid(images[:100]))
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, **arrays)
     atomic.write(folder / "samples.npz", buffer.getvalue())

@@ -377,7 +377,7 @@ def log_samples(setup: Setup, log: RunLog, done: int, state: TrainState) -> None
     params = weights_of(setup, state, setup.shown_ema, done)
     images = setup.generator.images(params, min(setup.run.config.sample.num, 100))
     if images is not None:
-        log.samples(done, images, columns=min(setup.run.model.num_classes, 10) or None)
+        log.samples(done, setup.generator.grid(images))
 
 
 def log_evaluation(setup: Setup, log: RunLog, done: int, state: TrainState) -> None:

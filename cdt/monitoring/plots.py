@@ -2,8 +2,8 @@
 
 import io
 import math
-import textwrap
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from etils import epath
@@ -14,11 +14,11 @@ from cdt.files import atomic
 def image_grid(
     images: np.ndarray, columns: int | None = None, scale: int | None = None
 ) -> np.ndarray:
-    """Lay images out row by row, on white, with small gaps.
+    """Lay images out row by row on white, with small gaps.
 
     Args:
       images: uint8[n, H, W, C], n >= 1.
-      columns: images a row; None makes the grid about square.
+      columns: images per row; None makes the grid about square.
       scale: each pixel becomes scale x scale pixels; None enlarges images of less than 64 pixels
         to about that size, so that 8x8 digits can be seen.
 
@@ -27,10 +27,10 @@ def image_grid(
     """
     n, height, width, channels = images.shape
     columns = columns or math.ceil(math.sqrt(n))
-    scale = scale or max(1, round(64 / max(height, width)))
+    scale = scale or _scale(images, _SIDE)
     rows = math.ceil(n / columns)
     height, width = height * scale, width * scale
-    gap = max(2, width // 16)
+    gap = _gap(width)
     grid = np.full(
         (rows * (height + gap) + gap, columns * (width + gap) + gap, channels), 255, np.uint8
     )
@@ -42,31 +42,107 @@ def image_grid(
     return grid
 
 
-def captioned_grid(images: np.ndarray, captions: Sequence[str], columns: int) -> np.ndarray:
-    """Lay images out row by row, on white, with what each is to show below it.
+def headed_grid(images: np.ndarray, heads: Sequence[str]) -> np.ndarray:
+    """Lay images out as `image_grid` does, with a text above each column.
+
+    Args:
+      images: uint8[n, H, W, C], C = 1 or 3, n >= 1.
+      heads: one text per column, which sets the number of columns; a text that does not fit into
+        two lines ends in "...".
+
+    Returns:
+      uint8[height, width, C]: a strip of texts, and below it the grid of `image_grid`.
+    """
+    columns = len(heads)
+    grid = image_grid(images, columns)
+    width = images.shape[2] * _scale(images, _SIDE)
+    gap = _gap(width)
+    texts = [_wrapped(head, width + gap - 2) for head in heads]
+    lines = max(map(len, texts))
+    strip = np.full((lines * _LINE_HEIGHT + gap, grid.shape[1], grid.shape[2]), 255, np.uint8)
+    for i, text in enumerate(texts):
+        left = gap // 2 + i * (width + gap)
+        # Heads of one line stand next to the images too.
+        top = gap + (lines - len(text)) * _LINE_HEIGHT
+        _write(strip[top:, left : left + width + gap], text, centred=True)
+    return np.concatenate([strip, grid])
+
+
+def captioned_grid(
+    images: np.ndarray, captions: Sequence[str], columns: int | None = None
+) -> np.ndarray:
+    """Lay images out row by row on white, each with its caption below it.
 
     Args:
       images: uint8[n, H, W, C], C = 1 or 3, n >= 1; small ones are enlarged to about 128 pixels.
-      captions: n; what does not fit into two lines ends in "...".
-      columns: images a row.
+      captions: n texts; a text that does not fit into two lines ends in "...".
+      columns: images per row; None makes the grid about square.
 
     Returns:
       uint8[height, width, 3].
     """
-    from PIL import Image, ImageDraw, ImageFont
-
     n, height, width, _ = images.shape
-    scale = max(1, round(128 / max(height, width)))
-    height, width, font_size = height * scale, width * scale, 12
-    font = ImageFont.load_default(font_size)
-    cells = np.full((n, height + 2 * (font_size + 3) + 4, width, 3), 255, np.uint8)
+    scale = _scale(images, 2 * _SIDE)
+    height, width = height * scale, width * scale
+    cells = np.full((n, height + _MAX_LINES * _LINE_HEIGHT + 4, width, 3), 255, np.uint8)
     cells[:, :height] = images.repeat(scale, axis=1).repeat(scale, axis=2)
     for cell, caption in zip(cells, captions, strict=True):
-        below = Image.fromarray(cell[height:])
-        lines = textwrap.wrap(caption, width // 7, max_lines=2, placeholder="...")
-        ImageDraw.Draw(below).text((0, 2), "\n".join(lines), fill="black", font=font)
-        cell[height:] = np.asarray(below)
+        _write(cell[height + 2 :], _wrapped(caption, width))
     return image_grid(cells, columns, scale=1)
+
+
+_SIDE = 64  # pixels that small images are enlarged to
+_FONT_SIZE, _LINE_HEIGHT, _MAX_LINES = 12, 15, 2
+
+
+def _scale(images: np.ndarray, side: int) -> int:
+    """Return the whole factor >= 1 that brings images [n, H, W, C] closest to `side` pixels."""
+    return max(1, round(side / max(images.shape[1:3])))
+
+
+def _gap(width: int) -> int:
+    """Return the pixels between images of `width` pixels."""
+    return max(2, width // 16)
+
+
+def _font() -> Any:
+    from PIL import ImageFont
+
+    return ImageFont.load_default(_FONT_SIZE)
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    """Break a text into at most two lines of `width` pixels; "..." stands for what is cut off."""
+    font = _font()
+    lines: list[str] = []
+    for word in text.split():
+        if lines and font.getlength(f"{lines[-1]} {word}") <= width:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(word)
+    if len(lines) > _MAX_LINES:
+        lines = [*lines[: _MAX_LINES - 1], " ".join(lines[_MAX_LINES - 1 :])]
+
+    def cut(line: str) -> str:
+        if font.getlength(line) <= width:
+            return line
+        while line and font.getlength(f"{line}...") > width:
+            line = line[:-1]
+        return f"{line.rstrip()}..."
+
+    return [cut(line) for line in lines]
+
+
+def _write(area: np.ndarray, lines: Sequence[str], centred: bool = False) -> None:
+    """Write lines in black from the top of uint8[H, W, C], C = 1 or 3, in place."""
+    from PIL import Image, ImageDraw
+
+    font, (height, width, channels) = _font(), area.shape
+    image = Image.new("L", (width, height), 255)
+    for i, line in enumerate(lines):
+        left = (width - font.getlength(line)) / 2 if centred else 0
+        ImageDraw.Draw(image).text((left, i * _LINE_HEIGHT), line, fill=0, font=font)
+    area[:] = np.asarray(image)[..., None].repeat(channels, axis=2)
 
 
 def save_png(path: epath.PathLike, image: np.ndarray) -> None:

@@ -108,12 +108,11 @@ class RunLog:
         """Log numbers, see `Writer.scalars`."""
         self._writer.scalars(step, values)
 
-    def samples(self, step: int, images: np.ndarray, columns: int | None) -> None:
-        """Write uint8[n, H, W, C] as a grid, to `samples/step_<step>.png` and for TensorBoard.
+    def samples(self, step: int, grid: np.ndarray) -> None:
+        """Write a grid uint8[H, W, C] to `samples/step_<step>.png` and for TensorBoard.
 
-        A grid that cannot be written is said in a warning.
+        Warn if it cannot be written.
         """
-        grid = plots.image_grid(images, columns)
         target = self._workdir / "samples" / f"step_{step:08d}.png"
         try:
             target.parent.mkdir(exist_ok=True)  # not the workdir: its mount may be lost

@@ -11,7 +11,9 @@ from ml_collections import ConfigDict
 from cdt import from_config
 from cdt.devices import sharding
 from cdt.diffusion.denoiser import Condition
+from cdt.monitoring import plots
 from cdt.run.open_run import OpenRun
+from cdt.workdir.record import recorded_class_names
 
 PyTree = Any
 
@@ -20,7 +22,10 @@ class Generator(NamedTuple):
     """Makes images 0, 1, ... of a config; image i is the same in every batch and on any devices."""
 
     sample: Callable[[PyTree, jax.Array, Condition], jax.Array]  # from `from_config.sampler`
-    condition: Callable[[np.ndarray], dict[str, np.ndarray]]  # indices -> what they are to show
+    condition: Callable[[np.ndarray], dict[str, np.ndarray]]  # from `from_config.sample_condition`
+    captions: Callable[[np.ndarray], list[str]] | None  # from `from_config.sample_captions`
+    class_names: tuple[str, ...]  # by label; a label without a name is shown as a number
+    period: int  # conditioning repeats after so many images; 0: it does not, or there is none
     mesh: jax.sharding.Mesh
     batch_size: int  # images at a time, rounded up to a multiple of the devices
 
@@ -35,33 +40,70 @@ class Generator(NamedTuple):
         for start in range(0, n, size):
             # The last batch is filled up with images that are dropped: one shape, one compilation.
             indices = np.arange(start, start + size, dtype=np.int32)
-            told = sharding.global_batch(
+            condition = sharding.global_batch(
                 self.mesh, self.condition(np.minimum(indices, n - 1)), size
             )
             placed = sharding.global_batch(self.mesh, {"indices": indices}, size)["indices"]
-            made = self.sample(params, placed, told)
+            made = self.sample(params, placed, condition)
             batch = multihost_utils.process_allgather(made, tiled=True)
             if jax.process_index() == 0:
                 images.append(batch)
         return np.concatenate(images)[:n] if images else None
+
+    def grid(self, images: np.ndarray) -> np.ndarray:
+        """Lay out images 0..n-1 with their captions or class names, if the model has either.
+
+        Class names are heads of the columns where each column is one class. Otherwise each stands
+        below its image.
+
+        Args:
+          images: uint8[n, H, W, C], n >= 1.
+
+        Returns:
+          uint8[height, width, C or 3].
+        """
+        indices = np.arange(len(images))
+        # As many columns as keep one class or prompt per column, ten at most.
+        columns = min(10 // self.period * self.period, len(images)) if self.period else 0
+        if self.captions is not None:
+            return plots.captioned_grid(images, self.captions(indices), columns or None)
+        labels = self.condition(indices).get("label")
+        if labels is None:
+            return plots.image_grid(images)
+        names = [
+            self.class_names[label] if label < len(self.class_names) else str(label)
+            for label in labels.tolist()
+        ]
+        if columns:
+            return plots.headed_grid(images, names[:columns])
+        return plots.captioned_grid(images, names)
 
 
 def make_generator(run: OpenRun) -> Generator:
     """Build the generator that `config.sample` describes.
 
     Raises:
-      UserError: the sampler or what the samples are to show does not fit the run.
+      UserError: the sampler, the classes or the prompts do not fit the run.
     """
+    config = run.config
+    captions = from_config.sample_captions(config)
+    if captions is None:
+        period = len(config.sample.classes) or config.model.num_classes
+    else:
+        period = len(config.sample.prompts)
     return Generator(
-        from_config.sampler(run.config, run.model),
-        from_config.sample_condition(run.config, run.model),
+        from_config.sampler(config, run.model),
+        from_config.sample_condition(config, run.model),
+        captions,
+        tuple(config.data.class_names) or recorded_class_names(run.path),
+        period,
         run.mesh,
-        run.config.sample.batch_size,
+        config.sample.batch_size,
     )
 
 
 def describe_samples(config: ConfigDict, step: int, n: int) -> dict[str, object]:
-    """What must stand beside every picture and figure made from samples."""
+    """Return the settings that made `n` samples, to be reported with every grid and metric."""
     channels = config.sample.guidance_channels
     return {
         "step": step,

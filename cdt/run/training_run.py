@@ -41,6 +41,8 @@ class TrainingRun(NamedTuple):
 def open_training(run: OpenRun) -> TrainingRun:
     """Open the data and the checkpoints of a run and build its train step.
 
+    Puts the class names of the data into `config.data.class_names`.
+
     Raises:
       UserError: something in the config or the data is wrong, no checkpoint is whole, or the
         workdir holds imported weights.
@@ -48,6 +50,9 @@ def open_training(run: OpenRun) -> TrainingRun:
     config, path = run.config, run.path
     with errors_of_all(), user_errors():
         train, test = from_config.data(config)
+        if config.model.num_classes:
+            # Recorded with the config, so that sampling needs no data to name the classes.
+            config.data.class_names = train.classes or ()
     # The processes read checkpoints together, so what one of them alone finds wrong comes before.
     with errors_of_all(), user_errors():
         checkpoints = Checkpointer(

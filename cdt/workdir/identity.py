@@ -9,8 +9,8 @@ _FREE = ("latents.weights", "latents.batch_size", "mesh.", "difficulty.", "compa
          "validation.every", "validation.images", "log.", "checkpoint.", "sample.", "evaluate.",
          "replay.", "profile.",
          "model.unroll", "model.remat", "train.duration", "train.accumulate",
-         "train.steps_per_dispatch", "train.max_bad_steps", "data.max_bad_fraction",
-         "compilation_cache")  # fmt: skip
+         "train.steps_per_dispatch", "train.max_bad_steps", "data.class_names",
+         "data.max_bad_fraction", "compilation_cache")  # fmt: skip
 
 
 def identity(config: ConfigDict) -> dict[str, object]:

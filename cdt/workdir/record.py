@@ -47,6 +47,16 @@ def recorded_config(workdir: epath.Path) -> ConfigDict:
     return config
 
 
+def recorded_class_names(workdir: epath.Path) -> tuple[str, ...]:
+    """Return the class names of the run in a folder, by label; empty where none are recorded."""
+    if not (workdir / CONFIG_FILE).exists():
+        return ()
+    names = _recorded(workdir).get("data.class_names", ())
+    if not isinstance(names, list) and names != ():
+        raise _damaged(workdir)
+    return tuple(map(str, names))
+
+
 def record_config(workdir: epath.Path, config: ConfigDict) -> None:
     """Make the folder if needed and write the config there.
 

@@ -116,6 +116,7 @@ BAD = {
     "churn": ({"sample.heun.S_churn": 10.0}, "churn"),
     "guidance": ({"model.num_classes": 0, "sample.guidance": 2.0}, "unconditional"),
     "interval": ({"sample.guidance": 2.0, "sample.guidance_interval": (0.8, 0.2)}, "lo < hi"),
+    "class names": ({"data.class_names": ("a",) * 11}, "11 names, .*num_classes is 10"),
     "sampled class": ({"sample.classes": (10,)}, "classes are 0..9"),
     "no steps": ({"train.duration": "0 steps"}, "at least one"),
     "text for a U-Net": ({"data.name": "mock", "data.text_encoder": "mock", "model.name": "adm",

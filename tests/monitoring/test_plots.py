@@ -9,6 +9,7 @@ from PIL import Image
 from cdt.monitoring.plots import (
     captioned_grid,
     convergence_plot,
+    headed_grid,
     image_grid,
     normalised_convergence,
     save_png,
@@ -52,6 +53,26 @@ def test_captions_stand_below_their_images(channels):
     assert not below[1].any()
     assert below[2][:16].any() and below[2][18:].any()  # two, and no third
     assert (grid[:, -8:] == 255).all() and (grid[-8:] == 255).all()
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_heads_stand_above_the_pixels_of_the_grid(channels):
+    images = np.random.RandomState(0).randint(0, 200, (5, 28, 28, channels)).astype(np.uint8)
+    grid, plain = headed_grid(images, ["T-shirt/top", "", "Ankle boot"]), image_grid(images, 3)
+    strip = grid[: -len(plain)]
+    assert np.array_equal(grid[-len(plain) :], plain)
+    assert len(strip) == 2 * 15 + 3 and grid.dtype == np.uint8
+    one, none, two = np.split(strip.min(axis=(0, 2), initial=255, where=strip < 200), [60, 119])
+    assert (one < 200).any() and (none == 255).all() and (two < 200).any()
+    # The head of one line stands in the lower of the two.
+    assert (strip[:17, :60] == 255).all() and (strip[:17, 119:] < 200).any()
+
+
+@pytest.mark.parametrize("text", ["incomprehensibilities", "a b c d e f g h i j k l m n o p q r s"])
+def test_a_head_is_cut_to_its_column(text):
+    images = np.zeros((2, 64, 64, 1), np.uint8)
+    strip = headed_grid(images, [text, ""])[: -len(image_grid(images, 2))]
+    assert (strip[:, :70] < 200).any() and (strip[:, 70:] == 255).all()
 
 
 @pytest.mark.parametrize("channels", [1, 3])
