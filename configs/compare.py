@@ -13,9 +13,6 @@ has converged there is no "sooner" to measure. A run takes two to three minutes 
 
 from cdt.config import check_variant, default_config
 
-FASHION_MNIST = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt",
-                 "Sneaker", "Bag", "Ankle boot")  # fmt: skip
-
 # What the sift left: the paper's curriculum, the order turned round, and the best of the rest.
 ARMS = (
     "uniform: curriculum.enabled=False",
@@ -66,7 +63,6 @@ def get_config(variant: str = "digits,flow"):
     else:
         config.data.name, config.data.image_size = "idx", 28
         config.data.path = "/usr/share/datasets/fashion-mnist"
-        config.data.class_names = FASHION_MNIST
         config.model.patch_size = 7
     config.model.hidden_size, config.model.depth, config.model.num_heads = 64, 4, 4
     config.model.num_classes, config.model.unroll = 10, True
