@@ -1,10 +1,10 @@
-"""What a comparison of training runs says: statistics, pictures, one page.
+"""Comparison of several ways of training: statistics, plots, an HTML page.
 
 runs                Arm, History, read_arm
 against a baseline  difference, Difference, reach, Reach, first_crossing, arm_verdict
 JSON, CSV and page  write_report
 
-`charts` and `page` make the pictures and the page of the report.
+`charts` draws the plots of the report, and `page` writes its HTML.
 """
 
 from cdt.comparison.arm import Arm, History, read_arm

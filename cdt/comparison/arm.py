@@ -1,11 +1,11 @@
-"""One way of training, as the histories of its runs tell it."""
+"""One way of training, read from the histories of its runs."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-# The records of a finished run in order: evaluations, validations and training scalars by name.
+# The records of a finished run in order. Each has "step", "time" and some scalars by name.
 History = Sequence[Mapping[str, Any]]
 
 
@@ -13,22 +13,23 @@ class Arm(NamedTuple):
     """One way of training, with S seeds. Lower values of `metric` are better."""
 
     name: str
-    steps: np.ndarray  # int[k], of the evaluations, increasing
+    steps: np.ndarray  # int[k], steps of the evaluations, increasing
     metric: np.ndarray  # f64[S, k]
-    seconds: np.ndarray  # f64[S, k], of running since the run's first record
+    seconds: np.ndarray  # f64[S, k], time of each evaluation since the run's first record
     validation_steps: np.ndarray  # int[v], increasing from 0
-    validation: np.ndarray  # f64[S, v, N], validation loss per cluster, unweighted
-    stage_lengths: np.ndarray | None  # int[S, stages]; None without a curriculum
+    validation: np.ndarray  # f64[S, v, N], validation loss per cluster, without loss weight
+    stage_lengths: np.ndarray | None  # int[S, stages] in steps; None without a curriculum
     others: dict[str, np.ndarray]  # other metric -> f64[S], at the end
 
 
 def read_arm(name: str, histories: Sequence[History], prefix: str, average: str) -> Arm:
-    """The arm whose runs have these histories.
+    """Read an arm from the histories of its runs.
 
     Args:
-      histories: one a seed.
-      prefix: of the names of evaluations, such as "evaluation_pixels".
-      average: the parameters that were evaluated, such as "0.9999".
+      name: of the arm.
+      histories: one per seed.
+      prefix: that of the names of its metrics, such as "evaluation_pixels".
+      average: name of the weights that were evaluated: an EMA such as "0.9999", or "raw".
     """
     key, suffix = f"{prefix}/frechet/ema_{average}", f"/ema_{average}"
     steps, values, seconds, validation_steps, validation, stages = [], [], [], [], [], []
@@ -60,4 +61,5 @@ def read_arm(name: str, histories: Sequence[History], prefix: str, average: str)
 
 
 def _numbered(record: Mapping[str, Any], prefix: str) -> list[float]:
+    """Return the values whose names have that prefix, in their order."""
     return [value for name, value in record.items() if name.startswith(prefix)]

@@ -1,4 +1,4 @@
-"""Arms against a baseline over the same seeds: differences, intervals, steps saved."""
+"""Statistics of arms against a baseline, paired by seed: differences, intervals, steps saved."""
 
 import math
 from typing import NamedTuple
@@ -12,30 +12,34 @@ class Difference(NamedTuple):
     """Final metric of an arm minus the baseline's, paired by seed."""
 
     mean: float
-    low: float | None  # confidence interval; None with a single seed
+    low: float | None  # ends of the confidence interval; None with a single seed
     high: float | None
     verdict: str  # "better" | "worse" | "undecided"
 
 
 class Reach(NamedTuple):
-    """How soon an arm reaches the baseline's final value, paired by seed."""
+    """When an arm reaches the baseline's final value, paired by seed."""
 
-    seeds: int  # that reach it
-    steps: float  # mean over those; NaN if none
-    share: float  # of the baseline's steps
-    seconds_share: float  # of the baseline's wall-clock
+    seeds: int  # number of seeds that reach it
+    steps: float  # mean over those seeds; NaN if there are none
+    fraction_of_steps: float  # `steps` divided by the baseline's steps
+    fraction_of_seconds: float  # the same of the run time; mean over seeds
 
 
 def difference(arm: np.ndarray, baseline: np.ndarray, comparisons: int = 1) -> Difference:
-    """Paired t interval over seeds, such that those of all comparisons hold together with
+    """Return the mean difference over seeds with its confidence interval.
+
+    The interval is that of the paired t test. All `comparisons` intervals hold together with
     probability 95 % (Bonferroni).
 
     Args:
-      arm, baseline: f64[S] final values of the same seeds; lower is better.
-      comparisons: arms that are compared with the baseline.
+      arm: f64[S], final values; lower is better.
+      baseline: f64[S], of the same seeds.
+      comparisons: number of arms that are compared with the baseline.
 
     Returns:
-      "better" or "worse" only if the whole interval lies on that side of 0.
+      a Difference; its verdict is "better" or "worse" only if the whole interval lies on that side
+      of 0.
     """
     from scipy.stats import t
 
@@ -51,9 +55,15 @@ def difference(arm: np.ndarray, baseline: np.ndarray, comparisons: int = 1) -> D
 
 
 def first_crossing(at: np.ndarray, values: np.ndarray, target: float) -> float:
-    """Where `values` first fall to `target`, linear between evaluations; NaN if they never do.
+    """Return where `values` first fall to `target`; NaN if they never do.
 
-    A curve that starts below the target counts from its first evaluation, which is an upper bound.
+    Args:
+      at: float[k], steps or seconds of the evaluations, increasing.
+      values: float[k], interpolated linearly between evaluations.
+      target: the value to reach.
+
+    Returns:
+      a value of `at`. For a curve that starts below the target it is the first one, an upper bound.
     """
     below = np.flatnonzero(np.asarray(values) <= target)
     if below.size == 0:
@@ -66,7 +76,12 @@ def first_crossing(at: np.ndarray, values: np.ndarray, target: float) -> float:
 
 
 def reach(arm: Arm, baseline: Arm) -> Reach:
-    """Steps and seconds until the arm has the value that the baseline has at its end."""
+    """Return the steps and seconds until the arm has the value that the baseline has at its end.
+
+    Args:
+      arm: with the seeds of the baseline.
+      baseline: the arm to compare with.
+    """
     targets = baseline.metric[:, -1]
     steps = np.array(
         [first_crossing(arm.steps, m, x) for m, x in zip(arm.metric, targets, strict=True)]
@@ -86,27 +101,36 @@ def reach(arm: Arm, baseline: Arm) -> Reach:
 
 
 def arm_verdict(arm: Arm, baseline: Arm, metric: str, comparisons: int) -> str:
-    """One sentence in plain words about an arm."""
+    """Return a few sentences on how an arm compares with the baseline.
+
+    Args:
+      arm: with the seeds of the baseline.
+      baseline: the arm to compare with.
+      metric: its name, such as "Frechet distance (pixels)".
+      comparisons: number of arms that are compared with the baseline.
+    """
     found = difference(arm.metric[:, -1], baseline.metric[:, -1], comparisons)
-    soon = reach(arm, baseline)
+    soon, seeds = reach(arm, baseline), len(arm.metric)
     mean, base = arm.metric[:, -1].mean(), baseline.metric[:, -1].mean()
-    values = f"final {metric} {mean:.4g} against {base:.4g}"
+    values = f"Its final {metric} is {mean:.4g}; that of {baseline.name} is {base:.4g}."
     if found.low is None:
-        text = f"undecided: {values}, but one seed says nothing about chance"
+        verdict = f"undecided. {values} One seed gives no confidence interval."
     else:
-        interval = f"difference {found.mean:+.2g}, interval {found.low:+.2g} to {found.high:+.2g}"
-        text = {
-            "better": f"better than {baseline.name}: {values} ({interval})",
-            "worse": f"worse than {baseline.name}: {values} ({interval})",
-            "undecided": f"no difference that {len(arm.metric)} seeds can show: {values} "
-            f"({interval})",
+        interval = f"95 % interval {found.low:+.2g} to {found.high:+.2g}"
+        verdict = {
+            "better": f"better than {baseline.name}. {values} Difference {found.mean:+.2g}, "
+            f"{interval}.",
+            "worse": f"worse than {baseline.name}. {values} Difference {found.mean:+.2g}, "
+            f"{interval}.",
+            "undecided": f"undecided. {values} Difference {found.mean:+.2g}; with {seeds} seeds "
+            f"its {interval} includes 0.",
         }[found.verdict]
     if soon.seeds == 0:
-        return f"{arm.name}: {text}; it never reaches {baseline.name}'s final value."
-    of_seeds = (
-        "" if soon.seeds == len(arm.metric) else f" in {soon.seeds} of {len(arm.metric)} seeds"
+        return f"{arm.name}: {verdict} It never reaches the final value of {baseline.name}."
+    subject = (
+        "It reaches" if soon.seeds == seeds else f"In {soon.seeds} of {seeds} seeds it reaches"
     )
     return (
-        f"{arm.name}: {text}; it reaches {baseline.name}'s final value{of_seeds} after "
-        f"{soon.share:.0%} of the steps."
+        f"{arm.name}: {verdict} {subject} the final value of {baseline.name} after "
+        f"{100 * soon.fraction_of_steps:.0f} % of the steps."
     )

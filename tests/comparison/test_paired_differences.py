@@ -59,7 +59,8 @@ def test_reaching_the_baselines_end():
     faster = arm("curriculum", [[6, 3, 2.0], [7, 4, 3.0], [9, 8, 7.0]])
     found = reach(faster, BASE)
     assert found.seeds == 2 and found.steps == 20
-    assert found.share == pytest.approx(2 / 3) and found.seconds_share == pytest.approx(2 / 3)
+    assert found.fraction_of_steps == pytest.approx(2 / 3)
+    assert found.fraction_of_seconds == pytest.approx(2 / 3)
     never = reach(arm("slow", [[9, 9, 9.0]] * 3), BASE)
     assert never.seeds == 0 and np.isnan(never.steps)
 
@@ -69,11 +70,13 @@ def test_sentences_say_worse_as_plainly_as_better():
     worse = arm("hard_to_easy", BASE.metric + 2 + 0.01 * np.eye(3))
     same = arm("same", BASE.metric + np.array([[0, 0, 1], [0, 0, -1], [0, 0, 0.1]]))
     assert "better than uniform" in arm_verdict(better, BASE, "Frechet", 3)
-    assert "% of the steps" in arm_verdict(better, BASE, "Frechet", 3)
+    assert "after 65 % of the steps" in arm_verdict(better, BASE, "Frechet", 3)
     text = arm_verdict(worse, BASE, "Frechet", 3)
     assert "worse than uniform" in text and "never reaches" in text
-    assert "no difference that 3 seeds can show" in arm_verdict(same, BASE, "Frechet", 3)
+    text = arm_verdict(same, BASE, "Frechet", 3)
+    assert "same: undecided" in text and "with 3 seeds its 95 % interval" in text
+    assert "In 1 of 3 seeds it reaches" in text
     one = arm("one", BASE.metric[:1])
-    assert "one seed says nothing" in arm_verdict(
+    assert "One seed gives no confidence interval" in arm_verdict(
         one, arm("uniform", BASE.metric[:1]), "Frechet", 1
     )

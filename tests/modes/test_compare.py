@@ -105,7 +105,7 @@ def test_a_signal_stops_it_and_it_goes_on(tmp_path, monkeypatch):
             assert mode.compare(config(), str(tmp_path)) == 75
     found = json.loads(report.read_text())
     assert [record["seeds"] for record in found["results"]] == [1, 1, 1]
-    assert "one seed says nothing about chance" in found["verdicts"][0]
+    assert "One seed gives no confidence interval" in found["verdicts"][0]
 
 
 @pytest.mark.parametrize("variant", ["digits,flow", "digits,ddpm", "digits,flow,sift",
