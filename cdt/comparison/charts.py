@@ -44,12 +44,12 @@ def metric_plot(arms: Sequence[Arm], metric: str) -> bytes:
         width, order = (2.2, 3) if i == 0 else (1.6, 2)
         axes.plot(
             arm.steps, mean, label=arm.name, linewidth=width, zorder=order, markersize=4,
-            **_style(i),
+            color=_colour(i), marker=_marker(i),
         )  # fmt: skip
         if len(arm.metric) > 1:
             axes.fill_between(
                 arm.steps, arm.metric.min(axis=0), arm.metric.max(axis=0),
-                color=_style(i)["color"], alpha=0.12, linewidth=0,
+                color=_colour(i), alpha=0.12, linewidth=0,
             )  # fmt: skip
     axes.axhline(arms[0].metric[:, -1].mean(), color=_BASELINE, linewidth=1.0, linestyle=":")
     values = np.concatenate([arm.metric.ravel() for arm in arms])
@@ -79,7 +79,7 @@ def difference_plot(arms: Sequence[Arm], metric: str) -> bytes:
     axes.axvline(0, color=_BASELINE, linewidth=1.0)
     for row, arm in enumerate(rest):
         found = difference(arm.metric[:, -1], arms[0].metric[:, -1], len(rest))
-        colour, y = _style(row + 1)["color"], len(rest) - row
+        colour, y = _colour(row + 1), len(rest) - row
         each = arm.metric[:, -1] - arms[0].metric[:, -1]
         axes.plot(each, np.full(len(each), y), "|", color=colour, markersize=10)
         if found.low is not None and found.high is not None:
@@ -109,7 +109,7 @@ def validation_plot(arms: Sequence[Arm]) -> bytes:
     for i, arm in enumerate(arms[1:], 1):
         axes.plot(
             number, arm.validation[:, -1].mean(axis=0) / base, label=arm.name, linewidth=1.4,
-            markersize=4, **_style(i),
+            markersize=4, color=_colour(i), marker=_marker(i),
         )  # fmt: skip
     axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     axes.set_xlabel("noise cluster (1 = least noise)")
@@ -163,12 +163,14 @@ def _progress_map(arm: Arm, ratio: np.ndarray, far: float, baseline: str) -> byt
     return _png(figure)
 
 
-def _style(index: int) -> dict[str, str]:
-    """Return the colour and marker of the arm with that index; 0 is the baseline."""
-    if index == 0:
-        return {"color": _BASELINE, "marker": "o"}
-    i = (index - 1) % len(_COLOURS)
-    return {"color": _COLOURS[i], "marker": _MARKERS[i]}
+def _colour(index: int) -> str:
+    """Return the colour of the arm with that index; 0 is the baseline."""
+    return _BASELINE if index == 0 else _COLOURS[(index - 1) % len(_COLOURS)]
+
+
+def _marker(index: int) -> str:
+    """Return the marker of the arm with that index; 0 is the baseline."""
+    return "o" if index == 0 else _MARKERS[(index - 1) % len(_MARKERS)]
 
 
 def _legend(figure: Figure) -> None:

@@ -1,15 +1,15 @@
-"""How hard each noise level is, measured: convergence per cluster and relative entropy.
+"""Two measures of how hard each noise level is: convergence per cluster and relative entropy.
 
 relative entropy      relative_entropy, RelativeEntropy, level_pairs, LevelPairs,
                       isotropic_gaussians
 convergence           make_programs, train_each_cluster, side_by_side, ClusterPrograms, Curve,
                       steps_to, rank_correlation, Correlation
 one cluster's levels  single_cluster, SingleClusterState
-results in words      study_verdict, contrast, Contrast
+verdict in words      study_verdict, contrast, Contrast
 a fitted curriculum   fitted_curriculum, fitted_edges, fitted_order
 tables                entropy_csv, convergence_csv
 
-`figures` draws both measures.
+`figures` plots both measures.
 """
 
 from cdt.difficulty.convergence import (

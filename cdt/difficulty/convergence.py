@@ -1,7 +1,7 @@
-"""How fast each noise cluster converges: one model per cluster, trained on its levels only.
+"""Convergence of each noise cluster: one model per cluster, trained on its levels only.
 
-Kim et al. 2025 (arXiv 2403.10348) read difficulty off these curves: clusters of little noise are
-reported to converge more slowly.
+Kim et al. 2025 (arXiv 2403.10348) use these curves as a measure of difficulty. They report that
+clusters of little noise converge more slowly.
 """
 
 import math
@@ -26,8 +26,8 @@ PyTree = Any
 
 
 class ClusterPrograms(NamedTuple):
-    """Pure functions, the same for every cluster, to be jitted by the caller (`step` with its
-    state donated)."""
+    """Pure functions, the same for every cluster. The caller jits them and may donate the state
+    of `step`."""
 
     init: Callable[[Array, Array], TrainState]  # (PRNG key, cluster int32[]) -> state
     step: Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]
@@ -43,14 +43,15 @@ def make_programs(
     seed: int,
     options: StepOptions,
 ) -> ClusterPrograms:
-    """Build the training of one cluster, which is traced: nothing is compiled twice.
+    """Build the functions that train and validate one cluster.
 
-    From one key every cluster starts with the same parameters, and validates on the same images,
-    noise and relative positions within its interval.
+    The cluster is a traced argument, so one compilation serves all clusters. With one key every
+    cluster starts with the same parameters. All validate on the same images and noise, at the same
+    relative positions within their intervals.
 
     Args:
-      training_loss: what is optimised, see `cdt.diffusion.loss.ExampleLoss`.
-      validation_loss: what the curves show, of the same parameters.
+      training_loss: the loss that is optimised, see `cdt.diffusion.loss.ExampleLoss`.
+      validation_loss: the loss of the curves, of the same parameters.
       init_params: PRNG key -> params.
       tx: optimizer.
       edges: f32[N+1] of all clusters, from `curriculum.clusters.edge_table`.
@@ -58,7 +59,7 @@ def make_programs(
       options: of the train step.
     """
     timesteps = single_cluster(edges)
-    averages: Ema = ema({})  # the parameters themselves are what is validated
+    averages: Ema = ema({})  # none: the parameters themselves are validated
     fresh = make_init(init_params, tx, averages, timesteps, len(edges) - 1, 1)
     step = make_train_step(training_loss, tx, averages, timesteps, edges, seed, options)
 
@@ -66,7 +67,7 @@ def make_programs(
         return fresh(key).replace(timesteps=SingleClusterState(jnp.asarray(cluster, jnp.int32)))
 
     def validate(state: TrainState, batch: Batch) -> Array:
-        # Of this one cluster: validating all N would take longer than the training in between.
+        # Only this cluster: validating all N would take longer than the training in between.
         ends = jax.lax.dynamic_slice_in_dim(jnp.asarray(edges), state.timesteps.cluster, 2)
         return make_validation(validation_loss, ends, seed, options.to_x0)(state.params, batch)[0]
 
@@ -74,11 +75,11 @@ def make_programs(
 
 
 def side_by_side(programs: ClusterPrograms) -> ClusterPrograms:
-    """The same programs for G clusters at once: cluster int32[G], and a leading axis [G] on state,
-    metrics and loss. All see one batch and, with one key, start from the same parameters.
+    """Return the same programs for G clusters at once.
 
-    Nothing passes between the models: with the leading axis split over devices each device trains
-    its own, without communication.
+    The cluster is int32[G]; state, metrics and loss get a leading axis [G]. All clusters see one
+    batch and, with one key, start from the same parameters. The models are independent: with the
+    leading axis split over devices, the devices do not communicate.
     """
     return ClusterPrograms(
         jax.vmap(programs.init, in_axes=(None, 0)),
@@ -88,12 +89,12 @@ def side_by_side(programs: ClusterPrograms) -> ClusterPrograms:
 
 
 class Curve(NamedTuple):
-    """The validation loss of one cluster's model; plain numbers, so that JSON can hold it."""
+    """The validation loss of one cluster's model, in plain numbers for JSON."""
 
     cluster: int  # 0-based
     steps: list[int]  # increasing, from 0
     losses: list[float]
-    bad_steps: int  # steps that changed nothing, because loss or gradient had NaN or inf
+    bad_steps: int  # steps with NaN or inf in loss or gradient, which changed nothing
 
 
 def train_each_cluster(
@@ -106,20 +107,24 @@ def train_each_cluster(
     stop: Callable[[], bool] = lambda: False,
     at_once: int | None = None,
 ) -> Iterator[Curve]:
-    """Train cluster after cluster, or some side by side, and yield curves as they are finished.
+    """Train cluster after cluster, or G side by side, and yield each curve when it is finished.
 
-    Each curve depends on the key and its cluster alone, so a study that was stopped goes on with
-    the clusters that are left.
+    A curve depends only on the key and its cluster, so a study that was stopped can continue with
+    the clusters that are missing.
 
     Args:
-      programs: jitted; those of `side_by_side` where `at_once` is given.
+      programs: jitted; those of `side_by_side` if `at_once` is given.
       batch_at: step from 0 -> the global batch, the same for every cluster.
-      validation_batch: never changes.
+      validation_batch: the same for every cluster and step.
       key: PRNG key of the parameters, the same for every cluster.
       clusters: 0-based, in the order in which to train them.
       validation_steps: distinct, increasing, from 0 on; the last one is the length of training.
-      stop: asked after every step; once true, the study ends and the clusters in progress are lost.
+      stop: called after every step. When it returns True the study ends, and the curves of the
+        clusters in progress are lost.
       at_once: G, clusters trained side by side; the last group is filled up with repeats.
+
+    Yields:
+      one Curve per cluster.
 
     Raises:
       ValueError: `validation_steps` does not start at 0 or does not increase.
@@ -154,15 +159,15 @@ def train_each_cluster(
             yield Curve(cluster, list(validation_steps), curve, int(bad_steps[i]))
 
 
-# --- what the curves say ----------------------------------------------------------------------
+# --- Results from the curves ------------------------------------------------------------------
 
 
 def steps_to(steps: Sequence[int] | np.ndarray, losses: np.ndarray, fraction: float) -> np.ndarray:
-    """Steps until `fraction` of the drop l(0) - l_end is done, interpolated linearly.
+    """Return the steps after which a fraction of each loss's drop l(0) - l_end is done.
 
     Args:
       steps: int[k] of the validations, increasing from 0.
-      losses: float[k, N]; validations with NaN or inf are passed over.
+      losses: float[k, N], interpolated linearly; validations with NaN or inf are skipped.
       fraction: in (0, 1], such as 0.9.
 
     Returns:
@@ -189,24 +194,24 @@ def steps_to(steps: Sequence[int] | np.ndarray, losses: np.ndarray, fraction: fl
 class Correlation(NamedTuple):
     """Spearman's rank correlation with a bootstrap interval over seeds."""
 
-    rho: float  # in [-1, 1]; NaN where fewer than 3 clusters can be ranked, or all are equal
-    low: float | None  # 95 % interval; None with a single seed, which says nothing about scatter
+    rho: float  # in [-1, 1]; NaN if fewer than 3 clusters can be ranked, or all are equal
+    low: float | None  # ends of the 95 % interval; None with a single seed
     high: float | None
     seeds: int
     clusters: int  # that could be ranked
 
 
 def rank_correlation(difficulty: np.ndarray, resamples: int = 10_000) -> Correlation:
-    """Correlation between the number of a cluster and its difficulty, averaged over seeds.
+    """Return the rank correlation between the number of a cluster and its difficulty.
 
-    Negative: clusters of little noise are harder, as the curriculum's paper reports.
+    It is negative if clusters of little noise are harder, as the curriculum's paper reports.
 
     Args:
-      difficulty: float[S, N], such as the steps to 90 % for each of S seeds; NaN where unknown. A
-        cluster that no seed knows is left out; one that a resample lacks takes the mean of all
-        seeds.
-      resamples: of the seeds, with replacement; percentiles 2.5 and 97.5. Few seeds give few
-        distinct resamples, and an interval that is too narrow rather than too wide.
+      difficulty: float[S, N], such as the steps to 90 % for each of S seeds; NaN where unknown. The
+        correlation is that of the mean over seeds. A cluster without a value in any seed is left
+        out. In the resamples the mean over seeds takes the place of a NaN.
+      resamples: number of bootstrap samples of the seeds; the interval spans their percentiles
+        2.5 to 97.5. With few seeds there are few distinct resamples and the interval is too narrow.
     """
     difficulty = np.asarray(difficulty, np.float64)
     known = np.isfinite(difficulty).any(axis=0)
@@ -227,10 +232,10 @@ def rank_correlation(difficulty: np.ndarray, resamples: int = 10_000) -> Correla
 
 
 def _spearman_with_index(values: np.ndarray) -> np.ndarray:
-    """f64[R]: Spearman's correlation of each row of f64[R, N] with 1..N."""
+    """Return Spearman's correlation f64[R] of each row of f64[R, N] with 1..N."""
     from scipy.stats import rankdata
 
-    ranks = rankdata(values, axis=1)  # ties share their mean rank
+    ranks = rankdata(values, axis=1)  # equal values get their mean rank
     ranks -= ranks.mean(axis=1, keepdims=True)
     index = np.arange(values.shape[1]) - (values.shape[1] - 1) / 2
     length = np.sqrt((ranks**2).sum(axis=1) * (index**2).sum())

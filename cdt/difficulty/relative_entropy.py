@@ -1,11 +1,11 @@
 """Relative entropy between neighbouring noise levels of a finite data set.
 
-D_KL(p_prev || p_next), where p = (1/M) sum_i N(alpha x_i, sigma^2 I) is the data set of M examples
-in d dimensions at one noise level, and p_next is a little noisier than p_prev. The curriculum's
-paper (Kim et al. 2025, arXiv 2403.10348) takes it as one of two measures of difficulty.
+It is D_KL(p_prev || p_next), where p = (1/M) sum_i N(alpha x_i, sigma^2 I) is the data set of M
+examples in d dimensions at one noise level, and p_next is a little noisier than p_prev. The
+curriculum's paper (Kim et al. 2025, arXiv 2403.10348) uses it as one of two measures of difficulty.
 
-Everything here is NumPy float64 on the host. The log densities are of the order of d, their
-differences many orders smaller, so float32 would leave nothing of them at high noise.
+Everything here is NumPy float64 on the host. The log densities are of the order of d and their
+differences many orders smaller, so at high noise float32 would lose them.
 """
 
 import os
@@ -18,10 +18,10 @@ import numpy as np
 
 from cdt.diffusion.process import Process
 
-# A neighbour is told apart where half its distance is this many standard deviations of the noise:
-# a draw lies nearer to that neighbour than to its own example once in 700 times.
+# An example is isolated if half the distance to its nearest neighbour is more than this many
+# standard deviations of the noise. A draw is then nearer to the neighbour once in 700 times.
 _APART = 3.0
-# Elements of a block of distances that one thread works on: its few temporaries stay in the cache.
+# Elements of a block of distances per thread, few enough for its temporaries to stay in the cache.
 _CHUNK = 2**15
 
 
@@ -41,8 +41,8 @@ class RelativeEntropy(NamedTuple):
     step: float  # width of every pair in u; the entropy scales with its square
     nats_per_dim: np.ndarray  # f64[P]
     standard_error: np.ndarray  # f64[P], of the Monte Carlo estimate
-    one_point: np.ndarray  # f64[P], the same if the data were single points; an upper bound
-    single_point: np.ndarray  # bool[P], where the data set looks like single points
+    one_point: np.ndarray  # f64[P], the same for a data set of one point; an upper bound
+    single_point: np.ndarray  # bool[P], whether the examples are isolated from their neighbours
     nearest: float  # median distance of an example to its nearest neighbour
     draws: int
     examples: int  # M
@@ -50,14 +50,15 @@ class RelativeEntropy(NamedTuple):
 
 
 def level_pairs(process: Process, num_pairs: int) -> LevelPairs:
-    """Pairs of levels at a fixed distance, since relative entropy scales with its square.
+    """Return pairs of neighbouring levels, all at the same distance in u.
 
-    A discrete family gives consecutive timesteps (t - 1, t), t = 1..T-1, at most `num_pairs` of
-    them, spread evenly. A continuous one gives neighbours among the midpoints of
-    K = num_pairs + 1 equal parts of u. The clean end, which has no density, is in neither.
+    The distance is fixed because relative entropy scales with its square. A discrete family gives
+    consecutive timesteps (t - 1, t), t = 1..T-1, at most `num_pairs` of them, spread evenly. A
+    continuous family gives neighbours among the midpoints of num_pairs + 1 equal parts of u. The
+    clean end has no density and is left out.
 
     Args:
-      process: any family.
+      process: of any family.
       num_pairs: >= 1.
 
     Raises:
@@ -80,13 +81,13 @@ def level_pairs(process: Process, num_pairs: int) -> LevelPairs:
 
 
 def _alpha_sigma(process: Process, u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """alpha and sigma at u, in float64.
+    """Return alpha and sigma at u in float64.
 
-    Float32 is too coarse for neighbours: sigma of DDPM's last timesteps differs by a few ulps.
+    Float32 is too coarse: the sigmas of DDPM's last timesteps differ by a few ulps.
     """
     if process.num_levels is not None:
-        # The discrete family is variance preserving and keeps its tables in float32; only its
-        # log-SNR is float64.
+        # The discrete family is variance preserving. Its tables are float32; only its log SNR is
+        # float64.
         half = 0.5 * process.log_snr(u)
         return np.exp(-0.5 * np.logaddexp(0, -2 * half)), np.exp(-0.5 * np.logaddexp(0, 2 * half))
     with jax.enable_x64(True):
@@ -103,28 +104,30 @@ def relative_entropy(
     block: int = 2048,
     workers: int | None = None,
 ) -> RelativeEntropy:
-    """Monte Carlo estimate of D_KL(p_prev || p_next) for every pair, on the same draws.
+    """Estimate D_KL(p_prev || p_next) for every pair by Monte Carlo, on the same draws.
 
-    Each draw takes an example and noise, x = alpha_prev x_j + sigma_prev eps, and its log ratio
-    log p_prev(x) - log p_next(x) has the wanted mean. Its standard deviation is of the order of
-    the *root* of the mean where levels are close, so quantities of known mean are regressed out:
-    |eps|^2, eps.x_j and |x_j|^2, which carry all of it where the data are single points;
-    p_next(x) / p_prev(x), whose mean under p_prev is 1 and which cancels the first order where
-    levels are close (J. Schulman, "Approximating KL divergence", 2020); and squares of the
-    former, for the second order that is left. The bias of the regression is of the order of the
-    value divided by the number of draws.
+    Each draw takes an example and noise, x = alpha_prev x_j + sigma_prev eps. The mean of the log
+    ratio log p_prev(x) - log p_next(x) is the relative entropy. For close levels its standard
+    deviation is of the order of the *root* of the mean, so quantities of known mean are regressed
+    out of it (control variates):
 
-    Time is that of 4 n M d multiply-adds once, whatever the number of pairs, and 2 P n M
-    exponentials.
+    - |eps|^2, eps.x_j and |x_j|^2, which explain all of it if the data are single points;
+    - p_next(x) / p_prev(x), whose mean under p_prev is 1. For close levels it cancels the first
+      order (J. Schulman, "Approximating KL divergence", 2020);
+    - squares of the first, for the remaining second order.
+
+    The bias of the regression is of the order of the value divided by the number of draws.
+
+    The cost is 4 n M d multiply-adds, for any number of pairs, and 2 P n M exponentials.
 
     Args:
-      data: float[M, ...], on the scale the model trains on (images in [-1, 1]); read `block`
-        examples at a time, so it may be a memory map.
+      data: float[M, ...], on the scale of training (images in [-1, 1]). It is read `block` examples
+        at a time, so it may be a memory map.
       pairs: from `level_pairs`.
       num_draws: n >= 20; the standard error falls with its root.
       seed: of examples and noise.
       block: examples compared at a time; memory is O(n block + n P + n d).
-      workers: threads; None is one a core.
+      workers: threads; None is one per core.
 
     Raises:
       ValueError: no example, or fewer than 20 draws.
@@ -171,14 +174,17 @@ def relative_entropy(
 
 
 def isotropic_gaussians(pairs: LevelPairs, mean_square: float) -> np.ndarray:
-    """f64[P] nats per dimension between N(alpha x, sigma^2 I) of both levels, for a single point x.
+    """Return the relative entropy between N(alpha x, sigma^2 I) of both levels, for a point x.
 
-    Averaged over a data set it bounds that set's relative entropy from above, since relative
-    entropy is jointly convex.
+    Its average over a data set is an upper bound of the relative entropy of that set, because
+    relative entropy is jointly convex.
 
     Args:
       pairs: of levels.
       mean_square: |x|^2 / d, averaged over the points.
+
+    Returns:
+      f64[P], nats per dimension.
     """
     (a_prev, a_next), (s_prev, s_next) = pairs.alpha.T, pairs.sigma.T
     excess = (
@@ -188,7 +194,7 @@ def isotropic_gaussians(pairs: LevelPairs, mean_square: float) -> np.ndarray:
 
 
 class LogRatios(NamedTuple):
-    """What one pass over the data gives."""
+    """The result of one pass over the data."""
 
     log_ratio: np.ndarray  # f64[P, n], log p_prev(x) - log p_next(x) in nats
     nearest: np.ndarray  # f64[n], distance of each drawn example to its nearest other one
@@ -204,20 +210,20 @@ def log_ratios(
     block: int = 2048,
     workers: int | None = None,
 ) -> LogRatios:
-    """log p_prev(x) - log p_next(x) at x = alpha_prev data[index] + sigma_prev noise.
+    """Compute log p_prev(x) - log p_next(x) at x = alpha_prev data[index] + sigma_prev noise.
 
-    One pair of matrix products per block serves every pair of levels: with x = a x_j + s eps and
-    delta_i = x_i - x_j, the log density of component i less that of component j needs only
-    |delta_i|^2, eps.delta_i and |x_i|^2 - |x_j|^2. Measured from component j, the exponents that
-    count are small numbers, which is what keeps the difference of the two logarithms exact.
+    Two matrix products per block serve every pair of levels. With x = a x_j + s eps and
+    delta_i = x_i - x_j, the log density of component i minus that of component j depends only on
+    |delta_i|^2, eps.delta_i and |x_i|^2 - |x_j|^2. Relative to component j the exponents that
+    matter are small, so the difference of the two logarithms stays exact.
 
     Args:
       data: float[M, d].
-      index: int[n], examples that the draws start from.
+      index: int[n], the examples of the draws.
       noise: f64[n, d].
       pairs: P pairs of levels.
       block: examples compared at a time.
-      workers: threads; None is one a core.
+      workers: threads; None is one per core.
     """
     num_draws, num_pairs = len(index), len(pairs.u)
     x_j = np.asarray(data[index], np.float64)
@@ -241,7 +247,7 @@ def log_ratios(
             own = drawn, index[drawn] - start
             distance[own] = np.inf
             nearest = np.minimum(nearest, distance.min(axis=1))
-            # Not what rounding leaves: it would be divided by sigma^2.
+            # Exact zeros: a rounding error would be divided by sigma^2.
             distance[own] = slope[own] = 0.0
 
             def add(
@@ -259,7 +265,7 @@ def log_ratios(
 
     log_sum = peak + np.log(total)
     (a_prev, a_next), (s_prev, s_next) = pairs.alpha.T[..., None], pairs.sigma.T[..., None]
-    # The densities of component j itself; x is a_shift x_j + s_prev eps away from a_next x_j.
+    # The densities of component j itself; x - a_next x_j = a_shift x_j + s_prev eps.
     a_shift = a_prev - a_next
     excess = (s_prev - s_next) * (s_prev + s_next) / s_next**2
     own_ratio = (
@@ -302,20 +308,22 @@ def _accumulate(
 
 
 def _estimate(log_ratio: np.ndarray, controls: np.ndarray) -> tuple[float, float]:
-    """Mean of log_ratio f64[n] and its standard error, the controls f64[n, k] of mean 0 regressed
-    out."""
-    # Beyond that spread the mean of the density ratio is made by draws too rare to be seen, and
-    # the plain mean is precise: its relative error is at most about 2 / sqrt(n).
+    """Return the mean of log_ratio f64[n] and its standard error.
+
+    The controls f64[n, k], of mean 0, are regressed out.
+    """
+    # With a larger spread, draws too rare to occur dominate the mean of the density ratio. The
+    # plain mean is then precise enough: its relative error is at most about 2 / sqrt(n).
     if np.std(log_ratio) < 1.0:
         controls = np.column_stack([controls, np.expm1(-log_ratio)])
     scale = np.abs(controls).max(axis=0)
     controls = controls / np.where(scale > 0, scale, 1.0)
     design = np.column_stack([np.ones(len(log_ratio)), controls])
-    # By minimum norm: with a single example, or equal norms, a control vanishes.
+    # The pseudo-inverse, because a control vanishes with a single example or equal norms.
     inverse = np.linalg.pinv(design)
     coefficients = inverse @ log_ratio
-    # The spread differs between draws and a few weigh much in the fit, so the usual formula would
-    # be too small by a third; this is the jackknife's (HC3 of MacKinnon & White 1985).
+    # The spread differs between draws and a few have a large weight in the fit, so the usual
+    # formula would be too small by a third. It is the jackknife (HC3, MacKinnon & White 1985).
     leverage = np.minimum((design * inverse.T).sum(axis=1), 1 - 1e-6)
     left_out = (log_ratio - design @ coefficients) / (1 - leverage)
     return float(coefficients[0]), float(np.sqrt(((inverse[0] * left_out) ** 2).sum()))

@@ -1,4 +1,4 @@
-"""A timestep sampler that draws from one cluster alone, whichever its state names."""
+"""A timestep sampler that draws from one cluster only."""
 
 from typing import NamedTuple
 
@@ -11,23 +11,24 @@ from cdt.timesteps.base import Draw, TimestepSampler
 
 
 class SingleClusterState(NamedTuple):
-    """The cluster that is trained on."""
+    """The cluster to draw from."""
 
-    cluster: Array  # int32[], 0-based: 0 is C_1, of least noise
+    cluster: Array  # int32[], 0-based: 0 is the cluster of least noise
 
 
 def single_cluster(edges: np.ndarray) -> TimestepSampler:
-    """Levels uniform in [e_k, e_{k+1}), k from the state: one compiled step serves every cluster.
+    """Return a sampler of levels that are uniform in the cluster that its state names.
 
-    The state starts at k = 0; another cluster is chosen by putting another state in its place.
+    The cluster is part of the state, so one compiled step serves every cluster. The first state is
+    cluster 0; replace the state to choose another.
 
     Args:
       edges: f32[N+1] from `curriculum.clusters.edge_table`.
     """
     lower = jnp.asarray(edges[:-1])
     width = jnp.asarray(np.diff(edges))
-    # The product below can round up to the upper edge, which belongs to the next cluster (and at
-    # u = 1 to no level at all).
+    # The product below can round up to the upper edge, which belongs to the next cluster; u = 1 is
+    # no level at all.
     upper = jnp.asarray(np.nextafter(edges[1:], np.float32(0)))
 
     def sample(state: SingleClusterState, key: Array, n: int) -> Draw:

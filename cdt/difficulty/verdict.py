@@ -1,4 +1,4 @@
-"""What a difficulty study found: a paragraph in plain words, a curriculum, and tables."""
+"""Results of a difficulty study: a verdict in words, a fitted curriculum, and tables."""
 
 import csv
 import io
@@ -13,19 +13,20 @@ from cdt.difficulty.relative_entropy import RelativeEntropy
 
 
 class Contrast(NamedTuple):
-    """Relative entropy at little noise against that at much noise, between equal steps of u."""
+    """Mean relative entropy at little noise and at much noise, without isolated examples."""
 
-    low_noise: float  # nats per dimension, mean over the cleaner half of the pairs that count
-    high_noise: float  # over the noisier half
+    low_noise: float  # nats per dimension, mean over the cleaner half of the pairs
+    high_noise: float  # the same over the noisier half
     standard_error: float  # of the difference; an upper bound
-    pairs: int  # that count: outside the single-point region
+    pairs: int  # number of pairs outside the single-point region
 
 
 def contrast(entropy: RelativeEntropy) -> Contrast:
-    """Compare the two halves (in u) of the levels outside the single-point region.
+    """Compare the cleaner half of the levels with the noisier half.
 
-    All pairs share their draws, so their errors are not independent: the standard error is the one
-    of errors that move together, which no other dependence exceeds.
+    Levels in the single-point region are left out. All pairs use the same draws, so their errors
+    are not independent. The standard error is the largest possible one, that of fully correlated
+    errors.
     """
     values, errors = entropy.nats_per_dim, entropy.standard_error
     count = np.flatnonzero(~entropy.single_point)
@@ -41,9 +42,9 @@ def contrast(entropy: RelativeEntropy) -> Contrast:
 
 
 def converges_more_slowly(correlation: Correlation) -> str:
-    """Do clusters of little noise converge more slowly: "yes", "no" or "undecided"?
+    """Return whether clusters of little noise converge more slowly: "yes", "no" or "undecided".
 
-    Decided by the interval over seeds lying on one side of 0; never with a single seed.
+    It is decided if the interval over seeds lies on one side of 0, so never with a single seed.
     """
     if correlation.low is None or correlation.high is None or math.isnan(correlation.low):
         return "undecided"
@@ -53,9 +54,9 @@ def converges_more_slowly(correlation: Correlation) -> str:
 
 
 def entropy_is_larger(found: Contrast) -> str:
-    """Is the relative entropy larger at little noise: "yes", "no" or "undecided"?
+    """Return whether the relative entropy is larger at little noise: "yes", "no" or "undecided".
 
-    Decided where the halves differ by more than two standard errors.
+    It is decided if the halves differ by more than two standard errors.
     """
     difference = found.low_noise - found.high_noise
     if math.isnan(difference) or abs(difference) <= 2 * found.standard_error:
@@ -66,12 +67,13 @@ def entropy_is_larger(found: Contrast) -> str:
 def study_verdict(
     name: str, correlation: Correlation | None = None, entropy: RelativeEntropy | None = None
 ) -> str:
-    """One paragraph: does this data set, under this family, bear out what the curriculum assumes?
+    """Return one paragraph on whether this data set and family fit the curriculum's assumption.
 
     Args:
       name: of data and family, such as "digits, flow".
-      correlation: between a cluster's number and its steps to 90 % of its drop; None: not measured.
-      entropy: None: not measured.
+      correlation: between the number of a cluster and its steps to 90 % of its drop in loss; None
+        if it was not measured.
+      entropy: None if it was not measured.
     """
     sentences = [f"{name}:"]
     if correlation is None:
@@ -87,74 +89,77 @@ def study_verdict(
 
 def _convergence_sentences(found: Correlation) -> list[str]:
     answer = converges_more_slowly(found)
-    opening = f"Do clusters of little noise converge more slowly? {answer.capitalize()}"
+    opening = f"Do clusters of little noise converge more slowly? {answer.capitalize()}."
     if math.isnan(found.rho):
         return [
-            f"{opening}: there is nothing to rank, because the loss dropped in {found.clusters} "
-            "clusters only or they were all equally fast."
+            f"{opening} There is nothing to rank: the loss dropped in only {found.clusters} "
+            "clusters, or all took the same number of steps."
         ]
     rho = (
-        "the rank correlation between cluster (1 = least noise) and steps to 90 % is "
-        f"{found.rho:+.2f}"
+        "The rank correlation between the number of a cluster (1 = least noise) and its steps to "
+        f"90 % of its drop in loss is {found.rho:+.2f}"
     )
     if found.low is None:
-        leaning = "for" if found.rho < 0 else "against"
-        return [f"{opening}: {rho}, which speaks {leaning} it, but one seed gives no interval."]
+        leaning = "yes" if found.rho < 0 else "no"
+        return [f"{opening} {rho}, which suggests {leaning}, but one seed gives no interval."]
     interval = f"95 % interval {found.low:+.2f} to {found.high:+.2f} over {found.seeds} seeds"
     meaning = {
         "yes": "",
-        "no": ": it is the clusters of much noise that do",
-        "undecided": ": the interval includes 0",
+        "no": " Clusters of much noise converge more slowly.",
+        "undecided": " The interval includes 0.",
     }[answer]
-    return [f"{opening}{meaning}; {rho} ({interval})."]
+    return [f"{opening}{meaning} {rho} ({interval})."]
 
 
 def _entropy_sentences(entropy: RelativeEntropy) -> list[str]:
     found = contrast(entropy)
     question = "Is the relative entropy between neighbouring levels larger at little noise?"
-    alone = np.flatnonzero(entropy.single_point)
-    if len(alone) == len(entropy.u):
+    isolated = np.flatnonzero(entropy.single_point)
+    if len(isolated) == len(entropy.u):
         return [
-            f"{question} Undecided: at every level measured the {entropy.examples} examples are so "
-            "far apart that each stands alone, and the value says nothing about the data."
+            f"{question} Undecided. At every level the {entropy.examples} examples are so far "
+            "apart that each is isolated, so the value does not depend on the data."
         ]
     answer = entropy_is_larger(found)
     if found.pairs < 2:
-        measured = ": only one pair of levels says anything about the data"
+        measured = "Only one pair of levels depends on the data."
     else:
         measured = (
-            f": {found.low_noise:.2g} against {found.high_noise:.2g} nats per dimension, means "
-            "over the cleaner and the noisier half of the levels that count (standard error of the "
-            f"difference {found.standard_error:.1g} at most)"
+            f"It is {found.low_noise:.2g} nats per dimension in the cleaner half of the levels "
+            f"and {found.high_noise:.2g} in the noisier half (standard error of the difference: "
+            f"at most {found.standard_error:.1g})."
         )
-    sentences = [f"{question} {answer.capitalize()}{measured}."]
-    if len(alone):
+    sentences = [f"{question} {answer.capitalize()}. {measured}"]
+    if len(isolated):
         # The region lies at the clean end; its last pair is where it ends.
         sentences.append(
-            f"Left out is u < {entropy.u[alone[-1]] + entropy.step / 2:.3g}: there the noise is so "
-            f"small against the distance between neighbours ({entropy.nearest:.3g}) that the "
-            f"{entropy.examples} examples are single points, and the value is that of two "
-            "isotropic Gaussians, whatever the data."
+            f"Levels u < {entropy.u[isolated[-1]] + entropy.step / 2:.3g} are left out: their "
+            f"noise is so small that each of the {entropy.examples} examples is isolated from its "
+            f"neighbours (median distance {entropy.nearest:.3g}), so the value is that of two "
+            "isotropic Gaussians for any data."
         )
     return sentences
 
 
-# --- a curriculum from what was measured ------------------------------------------------------
+# --- Fitted curriculum ------------------------------------------------------------------------
 
 
 def fitted_edges(entropy: RelativeEntropy, num_clusters: int, num_levels: int | None) -> np.ndarray:
-    """f64[N+1] edges of clusters of equal measured difficulty, from 0 to 1.
+    """Return edges of clusters of equal measured difficulty.
 
     Each cluster has an equal part of the integral over u of the *root* of the relative entropy.
-    The entropy itself does not add up: it falls with the square of the step, so its integral would
-    depend on the grid and on the coordinate. Its root is a length along the path of marginals (the
+    The entropy itself falls with the square of the step, so its integral would depend on the grid
+    and on the coordinate. The integral of its root is a length along the path of marginals (the
     Fisher-Rao length, up to a factor), which depends on neither.
 
     Args:
-      entropy: of one family. It is taken as constant beyond its first and last pair.
+      entropy: of one family; taken as constant beyond its first and last pair.
       num_clusters: N >= 1.
-      num_levels: T >= N of a discrete family, whose edges become multiples of 1/T; None of a
-        continuous one, whose edges are rounded to six decimals and are 1e-6 apart at least.
+      num_levels: T >= N for a discrete family, whose edges become multiples of 1/T; None for a
+        continuous one, whose edges are rounded to six decimals and at least 1e-6 apart.
+
+    Returns:
+      f64[N+1], increasing from 0 to 1.
 
     Raises:
       ValueError: N < 1, N > T, or an entropy that is zero everywhere.
@@ -162,12 +167,11 @@ def fitted_edges(entropy: RelativeEntropy, num_clusters: int, num_levels: int | 
     resolution = num_levels or 10**6
     if not 1 <= num_clusters <= resolution:
         raise ValueError(
-            f"{num_clusters} clusters cannot be fitted; their number must lie between 1 and "
-            f"{resolution}."
+            f"The number of clusters is {num_clusters}; it must lie between 1 and {resolution}."
         )
     root = np.sqrt(np.maximum(entropy.nats_per_dim, 0.0))
     if not root.max() > 0:
-        raise ValueError("The relative entropy is zero everywhere: every curriculum fits it.")
+        raise ValueError("The relative entropy is zero everywhere, so no clusters can be fitted.")
     # Between pairs a power of u, as it is at the clean end: there it falls by decades from one pair
     # to the next, and straight lines would see much more than there is.
     u = np.linspace(0.0, 1.0, 20_001)
@@ -184,17 +188,17 @@ def fitted_edges(entropy: RelativeEntropy, num_clusters: int, num_levels: int | 
 
 
 def fitted_order(edges: np.ndarray, study_edges: np.ndarray, difficulty: np.ndarray) -> list[int]:
-    """Clusters in the order in which to open them, the one that converged fastest first.
+    """Return the order in which to open clusters: those that converge fastest come first.
 
     Args:
       edges: f64[N+1] of the clusters to be ordered.
       study_edges: float[K+1] of the clusters that were measured.
-      difficulty: float[K] steps to 90 %, mean over seeds; NaN where unknown, which takes the value
-        of the nearest known cluster.
+      difficulty: float[K] steps to 90 %, mean over seeds; a NaN takes the value of the nearest
+        known cluster.
 
     Returns:
-      A permutation of 1..N, 1 being the cluster of least noise; equals open from much noise to
-      little.
+      A permutation of 1..N, where 1 is the cluster of least noise. Of equal clusters the one of
+      more noise comes first.
 
     Raises:
       ValueError: no difficulty is known.
@@ -208,7 +212,7 @@ def fitted_order(edges: np.ndarray, study_edges: np.ndarray, difficulty: np.ndar
     # A fitted cluster's difficulty is the mean over its interval of u.
     total = np.concatenate([[0.0], np.cumsum(np.diff(study_edges) * difficulty[nearest])])
     means = np.diff(np.interp(edges, study_edges, total)) / np.diff(edges)
-    # Interpolation rounds: what differs by less is equal.
+    # Smaller differences are rounding errors of the interpolation.
     means = np.round(means / np.abs(means).max(), 9)
     number = np.arange(1, len(edges))
     return number[np.lexsort((-number, means))].tolist()
@@ -221,10 +225,10 @@ def fitted_curriculum(
     study_edges: np.ndarray | None = None,
     difficulty: np.ndarray | None = None,
 ) -> dict[str, Any]:
-    """Values for `config.curriculum`: clusters of equal difficulty, opened easiest first.
+    """Return values for `config.curriculum`: clusters of equal difficulty, easiest first.
 
     The arguments are those of `fitted_edges` and `fitted_order`. Without a measured difficulty the
-    order is the paper's, from much noise to little.
+    order is that of the paper, from much noise to little.
 
     Returns:
       {"spacing": "custom", "num_clusters": N, "edges": [0.0, ..., 1.0], "order": "3,1,2"}.
@@ -241,22 +245,23 @@ def fitted_curriculum(
     }
 
 
-# --- tables -----------------------------------------------------------------------------------
+# --- Tables -----------------------------------------------------------------------------------
 
 
 def entropy_csv(entropy: RelativeEntropy) -> str:
-    """One line a pair of levels."""
+    """Return a CSV table with one line per pair of levels."""
     names = ("u", "nats_per_dim", "standard_error", "one_point", "single_point")
     columns = [getattr(entropy, name).tolist() for name in names]
     return _csv(names, zip(*columns, strict=True))
 
 
 def convergence_csv(edges: np.ndarray, steps_to: Mapping[str, np.ndarray]) -> str:
-    """One line a cluster and seed; an empty field where the loss has not dropped.
+    """Return a CSV table with one line per cluster and seed.
 
     Args:
       edges: float[N+1].
-      steps_to: column name -> float[S, N], such as {"steps_to_90": ...}.
+      steps_to: column name -> float[S, N], such as {"steps_to_90": ...}; NaN, where the loss has
+        not dropped, becomes an empty field.
     """
     table = [np.asarray(values, float) for values in steps_to.values()]
     seeds, clusters = table[0].shape

@@ -1,4 +1,4 @@
-"""What a finished run leaves of its convergence: a plot and the numbers behind it."""
+"""The convergence of a finished run: a plot and its numbers."""
 
 from etils import epath
 
@@ -10,10 +10,13 @@ from cdt.monitoring.writers import read_history
 
 
 def write_convergence(workdir: epath.Path) -> None:
-    """Write convergence.png and convergence.json from the whole history, resumed parts included.
+    """Write convergence.png and convergence.json from the whole history of a run.
+
+    Args:
+      workdir: of the run, local or gs://.
 
     Raises:
-      OSError: they cannot be written.
+      OSError: the files cannot be written.
       ValueError: the history holds no validation.
     """
     found = convergence(read_history(workdir))

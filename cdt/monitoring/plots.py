@@ -1,4 +1,4 @@
-"""Pictures of a run: sample grids and convergence per noise cluster, as PNG files."""
+"""Sample grids and plots of the convergence per noise cluster, as PNG files."""
 
 import io
 import math
@@ -146,7 +146,12 @@ def _write(area: np.ndarray, lines: Sequence[str], centred: bool = False) -> Non
 
 
 def save_png(path: epath.PathLike, image: np.ndarray) -> None:
-    """Write uint8[H, W, C] (C = 1 grey, 3 RGB) to a local or `gs://` path, atomically."""
+    """Write an image to a PNG file, atomically.
+
+    Args:
+      path: local or `gs://`.
+      image: uint8[H, W, C], C = 1 (grey) or 3 (RGB).
+    """
     from PIL import Image
 
     buffer = io.BytesIO()
@@ -155,14 +160,15 @@ def save_png(path: epath.PathLike, image: np.ndarray) -> None:
 
 
 def normalised_convergence(losses: np.ndarray) -> np.ndarray:
-    """(l(s) - l_end) / (l(0) - l_end), which falls from 1 to 0: what is left of a loss's drop.
+    """Return the remaining fraction of each loss's drop: 1 at the start, 0 at the end.
+
+    It is (l(s) - l_end) / (l(0) - l_end), where l(s) is the loss at step s.
 
     Args:
-      losses: float[k, N], k >= 1 losses over time for each of N clusters.
+      losses: float[k, N], k >= 1 losses over time of N clusters.
 
     Returns:
-      float64[k, N]; NaN for a cluster whose loss has not dropped (or is not finite at an
-      end), for which it means nothing.
+      float64[k, N]; NaN for a cluster whose loss has not dropped or starts or ends with NaN or inf.
     """
     losses = np.where(np.isfinite(losses), losses, np.nan)
     drop = losses[0] - losses[-1]
@@ -176,30 +182,30 @@ def convergence_plot(
     losses: np.ndarray,
     stage_starts: Sequence[int] = (),
 ) -> None:
-    """Plot the validation loss of each noise cluster over training, raw and normalised.
+    """Plot the validation loss of each noise cluster over training, as it is and normalised.
 
     Args:
       path: of the PNG, local or `gs://`.
-      steps: int[k], k >= 1, at which the losses were taken.
-      losses: float[k, N] on fixed images and noise; column 0 is C_1, of least noise.
-      stage_starts: steps at which the curriculum opened a further cluster; drawn as faint lines.
+      steps: int[k], k >= 1, training steps of the validations.
+      losses: float[k, N] on fixed images and noise; column 0 is the cluster of least noise.
+      stage_starts: steps at which the curriculum opened another cluster, drawn as faint lines.
     """
     # Figure and not pyplot: no global state, no display, the Agg canvas by default.
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import BoundaryNorm, LinearSegmentedColormap, ListedColormap
     from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
     steps, losses = np.asarray(steps), np.asarray(losses, np.float64)
     num_clusters = losses.shape[1]
-    # Dark is least noise. The pale end of the colour map is cut: it would vanish on white.
+    # Dark is least noise. The map ends before pale colours, which cannot be seen on white.
     base = LinearSegmentedColormap.from_list(
         "clusters", ["#1b1040", "#5b2a86", "#b5367a", "#ee6a5d", "#fdb366"]
     )
     colours = base(np.linspace(0, 1, num_clusters))
     norm = BoundaryNorm(np.arange(num_clusters + 1) + 0.5, num_clusters)
 
-    figure = Figure(figsize=(11, 4.4), dpi=120, layout="constrained")
+    figure = Figure(figsize=(9.6, 4.2), dpi=140, layout="constrained")
     left, right = figure.subplots(1, 2)
     curves = normalised_convergence(losses)
     width = 1.4 if num_clusters <= 30 else 0.8
@@ -207,7 +213,7 @@ def convergence_plot(
     for axes, values in ((left, losses), (right, curves)):
         for start in stage_starts:
             axes.axvline(start, color="0.85", linewidth=0.6, zorder=0)
-        # Easiest first, so that the hard clusters lie on top.
+        # Most noise first: the few curves of least noise, which end highest, lie on top.
         for i in reversed(range(num_clusters)):
             axes.plot(
                 steps, values[:, i], color=colours[i], linewidth=width, marker=marker, markersize=3
@@ -219,27 +225,31 @@ def convergence_plot(
     finite = losses[np.isfinite(losses)]
     if finite.size and finite.min() > 0:
         left.set_yscale("log")
+        left.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        left.yaxis.set_major_formatter("{x:g}")
+        left.yaxis.set_minor_formatter(NullFormatter())
     left.set_ylabel("validation loss")
     left.set_title("Validation loss per noise cluster", loc="left")
-    right.set_ylabel(r"$(\ell(s) - \ell_{end})\ /\ (\ell(0) - \ell_{end})$")
-    right.set_title("Convergence: share of the drop still to come", loc="left")
-    # Beyond this a curve is noise: its cluster's whole drop is smaller than its fluctuations.
+    right.set_ylabel("(loss - final loss) / (first loss - final loss)")
+    right.set_title("Remaining fraction of the drop in loss", loc="left")
+    # Cut off: losses that rise before a cluster opens, or fluctuate by more than their drop.
     right.set_ylim(-0.12, 1.12)
     right.axhline(0, color="0.6", linewidth=0.8, zorder=0)
     flat = int(np.isnan(curves[-1]).sum())
     if flat:
         right.text(
             0.98, 0.96, f"not drawn: {flat} of {num_clusters} clusters, whose loss has not dropped",
-            transform=right.transAxes, ha="right", va="top", fontsize=8, color="0.4",
+            transform=right.transAxes, ha="right", va="top", fontsize=9, color="0.25",
         )  # fmt: skip
     if len(stage_starts):
         figure.text(
-            0.01, -0.02, "Vertical lines: a further cluster opens.", fontsize=8, color="0.4"
-        )
+            0.01, -0.02, "Vertical lines: the curriculum opens another cluster.", fontsize=9,
+            color="0.25", va="top",
+        )  # fmt: skip
     bar = figure.colorbar(ScalarMappable(norm, ListedColormap(colours)), ax=[left, right], pad=0.01)
     bar.set_ticks(np.unique(np.linspace(1, num_clusters, 6).round()).tolist())
     bar.minorticks_off()
-    bar.set_label("cluster (1 = least noise, hardest)")
+    bar.set_label("noise cluster (1 = least noise)")
 
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", bbox_inches="tight")

@@ -154,7 +154,7 @@ def test_validation_steps_are_checked(steps):
         next(study(validation_steps=steps))
 
 
-def test_steps_to_a_share_of_the_drop():
+def test_steps_to_a_fraction_of_the_drop():
     steps = [0, 10, 30, 40]
     losses = np.array([[5.0, 1.0, 2.0, 1.0], [3.0, 1.0, 3.0, np.nan], [1.5, 1.0, 1.0, 0.2],
                        [1.0, 1.0, 2.5, 0.0]])  # fmt: skip

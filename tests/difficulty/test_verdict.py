@@ -69,19 +69,20 @@ def test_entropy_is_decided_outside_the_single_point_region_by_two_standard_erro
 def test_verdict_says_what_was_found_as_plainly_for_as_against():
     falling, rising = entropy([4.0, 3, 2, 1], 0.01, alone=1), entropy([1.0, 2, 3, 4], 0.01)
     text = study_verdict("digits, flow", YES, falling)
-    assert text.startswith("digits, flow: Do clusters of little noise converge more slowly? Yes;")
-    assert "larger at little noise? Yes: 3 against 1 nats" in text
-    assert "u < 0.3" in text and "single points" in text
+    assert text.startswith("digits, flow: Do clusters of little noise converge more slowly? Yes.")
+    assert "larger at little noise? Yes. It is 3 nats per dimension in the cleaner" in text
+    assert "and 1 in the noisier half" in text
+    assert "Levels u < 0.3 are left out" in text and "is isolated" in text
     text = study_verdict("x", NO, rising)
-    assert "more slowly? No: it is the clusters of much noise" in text
-    assert "little noise? No: 1.5 against 3.5" in text and "Left out" not in text
+    assert "more slowly? No. Clusters of much noise converge more slowly" in text
+    assert "little noise? No. It is 1.5 nats" in text and "left out" not in text
     text = study_verdict("x", OPEN, entropy([1.0, 1, 1, 1], 0.1))
-    assert "more slowly? Undecided: the interval includes 0" in text
-    assert "little noise? Undecided: 1 against 1" in text
+    assert "more slowly? Undecided. The interval includes 0" in text
+    assert "little noise? Undecided. It is 1 nats" in text
     assert "one seed gives no interval" in study_verdict("x", ONE)
     assert "nothing to rank" in study_verdict("x", NONE)
-    assert "each stands alone" in study_verdict("x", None, entropy([1.0, 1], alone=2))
-    assert "only one pair" in study_verdict("x", None, entropy([1.0, 1], alone=1))
+    assert "each is isolated" in study_verdict("x", None, entropy([1.0, 1], alone=2))
+    assert "Only one pair" in study_verdict("x", None, entropy([1.0, 1], alone=1))
     assert (
         study_verdict("x") == "x: Convergence was not measured. Relative entropy was not measured."
     )
