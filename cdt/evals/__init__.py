@@ -1,4 +1,4 @@
-"""How good samples are: distances between sets of images in a feature space.
+"""Metrics of samples: distances between sets of images in a feature space.
 
 feature spaces        pixels, inception, efficientnet_lite0, in_batches, Activations,
                       FeatureFn

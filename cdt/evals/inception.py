@@ -1,11 +1,11 @@
 """The Inception-V3 of the FID: the network of TensorFlow's inception-2015-12-05 graph.
 
 It differs from other Inception-V3s: average pooling leaves the padding out of the mean, the last
-block pools by maximum, there are 1008 classes, and images are resized as TensorFlow 1 did.
+block uses maximum pooling, there are 1008 classes, and images are resized as in TensorFlow 1.
 
-Source: Szegedy et al. 2015 (arXiv 1512.00567) for the architecture, Heusel et al. 2017 (arXiv
-1706.08500) for its use. The weights are the graph's as PyTorch arrays, released by pytorch-fid;
-torch-fidelity releases the same file under another name.
+Source of the architecture: Szegedy et al. 2015 (arXiv 1512.00567). Source of its use: Heusel et al.
+2017 (arXiv 1706.08500). The weights are those of the graph as PyTorch arrays, released by
+pytorch-fid. torch-fidelity releases the same file under another name.
 """
 
 from collections.abc import Callable
@@ -26,7 +26,7 @@ WEIGHTS = WeightFile(
     name="pt_inception-2015-12-05-6726825d.pth",
     url="https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/"
     "pt_inception-2015-12-05-6726825d.pth",
-    # The name holds its beginning; all of it is in snap-research/discoscene, inception_model.py.
+    # The file name has its first digits; snap-research/discoscene, inception_model.py has all.
     sha256="6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
 )
 _SIDE = 299
@@ -47,33 +47,40 @@ class Parameters(NamedTuple):
 
 
 def inception(path: epath.PathLike | None = None, batch_size: int = 64) -> FeatureFn:
-    """The feature function uint8[n, H, W, C] -> Activations, with the published weights.
-
-    As in the ADM protocol (Dhariwal & Nichol 2021, arXiv 2105.05233): features float64[n, 2048] are
-    pool_3 of the graph (FID, KID, precision and recall), spatial [n, 7 * 17 * 17] is of
-    mixed_6/conv (sFID), logits [n, 1008] are without their bias (Inception Score).
+    """Return the feature function of the network with its published weights.
 
     Args:
-      path: the weights' file; by default the one in ~/.cache/cdt, downloaded (96 MB) if absent.
+      path: file of the weights; None uses ~/.cache/cdt, where the file (96 MB) is downloaded if it
+        is missing.
       batch_size: images at a time, see `in_batches`.
 
+    Returns:
+      a function uint8[n, H, W, C] -> Activations in float64, as in the ADM protocol. Features
+      [n, 2048] are pool_3 of the graph, for FID, KID, precision and recall. Spatial features
+      [n, 7 * 17 * 17] are the first 7 channels of mixed_6/conv, for the sFID. Logits [n, 1008] are
+      without bias, for the Inception Score.
+
     Raises:
-      ValueError: if the file is absent and cannot be downloaded, or is not the published one.
+      ValueError: the file is missing and cannot be downloaded, or is not the published one.
+
+    Source: Dhariwal & Nichol 2021, arXiv 2105.05233.
     """
     params = parameters(read_state_dict(locate(WEIGHTS, path)))
     return in_batches(network, params, "inception", batch_size)
 
 
 def parameters(state: dict[str, np.ndarray]) -> Parameters:
-    """The weights in the state dict of pytorch-fid's or torch-fidelity's Inception.
+    """Return the weights in the state dict of pytorch-fid's or torch-fidelity's Inception.
 
     Raises:
-      ValueError: if it is the state dict of another network.
+      ValueError: it is the state dict of another network.
     """
     suffix = ".conv.weight"
     names = [name.removesuffix(suffix) for name in state if name.endswith(suffix)]
     if len(names) != _LAYERS or "fc.weight" not in state:
-        raise ValueError("the weights are not those of the FID's Inception-V3.")
+        raise ValueError(
+            "The weights are not those of the FID's Inception-V3; give the file of pytorch-fid."
+        )
     layers = {
         name: fold_batch_norm(state, f"{name}.conv", f"{name}.bn", _EPSILON) for name in names
     }
@@ -81,7 +88,7 @@ def parameters(state: dict[str, np.ndarray]) -> Parameters:
 
 
 def network(params: Parameters, images: jax.Array) -> Activations[jax.Array]:
-    """Images [B, H, W, 3] in 0..255, of any size -> Activations in float32."""
+    """Compute the activations, in float32, of images [B, H, W, 3] in 0..255 of any size."""
 
     def conv(x: jax.Array, name: str, stride: int = 1, padding: str = "SAME") -> jax.Array:
         return jax.nn.relu(convolve(params.layers[name], x, stride, padding))
@@ -110,13 +117,13 @@ def network(params: Parameters, images: jax.Array) -> Activations[jax.Array]:
     x = block(_branches_35_to_17, "Mixed_6a", x)
     for name in ("Mixed_6b", "Mixed_6c"):
         x = block(_branches_17, name, x)
-    # mixed_6 of the graph is Mixed_6d here, and its conv the first branch.
+    # mixed_6 of the graph is Mixed_6d here, and mixed_6/conv is its first branch.
     spatial = conv(x, "Mixed_6d.branch1x1")[..., :_SPATIAL_CHANNELS]
     for name in ("Mixed_6d", "Mixed_6e"):
         x = block(_branches_17, name, x)
     x = block(_branches_17_to_8, "Mixed_7a", x)
     x = block(partial(_branches_8, pool=_average_pool), "Mixed_7b", x)
-    # Not what the paper says, but what the graph does.
+    # The paper has average pooling here; the graph has maximum pooling.
     x = block(partial(_branches_8, pool=_max_pool), "Mixed_7c", x)
     pool = x.mean(axis=(1, 2))
     logits = jnp.dot(pool, params.logits, precision=jax.lax.Precision.HIGHEST)
@@ -182,7 +189,7 @@ def _max_pool(x: jax.Array, stride: int = 1, padding: str = "SAME") -> jax.Array
 
 
 def _average_pool(x: jax.Array) -> jax.Array:
-    """Mean over those pixels of the 3x3 window that lie inside the image."""
+    """Average over the pixels of each 3x3 window that lie inside the image."""
 
     def window_sum(values: jax.Array) -> jax.Array:
         return jax.lax.reduce_window(values, 0.0, jax.lax.add, (1, 3, 3, 1), (1, 1, 1, 1), "SAME")
@@ -191,9 +198,10 @@ def _average_pool(x: jax.Array) -> jax.Array:
 
 
 def _resize(x: jax.Array) -> jax.Array:
-    """Bilinear resize to 299x299 as ResizeBilinear of TensorFlow 1 does: [B, H, W, C] in and out.
+    """Resize images [B, H, W, C] to 299x299 as ResizeBilinear of TensorFlow 1 does.
 
-    Output pixel i lies at input pixel i * H / 299: centres are not aligned, and shrinking aliases.
+    Output pixel i is at input pixel i * H / 299: centres are not aligned, and there is no
+    antialiasing.
     """
     for axis in (2, 1):
         length = x.shape[axis]

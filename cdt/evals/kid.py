@@ -2,31 +2,39 @@
 
 import numpy as np
 
-_BLOCK = 1000  # features a block; the paper's subsets have as many
+_BLOCK = 1000  # features per block, as many as in the paper's subsets
 _LEAST_BLOCKS = 10  # for the standard error
 
 
 def kernel_distance(a: np.ndarray, b: np.ndarray, seed: int = 0) -> tuple[float, float]:
-    """(estimate, standard error) of the squared MMD with the kernel (x.y / d + 1)^3.
+    """Estimate the squared MMD of two sets of features with the kernel (x.y / d + 1)^3.
 
-    The unbiased estimator on disjoint blocks of both sets, drawn without replacement, then
-    averaged: being independent, the blocks give an honest standard error, which overlapping random
-    subsets do not. May be slightly negative where the sets agree. With Inception's features this
-    is the KID.
+    It is the mean of the unbiased estimator over disjoint random blocks of both sets. Disjoint
+    blocks are independent, so they give a correct standard error; overlapping subsets do not. With
+    Inception's features this is the KID.
 
     Args:
-      a, b: float[n, d] and float[m, d], at least 20 of each.
-      seed: of the shuffle, so that blocks do not follow the order of the classes.
+      a: float[n, d], n >= 20.
+      b: float[m, d], m >= 20.
+      seed: of the shuffle, which makes blocks independent of the order of the classes.
+
+    Returns:
+      (estimate, standard error). The estimate may be slightly negative if the sets agree.
 
     Raises:
-      ValueError: too few features or different dimensions.
+      ValueError: too few features, or different dimensions.
     """
     if a.shape[1] != b.shape[1]:
-        raise ValueError(f"features of {a.shape[1]} and {b.shape[1]} dimensions cannot be compared")
+        raise ValueError(
+            f"The features have {a.shape[1]} and {b.shape[1]} dimensions; give two sets of one "
+            "feature space."
+        )
     fewer = min(len(a), len(b))
     size = min(_BLOCK, fewer // _LEAST_BLOCKS)
     if size < 2:
-        raise ValueError(f"a kernel distance needs at least 20 images of each, got {fewer}")
+        raise ValueError(
+            f"The smaller set has {fewer} images; a kernel distance needs at least 20 in each set."
+        )
     rng = np.random.default_rng(seed)
     a, b = a[rng.permutation(len(a))], b[rng.permutation(len(b))]
     estimates = [
@@ -37,6 +45,7 @@ def kernel_distance(a: np.ndarray, b: np.ndarray, seed: int = 0) -> tuple[float,
 
 
 def _unbiased(a: np.ndarray, b: np.ndarray) -> float:
+    """Return the unbiased estimate of the squared MMD of f64[n, d] and f64[n, d]."""
     n, d = a.shape
 
     def kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:

@@ -15,25 +15,29 @@ from cdt.evals.summary import Summary
 def compare(
     samples: Summary, reference: Reference, reference_radii: np.ndarray | None = None
 ) -> dict[str, float]:
-    """{metric: value} of what both sets allow.
+    """Compute all metrics that the two sets have the statistics for.
 
-    frechet (with Inception features the FID), frechet_spatial (sFID), kernel and
-    kernel_standard_error (KID), precision, recall. Warns where there are fewer samples than
-    dimensions, as the Frechet distance is then biased upwards.
+    Warn if there are fewer samples than dimensions: the Frechet distance is then biased upwards.
 
     Args:
-      samples, reference: in one feature space.
-      reference_radii: `precision_recall.radii` of the reference's features, where a caller that
-        compares again and again has kept them.
+      samples: the images to evaluate.
+      reference: the images to compare with, in the same feature space.
+      reference_radii: `precision_recall.radii` of the reference's features, if known; they save
+        time when one reference serves many comparisons.
+
+    Returns:
+      metric -> value, of "frechet" (with Inception features the FID), "frechet_spatial" (sFID),
+      "kernel" and "kernel_standard_error" (KID), "precision" and "recall".
 
     Raises:
-      ValueError: the reference is of another feature space or image size.
+      ValueError: the reference has another feature space or image size.
     """
     mine, theirs = samples.statistics, reference.summary.statistics
     if mine.n < len(mine.mu):
         logging.warning(
-            f"{mine.n} samples are fewer than the {len(mine.mu)} dimensions of the features: the "
-            "Frechet distance is biased upwards; compare only values of the same number of samples."
+            f"There are {mine.n} samples, fewer than the {len(mine.mu)} dimensions of the "
+            "features, so the Frechet distance is biased upwards. Compare it only with values of "
+            "the same number of samples."
         )
     values = {"frechet": frechet_distance(mine, theirs)}
     if samples.spatial is not None and reference.summary.spatial is not None:
@@ -48,7 +52,11 @@ def compare(
 
 
 def scores(samples: Summary) -> dict[str, float]:
-    """{metric: value} of what needs no reference: the Inception Score, where there are logits."""
+    """Compute the metrics that need no reference.
+
+    Returns:
+      metric -> value, of "inception_score" and "inception_score_deviation"; empty without logits.
+    """
     if samples.logits is None:
         return {}
     mean, deviation = inception_score(samples.logits)

@@ -11,29 +11,34 @@ def precision_recall(
     k: int = 3,
     reference_radii: np.ndarray | None = None,
 ) -> tuple[float, float]:
-    """(precision, recall): the fraction of each set that lies on the other's estimated manifold.
+    """Return the fraction of each set that lies on the estimated manifold of the other.
 
-    The manifold of a set is the union of balls around its points, each reaching to the point's
-    k-th nearest neighbour in the set. Distances are computed in blocks, never as one n x m matrix:
-    beside the features themselves memory is O(block^2 + n + m).
+    The manifold of a set is the union of balls around its points; the radius of a ball is the
+    distance to the k-th nearest neighbour in the set. Distances are computed in blocks, so memory
+    is O(block^2 + n + m) besides the features.
 
     Args:
-      samples: float[n, d]; float32 is enough, blocks are computed in float64.
+      samples: float[n, d]; float32 is enough, because blocks are computed in float64.
       reference: float[m, d].
       k: neighbours; 3 in the ADM protocol.
-      reference_radii: `radii(reference, k)` where it is known already.
+      reference_radii: `radii(reference, k)`, if already known.
+
+    Returns:
+      (precision, recall): the fractions of the samples and of the reference, in [0, 1].
 
     Raises:
       ValueError: fewer than k + 1 points in a set, or different dimensions.
     """
     if samples.shape[1] != reference.shape[1]:
         raise ValueError(
-            f"features of {samples.shape[1]} and {reference.shape[1]} dimensions cannot be compared"
+            f"The features have {samples.shape[1]} and {reference.shape[1]} dimensions; give two "
+            "sets of one feature space."
         )
     fewer = min(len(samples), len(reference))
     if fewer <= k:
         raise ValueError(
-            f"precision and recall with k = {k} need more than {k} images, got {fewer}"
+            f"The smaller set has {fewer} images; precision and recall with k = {k} need at least "
+            f"{k + 1} in each set."
         )
     if reference_radii is None:
         reference_radii = radii(reference, k)
@@ -62,8 +67,15 @@ def _squared_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def radii(x: np.ndarray, k: int = 3) -> np.ndarray:
-    """f64[n]: squared distance of each of float[n, d] to its k-th nearest other point; inf where
-    there are no more than k points."""
+    """Return the squared distance of each point to its k-th nearest other point.
+
+    Args:
+      x: float[n, d].
+      k: neighbours.
+
+    Returns:
+      f64[n]; inf if n <= k.
+    """
     nearest = np.full((len(x), k), np.inf)
 
     def merge(rows: slice, distances: np.ndarray) -> None:

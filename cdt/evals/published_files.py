@@ -1,4 +1,4 @@
-"""Files of published weights: found, downloaded, verified."""
+"""Files of published weights: finding, downloading and verifying them."""
 
 import hashlib
 import http.client
@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from etils import epath
 
-_TIMEOUT = 60  # seconds without a byte
+_TIMEOUT = 60  # seconds without data
 
 
 class WeightFile(NamedTuple):
@@ -25,39 +25,37 @@ def locate(
     path: epath.PathLike | None = None,
     cache_dir: epath.PathLike = "~/.cache/cdt",
 ) -> epath.Path:
-    """Where the weights are, downloaded to `cache_dir` first if they are nowhere.
+    """Return the path of a file of weights; download it to `cache_dir` if it is missing.
 
     Args:
-      file: what is looked for.
+      file: the file to find.
       path: a copy to use instead of the cached one.
-      cache_dir: created if absent; holds files under their own names.
+      cache_dir: created if missing; holds files under their own names.
 
     Returns:
-      The path of a file whose SHA-256 has been verified.
+      the path of a file whose SHA-256 is right.
 
     Raises:
-      ValueError: a sentence that says where the file comes from and where it belongs, if it is
-        absent and cannot be downloaded or its content is not what was published.
+      ValueError: the file is missing and cannot be downloaded, or is not the published one. The
+        message names its URL and its place.
     """
     cached = epath.Path(cache_dir).expanduser() / file.name
     found = cached if path is None else epath.Path(path).expanduser()
     if not found.exists():
         if path is not None:
-            raise ValueError(
-                f"{found} does not exist; {file.name} can be downloaded from {file.url}."
-            )
+            raise ValueError(f"{found} does not exist; download {file.name} from {file.url}.")
         _download(file, cached)
     elif (digest := _sha256(found)) != file.sha256:
         raise ValueError(
-            f"{found} has SHA-256 {digest} and not {file.sha256}: it is damaged or another file;"
-            f" replace it by {file.name} from {file.url}."
+            f"{found} has SHA-256 {digest} instead of {file.sha256}, so it is damaged or another "
+            f"file; replace it with {file.name} from {file.url}."
         )
     return found
 
 
 def _download(file: WeightFile, to: epath.Path) -> None:
     to.parent.mkdir(parents=True, exist_ok=True)
-    # Verified beside its place and then renamed, so that no reader sees half a file.
+    # Verified under another name and then renamed, so that no reader sees a part of the file.
     partial = to.parent / f".{to.name}-{uuid.uuid4().hex}"
     try:
         with urllib.request.urlopen(file.url, timeout=_TIMEOUT) as answer:
@@ -65,14 +63,14 @@ def _download(file: WeightFile, to: epath.Path) -> None:
                 shutil.copyfileobj(answer, stream)
         if (digest := _sha256(partial)) != file.sha256:
             raise ValueError(
-                f"{file.url} answered with a file of SHA-256 {digest} and not {file.sha256}:"
-                f" download {file.name} by other means and place it at {to}."
+                f"{file.url} returned a file with SHA-256 {digest} instead of {file.sha256}; "
+                f"download {file.name} by other means and save it as {to}."
             )
         partial.replace(to)
     except (OSError, http.client.HTTPException) as error:
         raise ValueError(
-            f"{file.name} could not be downloaded ({error}): fetch {file.url} where there is a"
-            f" network and place it at {to}."
+            f"{file.name} could not be downloaded ({error}); download {file.url} on a machine with "
+            f"internet access and save it as {to}."
         ) from error
     finally:
         partial.unlink(missing_ok=True)

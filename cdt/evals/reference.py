@@ -1,5 +1,7 @@
-"""What samples are compared with: statistics of a data set, computed once and cached by content,
-or read from a file of ADM's form."""
+"""References that samples are compared with: statistics of a data set or of a file.
+
+Those of a data set are computed once and cached under a hash of its content. Files have ADM's form.
+"""
 
 import hashlib
 import io
@@ -18,8 +20,8 @@ from cdt.files import atomic
 from cdt.files.npz import open_npz
 
 _BLOCK = 1000  # images at a time
-# Images whose features are kept for KID, precision and recall, and neighbours; ADM's protocol
-# compares with as many.
+# Images whose features are kept for KID, precision, recall and neighbours, as many as in ADM's
+# protocol.
 _KEPT = 10_000
 
 
@@ -32,15 +34,15 @@ class Reference(NamedTuple):
 
 
 def source_reference(source: Source, feature_fn: FeatureFn, cache_dir: epath.PathLike) -> Reference:
-    """The reference of every image of `source`, read from `cache_dir` if it is there.
+    """Return the reference of all images of a data set, from the cache if it is there.
+
+    A damaged cache file is replaced.
 
     Args:
       source: the data set.
       feature_fn: see `features`; its `__name__` is part of the cache key.
-      cache_dir: created if absent; holds one `reference-<hash>.npz` a key, in ADM's form (mu,
-        sigma, mu_s, sigma_s) with n, the kept features and the name of their space beside.
-
-    A cached file that is damaged is computed anew and replaced.
+      cache_dir: created if missing. It holds one `reference-<hash>.npz` per key, in ADM's form (mu,
+        sigma, mu_s, sigma_s) together with n, the kept features and the name of their space.
     """
     key = _hash(f"{source.fingerprint()} {feature_fn.__name__}".encode())
     path = epath.Path(cache_dir) / f"reference-{key[:16]}.npz"
@@ -57,28 +59,28 @@ def source_reference(source: Source, feature_fn: FeatureFn, cache_dir: epath.Pat
 
 
 def file_reference(path: epath.PathLike, feature_fn: FeatureFn) -> Reference:
-    """The reference in a file or folder.
+    """Read a reference from a file or folder.
 
     Args:
-      path: an npz with `mu` and `sigma` (ADM's also `mu_s` and `sigma_s`), an npz with images
-        `arr_0`, or a folder of images. Where an npz has both, statistics are the file's own, which
-        may stem from more images, and features those of its images.
-      feature_fn: the space to which the statistics are meant to belong.
+      path: an npz with `mu` and `sigma` (ADM's also has `mu_s` and `sigma_s`), an npz with images
+        `arr_0`, or a folder of images. From an npz with both, the statistics are `mu` and `sigma`,
+        which may come from more images, and the features are those of its images.
+      feature_fn: the feature space of the statistics.
 
     Raises:
-      ValueError: nothing readable, arrays of the wrong shape, or statistics that say they are of
-        another space.
+      ValueError: nothing can be read, an array has a wrong shape, or the file names another feature
+        space.
     """
     path = epath.Path(path)
     if not path.is_dir() and path.exists():
         data = path.read_bytes()
         arrays = _arrays(data)
         if arrays is not None and "mu" in arrays and "sigma" in arrays:
-            space = str(arrays.get("space", feature_fn.__name__))  # other programs do not say
+            space = str(arrays.get("space", feature_fn.__name__))  # other programs do not save it
             if space != feature_fn.__name__:
                 raise ValueError(
-                    f"{path} holds statistics of the features '{space}', not of "
-                    f"'{feature_fn.__name__}'; give statistics of one feature space"
+                    f"{path} has statistics of the features '{space}'; give a file for the "
+                    f"features '{feature_fn.__name__}'."
                 )
             own = None
             if "arr_0" in arrays:
@@ -101,8 +103,8 @@ def file_reference(path: epath.PathLike, feature_fn: FeatureFn) -> Reference:
 def _statistics(path: epath.Path, mu: np.ndarray, sigma: np.ndarray, n: int) -> Statistics:
     if mu.ndim != 1 or sigma.shape != (len(mu), len(mu)):
         raise ValueError(
-            f"{path} holds mu {list(mu.shape)} and sigma {list(sigma.shape)}; statistics are "
-            "mu [d] and sigma [d, d]"
+            f"{path} has mu {list(mu.shape)} and sigma {list(sigma.shape)}; their shapes must be "
+            "[d] and [d, d]."
         )
     return Statistics(mu.astype(np.float64), sigma.astype(np.float64), n)
 
@@ -112,19 +114,19 @@ def _hash(content: bytes) -> str:
 
 
 def _arrays(data: bytes) -> dict[str, np.ndarray] | None:
-    """The arrays of an npz, or None if it is damaged or none."""
+    """Return the arrays of an npz; None if it is damaged or no npz."""
     try:
         with open_npz(io.BytesIO(data)) as arrays:
-            # Reading an array verifies its CRC-32 only if its header is whole.
+            # Reading an array verifies its CRC-32 only if its header is undamaged.
             if arrays.zip is None or arrays.zip.testzip() is not None:
                 return None
             return {name: arrays[name] for name in arrays.files}
-    except Exception:  # a parser given damaged bytes may raise anything
+    except Exception:  # a parser may raise anything for damaged bytes
         return None
 
 
 def _read_cached(path: epath.Path) -> Summary | None:
-    """The summary in the file, or None if there is none or it is damaged."""
+    """Return the summary in a cache file; None if it is missing or damaged."""
     arrays = _arrays(path.read_bytes()) if path.exists() else None
     if arrays is None:
         return None

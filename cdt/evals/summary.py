@@ -1,4 +1,4 @@
-"""One pass over images: everything the metrics need of them, in bounded memory."""
+"""Statistics of a set of images for all metrics, in one pass and bounded memory."""
 
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
@@ -10,12 +10,12 @@ from cdt.evals.frechet import RunningStatistics, Statistics
 
 
 class Summary(NamedTuple):
-    """What a set of images looks like in a feature space."""
+    """Statistics and features of a set of images in one feature space."""
 
     statistics: Statistics  # of the features
-    spatial: Statistics | None  # of the spatial features, where the space has them
+    spatial: Statistics | None  # of the spatial features, if the space has them
     features: np.ndarray | None  # float32[m, d] of the images that were kept; None if unknown
-    logits: np.ndarray | None  # float32[m, classes] of the same, where the space has them
+    logits: np.ndarray | None  # float32[m, classes] of the same images, if the space has logits
 
 
 def summarise(
@@ -23,15 +23,16 @@ def summarise(
     feature_fn: FeatureFn,
     keep: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> Summary:
-    """Run every image through `feature_fn` once; accumulate in float64.
+    """Compute the statistics of a set of images, in float64.
 
     Args:
-      blocks: uint8[n_i, H, W, C].
+      blocks: the images, as blocks uint8[n_i, H, W, C].
       feature_fn: see `features`.
-      keep: int64[n_i] numbers of images -> bool[n_i], whose features are kept; None keeps all.
+      keep: numbers of images int64[n_i] -> bool[n_i], whether to keep their features; None keeps
+        all.
 
     Raises:
-      ValueError: fewer than two images, or features that are not finite.
+      ValueError: fewer than two images, or features with NaN or inf.
     """
     statistics, spatial = RunningStatistics(), RunningStatistics()
     features, logits, start = [], [], 0
@@ -39,7 +40,10 @@ def summarise(
     for images in blocks:
         found = feature_fn(images)
         if not np.isfinite(found.features).all():
-            raise ValueError(f"some image has features '{feature_fn.__name__}' that are not finite")
+            raise ValueError(
+                f"The features '{feature_fn.__name__}' of an image have NaN or inf; check the "
+                "images."
+            )
         numbers = np.arange(start, start + len(images))
         kept = np.ones(len(images), bool) if keep is None else keep(numbers)
         start += len(images)
@@ -58,5 +62,5 @@ def summarise(
 
 
 def in_blocks(images: np.ndarray, size: int = 1000) -> Iterable[np.ndarray]:
-    """images [n, ...] in blocks of at most `size`."""
+    """Split images [n, ...] into blocks of at most `size`."""
     return (images[start : start + size] for start in range(0, len(images), size))

@@ -1,9 +1,9 @@
-"""The figures of docs/concepts.md, drawn by cdt's own functions.
+"""The figures of docs/concepts.md, drawn with the functions of cdt.
 
     python docs/figures/make.py [FOLDER]
 
-writes them to docs/images, or to FOLDER. What they need of a trained run lies beside this file, in
-digits_run.json, which is made of such a run by
+writes them to docs/images or to FOLDER. The figures of a trained run use digits_run.json, next to
+this file. These commands make it again:
 
     python -m cdt.main --config=configs/digits.py --workdir=runs/pacing --config.log.every="1 steps"
     python docs/figures/make.py --record=runs/pacing
@@ -53,24 +53,24 @@ from cdt.timesteps import (
 HERE = Path(__file__).parent
 RUN = HERE / "digits_run.json"
 RECORDED = 300  # steps, past the last stage
-# What the run in it was trained with: configs/digits.py.
+# Settings of that run, from configs/digits.py.
 PATIENCE, CLUSTERS, OPEN_ALL_AT, DIMENSIONS = 5, 20, 250, 64
 # Dark is least noise, as in `cdt.monitoring.plots`.
 CLUSTER_COLOURS = LinearSegmentedColormap.from_list(
     "clusters", ["#1b1040", "#5b2a86", "#b5367a", "#ee6a5d", "#fdb366"]
 )
-LINE, SECOND = "#5b2a86", "#e08a2c"
+LINE, SECOND = "#5b2a86", "#b85c00"
 
 
 def levels(path: Path) -> None:
-    """log SNR over u in the three families, with the edges of ten clusters of either kind."""
+    """Plot log SNR over u in the three families, with the edges of ten clusters of both kinds."""
     number = 10
     families = {
         "DDPM, linear betas": ddpm(linear_betas(1000)),
         "EDM": edm(),
         "flow matching, linear path": flow(linear_path()),
     }
-    figure, axes = _figure(3, "log SNR", share=True)
+    figure, axes = _figure(3, "log SNR", one_y_axis=True)
     u = np.linspace(0.0005, 0.9995, 2000)
     colours = CLUSTER_COLOURS(np.linspace(0, 1, number))
     edges = uniform_edges(number)
@@ -88,17 +88,17 @@ def levels(path: Path) -> None:
         axis.set_title(name, loc="left", fontsize=10)
         axis.set_ylim(-20, 20)
         _u_axis(axis)
-    axes[0].plot([], [], color="0.8", linewidth=0.8, label='edges of clusters = "uniform"')
+    axes[0].plot([], [], color="0.8", linewidth=0.8, label='cluster edges, spacing = "uniform"')
     axes[0].plot([], [], "|", color=SECOND, markersize=9, markeredgewidth=1.6,
-                 label='edges of clusters = "snr"')  # fmt: skip
+                 label='cluster edges, spacing = "snr"')  # fmt: skip
     _legend(figure, axes)
     _save(path, figure)
 
 
 def stages(path: Path) -> None:
-    """Which clusters are open at each stage, in three orders."""
+    """Plot which clusters are open at each stage, in three orders."""
     number = 10
-    figure, axes = _figure(3, "stage", share=True)
+    figure, axes = _figure(3, "stage", one_y_axis=True)
     edges = uniform_edges(number)
     colours = CLUSTER_COLOURS(np.linspace(0, 1, number))
     for axis, order in zip(axes, ("easy_to_hard", "hard_to_easy", "random"), strict=True):
@@ -117,10 +117,10 @@ def stages(path: Path) -> None:
 
 
 def paced(losses: np.ndarray) -> PacingState:
-    """The states of the run's pacing before each of its steps and after the last: [k + 1] each.
+    """Return the states of the run's pacing before each step and after the last, [k + 1] each.
 
     Args:
-      losses: float[k], what each step optimised.
+      losses: float[k], the loss of each step.
     """
     rule = pacing.patience(PATIENCE, CLUSTERS, open_all_at=OPEN_ALL_AT)
 
@@ -135,12 +135,12 @@ def paced(losses: np.ndarray) -> PacingState:
 
 
 def patience(path: Path) -> None:
-    """The loss of a run and what the patience made of it."""
+    """Plot the loss of a run and the steps without improvement that patience counts."""
     losses = np.array(read_run()["loss"])
     states = paced(losses)
     step = np.arange(1, len(losses) + 1)
-    stage = states.stage[:-1]  # in which each step was made
-    figure = Figure(figsize=(10, 4.6), dpi=120, layout="constrained")
+    stage = states.stage[:-1]  # the stage of each step
+    figure = Figure(figsize=(8.4, 4.4), dpi=140, layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(2.4, 1))
     colours = CLUSTER_COLOURS(np.linspace(0, 1, CLUSTERS))[::-1]  # of the cluster that opened last
     for number in range(1, CLUSTERS + 1):
@@ -148,7 +148,7 @@ def patience(path: Path) -> None:
         if not now.any():
             continue
         above.plot(step[now], losses[now], color=colours[number - 1], linewidth=1.2)
-        # The best loss in the stage so far, as the rule keeps it; it is forgotten where one opens.
+        # The best loss of the stage so far; the rule forgets it when a cluster opens.
         if number < CLUSTERS:
             best = np.minimum.accumulate(losses[now])
             above.plot(step[now], best, color="0.35", linewidth=1.0, linestyle=(0, (2, 1)))
@@ -159,24 +159,27 @@ def patience(path: Path) -> None:
         if number in (1, 2, 3, 5, 10, 15, CLUSTERS):
             above.annotate(
                 str(number), (middle, 1.0), xycoords=("data", "axes fraction"), ha="center",
-                va="bottom", fontsize=8, color="0.35",
+                va="bottom", fontsize=9, color="0.25",
             )  # fmt: skip
     above.plot([], [], color=LINE, linewidth=1.2, label="loss of the step")
     above.plot([], [], color="0.35", linewidth=1.0, linestyle=(0, (2, 1)),
                label="best of the stage")  # fmt: skip
-    above.legend(frameon=False, fontsize=9, loc="upper right", ncols=2)
+    above.legend(frameon=False, fontsize=10, loc="upper right", ncols=2)
     above.set_yscale("log")
     above.set_yticks([0.4, 0.6, 1.0, 1.6], ["0.4", "0.6", "1.0", "1.6"])
     above.minorticks_off()
     above.set_ylabel("training loss")
-    above.set_title("stage", loc="left", fontsize=9, color="0.35")
-    # With the step that ends a stage, after which the count starts anew.
+    above.annotate(
+        "stage", (-0.01, 1.0), xycoords="axes fraction", ha="right", va="bottom", fontsize=9,
+        color="0.25",
+    )  # fmt: skip
+    # The step that ends a stage is counted too; after it the count starts at 0.
     waits = (losses >= states.best[:-1]) & (stage < CLUSTERS)
     below.step(step, np.where(waits, states.bad_steps[:-1] + 1, 0), where="mid", color=LINE)
     below.axhline(PATIENCE, color=SECOND, linewidth=1.0)
     below.annotate(
         f"patience {PATIENCE}", (1.0, PATIENCE), xycoords=("axes fraction", "data"), ha="right",
-        va="bottom", fontsize=8, color=SECOND,
+        va="bottom", fontsize=9, color=SECOND,
     )  # fmt: skip
     below.set_ylim(0, PATIENCE + 2.5)
     below.set_yticks([0, PATIENCE])
@@ -189,7 +192,7 @@ def patience(path: Path) -> None:
 
 
 def densities(path: Path) -> None:
-    """Histograms of what the curriculum draws from each density, at three stages."""
+    """Plot histograms of the levels that the curriculum draws, for four densities and stages."""
     number, draws = 10, 1_000_000
     edges = edge_table(uniform_edges(number), None)
     known = {
@@ -198,7 +201,7 @@ def densities(path: Path) -> None:
         "second_moment": (second_moment(100), SECOND),
         "info_noise": (_info_noise(), "#2a8c8c"),
     }
-    figure, axes = _figure(3, "density of u", share=True)
+    figure, axes = _figure(3, "density of u", one_y_axis=True)
     for name, (density, colour) in known.items():
         learned = taught(density)
         sampler = curriculum(density, edges, fixed(1, number))
@@ -208,7 +211,7 @@ def densities(path: Path) -> None:
             state = state._replace(density=learned, pacing=now)
             u = sampler.sample(state, jax.random.key(0), draws).u
             heights, bins = np.histogram(np.asarray(u), bins=100, range=(0, 1), density=True)
-            heights = np.where(heights > 0, heights, np.nan)  # closed
+            heights = np.where(heights > 0, heights, np.nan)  # closed clusters
             axis.stairs(heights, bins, color=colour, linewidth=1.5, baseline=None, label=name)
             axis.set_title(f"stage {stage} of {number}", loc="left", fontsize=10)
             _u_axis(axis)
@@ -218,9 +221,9 @@ def densities(path: Path) -> None:
 
 
 def taught(density):
-    """The density's state after it has seen the losses that the run ended with.
+    """Return the state of a density after updates with the final losses of the run.
 
-    The run is of flow matching, where eps = x + (1 - u) velocity.
+    The run uses flow matching, where eps = x + (1 - u) velocity.
     """
     known = np.array(read_run()["validation_loss"])
     middles = (np.arange(len(known)) + 0.5) / len(known)
@@ -241,12 +244,12 @@ def _info_noise():
 
 
 def read_run() -> dict[str, list[float]]:
-    """ "loss" and "stage" of the first steps, "validation_loss" of each cluster at the end."""
+    """Return "loss" and "stage" of the first steps, and the final "validation_loss" per cluster."""
     return json.loads(RUN.read_text())
 
 
 def record(workdir: str) -> None:
-    """Writes digits_run.json of a run that has logged every step."""
+    """Write digits_run.json from a run that logged every step."""
     history = read_history(workdir)
     steps = [record for record in history if "loss" in record][:RECORDED]
     if [record["step"] for record in steps] != list(range(1, RECORDED + 1)):
@@ -261,9 +264,9 @@ def record(workdir: str) -> None:
     RUN.write_text(json.dumps(content) + "\n")
 
 
-def _figure(panels: int, label: str, share: bool):
-    figure = Figure(figsize=(10, 3.6), dpi=120, layout="constrained")
-    axes = figure.subplots(1, panels, sharey=share)
+def _figure(panels: int, label: str, one_y_axis: bool):
+    figure = Figure(figsize=(8.4, 3.5), dpi=140, layout="constrained")
+    axes = figure.subplots(1, panels, sharey=one_y_axis)
     axes[0].set_ylabel(label)
     for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)
@@ -272,13 +275,13 @@ def _figure(panels: int, label: str, share: bool):
 
 def _u_axis(axis) -> None:
     axis.set_xlim(0, 1)
-    axis.set_xlabel("u (0 = clean, 1 = noise)")
+    axis.set_xlabel("u (0 = clean, 1 = pure noise)")
 
 
 def _legend(figure, axes) -> None:
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(
-        handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=9
+        handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=10
     )
 
 

@@ -60,5 +60,5 @@ def test_every_device_takes_its_share():
     "images", [np.zeros((2, 4, 4, 3)), np.zeros((2, 4, 4, 4), np.uint8), np.zeros((4, 3), np.uint8)]
 )
 def test_other_images_are_refused(images):
-    with pytest.raises(ValueError, match="features are of uint8 images"):
+    with pytest.raises(ValueError, match="features need uint8"):
         in_batches(Toy(), np.float32(1), "toy", 4)(images)

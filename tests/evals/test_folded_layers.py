@@ -27,7 +27,7 @@ def test_folded_layer_is_convolution_then_normalisation():
 def test_folding_names_what_is_missing():
     state = random_state(np.random.RandomState(0), (4, 3, 1, 1))
     del state["n.bias"]
-    with pytest.raises(ValueError, match="lack n.bias:"):
+    with pytest.raises(ValueError, match="lack n.bias;"):
         fold_batch_norm(state, "c", "n", 1e-3)
 
 

@@ -28,5 +28,5 @@ def test_close_neighbours_keep_their_precision():
 def test_errors():
     with pytest.raises(ValueError, match="3 and 4 dimensions"):
         mean_nearest_distance(np.zeros((2, 3)), np.zeros((2, 4)))
-    with pytest.raises(ValueError, match="got 2 and 0"):
+    with pytest.raises(ValueError, match="have 2 and 0 images"):
         mean_nearest_distance(np.zeros((2, 3)), np.zeros((0, 3)))

@@ -35,7 +35,7 @@ def test_explicit_path_comes_first(file, tmp_path):
 
 
 def test_absent_explicit_path_is_not_replaced_by_a_download(file, tmp_path):
-    with pytest.raises(ValueError, match="absent.pth does not exist; net-1234.pth can be downl"):
+    with pytest.raises(ValueError, match="absent.pth does not exist; download net-1234.pth from"):
         locate(file, tmp_path / "absent.pth", tmp_path / "cache")
     assert not (tmp_path / "cache").exists()
 
@@ -50,7 +50,7 @@ def test_wrong_content(file, tmp_path, given):
     wrong = tmp_path / "cache" / file.name
     wrong.parent.mkdir()
     wrong.write_bytes(CONTENT[:-1])
-    with pytest.raises(ValueError, match="damaged or another file; replace it by") as caught:
+    with pytest.raises(ValueError, match="damaged or another file; replace it with") as caught:
         locate(file, wrong if given else None, wrong.parent)
     assert str(wrong) in str(caught.value) and file.url in str(caught.value)
     assert wrong.read_bytes() == CONTENT[:-1]  # it may be the user's: not ours to replace
@@ -58,7 +58,7 @@ def test_wrong_content(file, tmp_path, given):
 
 def test_download_with_wrong_content_leaves_nothing(file, tmp_path):
     (tmp_path / "release" / file.name).write_bytes(b"<html>")
-    with pytest.raises(ValueError, match="answered with a file of SHA-256") as caught:
+    with pytest.raises(ValueError, match="returned a file with SHA-256") as caught:
         locate(file, cache_dir=tmp_path / "cache")
     assert str(tmp_path / "cache" / file.name) in str(caught.value)
     assert os.listdir(tmp_path / "cache") == []

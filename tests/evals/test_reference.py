@@ -55,7 +55,9 @@ def test_second_call_reads_the_file(tmp_path, space):
     (path,) = tmp_path.iterdir()
     assert_same(stats.summary, file_reference(path, counted).summary)
     assert len(calls) == 1
-    with pytest.raises(ValueError, match="features 'counted', not of 'pixels'"):
+    with pytest.raises(
+        ValueError, match="features 'counted'; give a file for the features 'pixels'"
+    ):
         file_reference(path, Counted())
 
 
@@ -91,7 +93,7 @@ def test_files_of_images_statistics_and_both(tmp_path):
     np.savez(tmp_path / "stats.npz", mu=mu, sigma=sigma)
     assert file_reference(tmp_path / "stats.npz", pixels).summary.features is None
     np.savez(tmp_path / "wrong.npz", mu=mu, sigma=sigma[:3])
-    with pytest.raises(ValueError, match="statistics are"):
+    with pytest.raises(ValueError, match="their shapes must be"):
         file_reference(tmp_path / "wrong.npz", pixels)
     with pytest.raises(ValueError, match="does not exist"):
         file_reference(tmp_path / "nowhere.npz", pixels)
