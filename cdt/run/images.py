@@ -24,7 +24,7 @@ class Generator(NamedTuple):
     sample: Callable[[PyTree, jax.Array, Condition], jax.Array]  # from `from_config.sampler`
     condition: Callable[[np.ndarray], dict[str, np.ndarray]]  # from `from_config.sample_condition`
     captions: Callable[[np.ndarray], list[str]] | None  # from `from_config.sample_captions`
-    class_names: tuple[str, ...]  # by label; a label without a name is shown as a number
+    class_names: tuple[str, ...]  # by label, see `class_names`
     period: int  # conditioning repeats after so many images; 0: it does not, or there is none
     mesh: jax.sharding.Mesh
     batch_size: int  # images at a time, rounded up to a multiple of the devices
@@ -70,10 +70,7 @@ class Generator(NamedTuple):
         labels = self.condition(indices).get("label")
         if labels is None:
             return plots.image_grid(images)
-        names = [
-            self.class_names[label] if label < len(self.class_names) else str(label)
-            for label in labels.tolist()
-        ]
+        names = [self.class_names[label] for label in labels]
         if columns:
             return plots.headed_grid(images, names[:columns])
         return plots.captioned_grid(images, names)
@@ -95,10 +92,19 @@ def make_generator(run: OpenRun) -> Generator:
         from_config.sampler(config, run.model),
         from_config.sample_condition(config, run.model),
         captions,
-        tuple(config.data.class_names) or recorded_class_names(run.path),
+        class_names(run),
         period,
         run.mesh,
         config.sample.batch_size,
+    )
+
+
+def class_names(run: OpenRun) -> tuple[str, ...]:
+    """Return the names of the model's classes by label; a class without a name has its number."""
+    known = tuple(run.config.data.class_names) or recorded_class_names(run.path)
+    return tuple(
+        known[label] if label < len(known) else str(label)
+        for label in range(run.config.model.num_classes)
     )
 
 

@@ -10,7 +10,7 @@ from cdt.errors import UserError, user_errors
 from cdt.monitoring.history import Convergence, convergence
 from cdt.monitoring.writers import read_history
 from cdt.register import unregistered
-from cdt.run.images import make_generator
+from cdt.run.images import class_names, make_generator
 from cdt.run.open_run import open_run
 from cdt.run.weights import load_params
 from cdt.workdir.record import recorded_config
@@ -28,6 +28,7 @@ class Run:
         None)`.
       step: steps done by the checkpoint that was loaded, the newest that is whole.
       params: f32 tree, of the average that was asked for.
+      class_names: by label; a class without a name has its number. Empty for unconditional models.
     """
 
     def __init__(self, path: epath.PathLike, ema: str = ""):
@@ -43,6 +44,7 @@ class Run:
         self.config.sample.ema = ema or self.config.sample.ema
         self._run = open_run(self.config, self.path)
         self.model = self._run.model
+        self.class_names = class_names(self._run)
         self.step, self.params = load_params(self._run)
 
     def sample(self, n: int = 16, **settings: object) -> np.ndarray:

@@ -2,24 +2,29 @@
 
 import numpy as np
 import pytest
+from etils import epath
 
 from cdt.modes.sample import sample
 from cdt.modes.train import train
 from cdt.monitoring import plots
-from cdt.run.images import Generator
+from cdt.run.images import Generator, class_names
+from cdt.run.open_run import OpenRun
 from cdt.workdir.record import recorded_class_names
 from smoke_runs import smoke
 
 IMAGES = np.random.RandomState(0).randint(0, 200, (24, 8, 8, 1)).astype(np.uint8)
 
 
-def generator(labels=None, captions=None, names=(), period=0):
+NAMES = ("cat", "dog", *map(str, range(2, 12)))
+
+
+def generator(labels=None, captions=None, period=0):
     condition = {} if labels is None else {"label": np.resize(labels, 24)}
     return Generator(
         sample=None,
         condition=lambda indices: {name: values[indices] for name, values in condition.items()},
         captions=captions and (lambda indices: [captions[i % len(captions)] for i in indices]),
-        class_names=names,
+        class_names=NAMES,
         period=period,
         mesh=None,
         batch_size=8,
@@ -34,27 +39,26 @@ def test_without_conditioning_a_grid_is_pixels_alone():
     "labels, columns", [([0, 1, 2], 9), ([4], 10), (range(10), 10), (range(7), 7)]
 )
 def test_a_column_of_one_class_has_its_name_or_number(labels, columns):
-    grid = generator([*labels], names=("cat", "dog"), period=len(labels)).grid(IMAGES)
-    heads = [{0: "cat", 1: "dog"}.get(i, str(i)) for i in np.resize([*labels], columns).tolist()]
+    grid = generator([*labels], period=len(labels)).grid(IMAGES)
+    heads = [NAMES[label] for label in np.resize([*labels], columns)]
     assert np.array_equal(grid, plots.headed_grid(IMAGES, heads))
 
 
 def test_more_classes_than_columns_are_named_below_the_images():
-    grid = generator([*range(12)], names=("cat",), period=12).grid(IMAGES)
-    names = np.resize(["cat", *map(str, range(1, 12))], 24).tolist()
-    assert np.array_equal(grid, plots.captioned_grid(IMAGES, names))
+    grid = generator([*range(12)], period=12).grid(IMAGES)
+    assert np.array_equal(grid, plots.captioned_grid(IMAGES, NAMES + NAMES))
 
 
 @pytest.mark.parametrize("period, columns", [(4, 8), (0, None)])
 def test_captions_stand_below_the_images(period, columns):
     captions = ["a cat", "a dog", "a hat", "an owl"]
-    grid = generator([1], captions, ("cat", "dog"), period).grid(IMAGES)
+    grid = generator([1], captions, period).grid(IMAGES)
     assert np.array_equal(grid, plots.captioned_grid(IMAGES, captions * 6, columns))
 
 
 def test_fewer_images_than_columns():
     grid = generator([*range(10)], period=10).grid(IMAGES[:3])
-    assert np.array_equal(grid, plots.headed_grid(IMAGES[:3], ["0", "1", "2"]))
+    assert np.array_equal(grid, plots.headed_grid(IMAGES[:3], NAMES[:3]))
 
 
 @pytest.mark.long  # of a run
@@ -73,3 +77,10 @@ def test_a_run_records_the_class_names_of_its_data(tmp_path, monkeypatch):
     )
     assert sample(smoke(**short, **{"sample.num": 20}), str(tmp_path)) == 0
     assert shown == [[*names]]
+
+
+@pytest.mark.parametrize("known, expected", [((), "0 1 2"), (("cat", "dog"), "cat dog 2")])
+def test_a_class_without_a_name_has_its_number(tmp_path, known, expected):
+    config = smoke(**{"model.num_classes": 3, "data.class_names": known})
+    run = OpenRun(config, epath.Path(tmp_path), None, None)
+    assert class_names(run) == tuple(expected.split())
