@@ -1,4 +1,4 @@
-"""The script that counts the rooms of cdt, on a package whose counts are known."""
+"""The script that counts the packages of cdt, on a tree whose counts are known."""
 
 import runpy
 
@@ -10,7 +10,7 @@ FILES = {
     "__init__.py": "from house.roof import f\n",
     "ground/__init__.py": "",
     "ground/a.py": "import json\nfrom house.ground import b\n",
-    "ground/b.py": "def two():\n    from house import roof\n",  # closes a circle
+    "ground/b.py": "def two():\n    from house import roof\n",  # closes a cycle
     "middle.py": "from house.ground.a import x\nimport house.ground.b\n",
     "roof.py": "from house import middle\nfrom house.ground import a\n\n\ndef f():\n"
     "    a = 1\n    return a\n",
@@ -18,7 +18,7 @@ FILES = {
 }
 
 
-def test_a_known_house(tmp_path):
+def test_a_known_tree(tmp_path):
     for name, text in FILES.items():
         file = tmp_path / "house" / name
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -30,7 +30,7 @@ def test_a_known_house(tmp_path):
         ("roof", "middle"): 1, ("roof", "ground"): 1,
     }  # fmt: skip
     assert house.upward == {("ground", "roof")}
-    assert house.floors == {"ground": 1, "middle": 2, "roof": 3, "shed": 1}
+    assert house.levels == {"ground": 1, "middle": 2, "roof": 3, "shed": 1}
     assert house.longest == (3, "roof.py f")
     ROOMS["draw"](house, tmp_path / "house.png")
     assert (tmp_path / "house.png").read_bytes().startswith(b"\x89PNG")
