@@ -27,6 +27,16 @@ def pictures(folder):
     (folder / "pictures" / "train" / "cat" / "damaged.png").write_bytes(b"\x89PNG")
 
 
+def photos(folder):
+    """A folder of images of two classes, with a damaged one."""
+    rng = np.random.default_rng(0)
+    for i in range(24):
+        path = folder / "photos" / ("cat", "dog")[i % 2] / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 255, (72, 80, 3), np.uint8)).save(path)
+    (folder / "photos" / "cat" / "damaged.png").write_bytes(b"\x89PNG")
+
+
 def emoji_package(folder):
     """What npm would have unpacked."""
     entries = [
@@ -43,7 +53,7 @@ def emoji_package(folder):
 # What a page takes for granted in the reader's folder.
 PLACED = {
     "README.md": (pictures,),
-    "docs/howto/data.md": (pictures,),
+    "docs/howto/data.md": (photos,),
     "docs/howto/text.md": (emoji_package,),
 }
 
