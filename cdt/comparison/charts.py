@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # matplotlib is imported where it is used
 _BASELINE = "#333333"
 _COLOURS = ("#b5367a", "#00796b", "#b85c00", "#5b2a86", "#2f6db3", "#6b6b00", "#c0392b", "#1f7a3f",
             "#8c564b", "#c2559a")  # fmt: skip
-_MARKERS = "os^DvPX<>*"  # of the same arms, for readers who cannot tell the colours apart
+_MARKERS = "os^DvPX<>*"  # of the same arms, for readers who cannot distinguish the colours
 _WIDTH = 5.0  # inches
 
 

@@ -197,8 +197,8 @@ def fitted_order(edges: np.ndarray, study_edges: np.ndarray, difficulty: np.ndar
         known cluster.
 
     Returns:
-      A permutation of 1..N, where 1 is the cluster of least noise. Of equal clusters the one of
-      more noise comes first.
+      A permutation of 1..N, where 1 is the cluster of least noise. Equally difficult clusters are
+      in the order from much noise to little.
 
     Raises:
       ValueError: no difficulty is known.

@@ -1,4 +1,4 @@
-"""An arm read off the histories of its runs."""
+"""An arm, read from the histories of its runs."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from cdt.comparison.arm import read_arm
 
 
 def history(seed, stages=()):
-    """Two evaluations and two validations, with numbers that tell where they come from."""
+    """Two evaluations and two validations, with numbers that depend on the seed."""
     name = "evaluation_pixels/{}/ema_0.9"
     return [
         {"step": 0, "time": 100.0, "validation_loss": 9.0, "validation_loss/cluster_01": 8.0 + seed,

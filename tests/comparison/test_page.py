@@ -80,7 +80,7 @@ ATTRIBUTES = {"lang", "charset", "name", "content", "class", "alt", "src", "role
 
 
 def test_names_and_captions_are_text_and_nothing_else():
-    """In every place where words of a config or a data set can stand."""
+    """Hostile text in every place that a config or a data set can fill."""
     picture = charts.validation_plot(ARMS)
     text = page(
         HOSTILE, HOSTILE, [HOSTILE], [Table(HOSTILE, [HOSTILE], [[HOSTILE, "better"]], HOSTILE)],

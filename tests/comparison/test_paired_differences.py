@@ -1,4 +1,4 @@
-"""What a comparison claims, against scipy, by hand, and by simulation."""
+"""Statistics and verdicts of a comparison, against scipy, by hand and by simulation."""
 
 import numpy as np
 import pytest

@@ -65,7 +65,7 @@ def test_each_model_is_trained_and_validated_on_its_own_levels():
         middle = (low + high) / 2
         assert curve.cluster == k and curve.steps == [0, 1, 5, 20] and curve.bad_steps == 0
         np.testing.assert_allclose(curve.losses[0], middle * start, rtol=1e-5)
-        # Mean u of a batch of 32 lies in the cluster, whichever levels were drawn.
+        # The mean u of a batch lies in the cluster, for any levels that are drawn.
         slowest = middle * start * (1 - 2 * LR * low) ** 40
         fastest = middle * start * (1 - 2 * LR * high) ** 40
         assert fastest < curve.losses[-1] < slowest
@@ -104,7 +104,7 @@ def test_side_by_side_gives_what_one_after_the_other_gives():
     made = side_by_side(programs())
     both = ClusterPrograms(*map(jax.jit, made))
     settings = dict(clusters=range(3), validation_steps=[0, 1, 5, 20])
-    # Groups of two of three clusters: the second is filled up, and what fills it is not yielded.
+    # Three clusters in groups of two: the second group is filled up with a curve that is dropped.
     found = list(
         train_each_cluster(both, batch_at, batch_at(0), jax.random.key(1), **settings, at_once=2)
     )
@@ -186,7 +186,7 @@ def test_exponential_curves_give_their_own_time_constants():
 
 def test_rank_correlation_is_spearman_s():
     rng = np.random.default_rng(0)
-    difficulty = rng.integers(0, 6, (5, 12)).astype(float)  # with ties
+    difficulty = rng.integers(0, 6, (5, 12)).astype(float)  # with equal values
     found = rank_correlation(difficulty)
     np.testing.assert_allclose(found.rho, spearmanr(np.arange(12), difficulty.mean(axis=0))[0])
     assert -1 <= found.low < found.rho < found.high <= 1
@@ -203,8 +203,8 @@ def test_perfect_orders_and_a_single_seed():
 
 
 def test_the_interval_covers_the_truth():
-    """With no relation at all between cluster and difficulty, 0 is outside one time in twenty to
-    one in four: ten seeds' bootstrap of a mean."""
+    """If cluster and difficulty are unrelated, 0 is outside the interval in 5 to 25 % of studies
+    (bootstrap of a mean over ten seeds)."""
     rng = np.random.default_rng(1)
     outside = 0
     for _ in range(100):

@@ -60,7 +60,7 @@ def test_ddpm_pairs_are_consecutive_timesteps():
 
 
 def test_blocked_log_ratios_equal_the_definition():
-    """Against sums over the whole data set of densities taken literally."""
+    """Against sums of densities over the whole data set, as in the definition."""
     rng = np.random.default_rng(0)
     data = rng.uniform(-1, 1, (50, 12))
     data[7] = data[3]  # a duplicate is a neighbour at distance 0
@@ -86,8 +86,8 @@ def test_blocked_log_ratios_equal_the_definition():
 
 
 def test_rounding_is_far_below_the_standard_error():
-    """In 3072 dimensions, where the log densities are thousands of nats: against differences taken
-    in 80-bit long double, image-like data included whose mean is far from zero."""
+    """In 3072 dimensions the log densities are thousands of nats: against differences in 80-bit
+    long double. Some of the data are like images, with a mean far from zero."""
     if np.finfo(np.longdouble).eps > 1e-18:
         pytest.skip("needs a long double that is longer than a double")
     rng = np.random.default_rng(0)
@@ -109,7 +109,7 @@ def test_rounding_is_far_below_the_standard_error():
                     peak + np.log(np.exp(exponent - peak[:, None]).sum(1)) - 3072 * np.log(s)
                 )
             deviation = np.abs(found.log_ratio[p] - (log_p[0] - log_p[1])).max()
-            # Where the data are single points the estimate is exact and its error is rounding.
+            # For single points the estimate is exact and its error is rounding.
             exact = 1e-9 * np.abs(found.log_ratio[p]).max()
             assert deviation < max(1e-3 * error[p], exact), (name, p)
 
@@ -128,7 +128,7 @@ def test_a_single_point_is_two_isotropic_gaussians(name):
     assert result.single_point.all() and result.nearest == np.inf
 
 
-# The long ones differ from others in their schedule alone.
+# The long ones differ from the others only in their schedule.
 @pytest.mark.parametrize(
     "name", [pytest.param(n, marks=[pytest.mark.long] * (n in ("cosine", "gvp"))) for n in FAMILIES]
 )
@@ -136,11 +136,11 @@ def test_gaussian_data_have_the_closed_form(name):
     """N(0, S) with unequal variances in 2-D; 20,000 examples stand for the whole distribution."""
     variance = np.array([0.25, 1.5])
     data = np.random.default_rng(1).standard_normal((20_000, 2))
-    # Exactly the wanted mean and covariance: their own scatter would count at high noise.
+    # Exactly the intended mean and covariance: at high noise deviations would be visible.
     data -= data.mean(axis=0)
     data = data @ np.linalg.inv(np.linalg.cholesky(np.cov(data.T, ddof=0))).T * np.sqrt(variance)
     pairs = level_pairs(FAMILIES[name], 40)
-    pairs = select(pairs, pairs.u > 0.4)  # below, the examples can be told from a density
+    pairs = select(pairs, pairs.u > 0.4)  # below, single examples are visible
     pairs = select(pairs, slice(None, None, 6))
     result = relative_entropy(data, pairs, num_draws=2000)
     at = pairs.alpha[..., None] ** 2 * variance + pairs.sigma[..., None] ** 2
@@ -173,13 +173,13 @@ def test_two_points_in_one_dimension_agree_with_quadrature():
             ]
             expected = np.trapezoid(np.exp(log_p[0]) * (log_p[0] - log_p[1]), x)
             deviation = abs(result.nats_per_dim[p] - expected)
-            # The two points hardly overlap at low noise: what they do to the value is in draws
-            # rarer than these 30,000, unseen by the standard error.
+            # At low noise the two points hardly overlap. Their effect is in draws rarer than one in
+            # 30,000, which the standard error does not see.
             assert deviation < 4 * result.standard_error[p] + 1e-5 * expected, (name, p)
 
 
 def test_standard_errors_are_honest():
-    """Over repeated draws the estimates scatter as much as each says it does."""
+    """The spread of repeated estimates equals their standard error."""
     data = np.random.default_rng(3).standard_normal((60, 3)) * [0.3, 1.0, 0.6]
     pairs = select(level_pairs(FAMILIES["flow"], 30), slice(None, None, 6))
     runs = [relative_entropy(data, pairs, num_draws=200, seed=s) for s in range(60)]

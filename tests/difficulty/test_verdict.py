@@ -62,7 +62,7 @@ def test_entropy_is_decided_outside_the_single_point_region_by_two_standard_erro
     assert entropy_is_larger(contrast(entropy(rising, 0.1, alone=2))) == "no"
     assert entropy_is_larger(contrast(entropy(falling, 0.6, alone=2))) == "undecided"
     assert entropy_is_larger(contrast(entropy(falling, 0.1, alone=6))) == "undecided"
-    # Of an odd number the middle one is in neither half.
+    # The middle one of an odd number of pairs is in neither half.
     assert contrast(entropy([5, 100, 1]))[:2] == (5, 1)
 
 
@@ -137,10 +137,10 @@ def test_the_fastest_cluster_opens_first():
     edges = np.arange(5) / 4
     assert fitted_order(edges, edges, [9.0, 1.0, 7.0, 3.0]) == [2, 4, 3, 1]
     assert fitted_order(edges, edges, np.ones(4)) == [4, 3, 2, 1]  # the paper's
-    # Other edges than those of the study: means over u. [0, .1) is 10; [.1, .6) is 2.8.
+    # With other edges than those of the study difficulties are means over u: 10, 2.8 and 1.
     order = fitted_order(np.array([0.0, 0.1, 0.6, 1.0]), np.array([0, 0.2, 1.0]), [10.0, 1.0])
     assert order == [3, 2, 1]
-    # Unknown clusters take after their nearest known neighbour.
+    # Unknown clusters have the difficulty of their nearest known neighbour.
     known = fitted_order(edges, edges, [np.nan, 1.0, 7.0, np.nan])
     assert known == [2, 1, 4, 3]
 

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 with the weights of its package; tests/peers has the other implementation."""
+"""EfficientNet-Lite0 with the weights of its package; tests/peers compares it with PyTorch."""
 
 import sys
 
@@ -17,7 +17,7 @@ def features():
 
 
 def ramps():
-    """One image 224x224, which is not resized: rows, columns and their product modulo 256."""
+    """One image of 224x224, which is not resized: rows, columns and their product modulo 256."""
     row, column = np.mgrid[:224, :224]
     return np.stack([row, column, row * column % 256], axis=-1).astype(np.uint8)[None]
 

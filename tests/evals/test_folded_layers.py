@@ -32,7 +32,7 @@ def test_folding_names_what_is_missing():
 
 
 def test_padding_of_stride_two_is_at_the_end():
-    """TensorFlow pads an even length by nothing before and by one after, unlike PyTorch."""
+    """TensorFlow pads an even length by 0 before and by 1 after, unlike PyTorch."""
     ones = Layer(np.ones((3, 3, 1, 1), np.float32), np.zeros(1, np.float32))
     x = np.arange(4, dtype=np.float32) * np.ones((4, 1), np.float32)
     found = convolve(ones, x[None, :, :, None], stride=2)[0, :, :, 0]

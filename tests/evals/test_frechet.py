@@ -1,4 +1,4 @@
-"""Frechet distance and its statistics against closed forms and other people's code."""
+"""Frechet distance and its statistics against closed forms and other programs."""
 
 import numpy as np
 import pytest
@@ -108,7 +108,7 @@ def test_errors():
 
 
 def test_scale_of_the_distance_on_digits():
-    """The yardsticks of the digits run: data against data, and noise against data."""
+    """Distances to compare the digits run with: data to data, and noise to data."""
     images = digits("train").images(np.arange(1500))
     data = statistics([pixels(images).features])
     halves = statistics([pixels(images[::2]).features]), statistics([pixels(images[1::2]).features])

@@ -1,4 +1,4 @@
-"""Images to evaluate: npz and folders, and everything that can be wrong with them."""
+"""Images to evaluate: npz files, folders, and wrong input."""
 
 import logging
 

@@ -1,4 +1,4 @@
-"""The parts of the FID's Inception that no weights are needed for; tests/peers has the network."""
+"""Parts of the FID's Inception that need no weights; tests/peers tests the network."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from cdt.evals.inception import WEIGHTS, _average_pool, _resize, inception, para
 
 
 def test_resize_is_that_of_tensorflow_1():
-    """Output pixel i lies at input pixel i H / 299, from the corner and not from the centre."""
+    """Output pixel i is at input pixel i H / 299, measured from the corner."""
     rows, columns = 23, 598
     image = 3.0 * np.arange(rows)[:, None] + 7.0 * np.arange(columns)
     found = np.asarray(_resize(image[None, :, :, None].astype(np.float32)))

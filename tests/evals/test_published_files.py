@@ -1,4 +1,4 @@
-"""Weight files are verified wherever they come from."""
+"""Weight files are verified, whether given, cached or downloaded."""
 
 import hashlib
 import os
@@ -53,7 +53,7 @@ def test_wrong_content(file, tmp_path, given):
     with pytest.raises(ValueError, match="damaged or another file; replace it with") as caught:
         locate(file, wrong if given else None, wrong.parent)
     assert str(wrong) in str(caught.value) and file.url in str(caught.value)
-    assert wrong.read_bytes() == CONTENT[:-1]  # it may be the user's: not ours to replace
+    assert wrong.read_bytes() == CONTENT[:-1]  # it may be the user's, so it is not replaced
 
 
 def test_download_with_wrong_content_leaves_nothing(file, tmp_path):

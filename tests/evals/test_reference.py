@@ -1,4 +1,4 @@
-"""Reference statistics: right, cached by content, never trusted when damaged, in ADM's form."""
+"""Reference statistics: correct, cached by content, in ADM's form; damaged files are replaced."""
 
 import numpy as np
 import pytest

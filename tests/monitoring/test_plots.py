@@ -1,4 +1,4 @@
-"""Pictures: right pixels, valid files, and no input that stops a run at its last line."""
+"""Grids and plots: correct pixels, valid files, and no error for unusual losses."""
 
 import warnings
 
@@ -64,7 +64,7 @@ def test_heads_stand_above_the_pixels_of_the_grid(channels):
     assert len(strip) == 2 * 15 + 3 and grid.dtype == np.uint8
     one, none, two = np.split(strip.min(axis=(0, 2), initial=255, where=strip < 200), [60, 119])
     assert (one < 200).any() and (none == 255).all() and (two < 200).any()
-    # The head of one line stands in the lower of the two.
+    # The head of one line is in the lower of the two lines.
     assert (strip[:17, :60] == 255).all() and (strip[:17, 119:] < 200).any()
 
 
