@@ -1,10 +1,14 @@
-"""The config schema: every key a run has, with its default and meaning.
+"""The config schema: every key of a run, with its default and its meaning.
 
-A config file starts from `default_config()` and changes what differs. Where a comment lists
-several names, a name's own options lie in the section of that name, such as `density.logit_normal`;
-options of names that are not chosen are ignored. `cdt.register` adds names and their options.
+A config file starts from `default_config()` and changes some keys. A method chosen by name, such as
+`density.name = "logit_normal"`, has its options in the section of that name, here
+`density.logit_normal`. Options of methods that are not chosen are ignored. `cdt.register` adds
+methods and their options.
 
 Durations are strings: "2000" or "2000 steps", "500_000 examples", "30 epochs".
+
+`cdt.key_table` reads the comments below: they are the text of `--help=SECTION` and of the page of
+config keys. Each key has a comment, behind it or in the lines above it.
 """
 
 import difflib
@@ -18,8 +22,9 @@ from ml_collections import ConfigDict
 
 from cdt.errors import UserError
 from cdt.old_keys import moved
+from cdt.synonyms import key_meant
 
-# Sections of methods that `cdt.register` was given: "model.mlp" -> its keys with their defaults.
+# Sections of registered methods: "model.mlp" -> its keys with their defaults.
 _added: dict[str, dict[str, Any]] = {}
 
 
@@ -27,12 +32,12 @@ def add_section(name: str, defaults: dict[str, Any]) -> None:
     """Add a section such as "model.mlp" to the schema, or replace it.
 
     Args:
-      name: SECTION.METHOD, with a section of the schema.
+      name: SECTION.METHOD, where SECTION is a section of the schema.
       defaults: the keys with their defaults, of type bool, int, float or str, or tuples of one of
         these types with at least one element; {} for a method without options.
 
     Raises:
-      UserError: a default of another type.
+      UserError: a default is of another type.
     """
     for key, value in defaults.items():
         kinds = {type(element) for element in (value if isinstance(value, tuple) else (value,))}
@@ -47,215 +52,225 @@ def add_section(name: str, defaults: dict[str, Any]) -> None:
 
 
 def default_config() -> ConfigDict:
-    """All keys with their defaults: a small unconditional DiT with flow matching."""
+    """Return a config with every key at its default: a small unconditional DiT, flow matching."""
     config = ConfigDict()
-    config.seed = 0
-    # Workdir of another run, or of imported weights: parameters and averages start as the weights
-    # that it samples with, everything else anew. Empty: all starts from the seed.
+    config.seed = 0  # of the initial weights, the noise levels and the order of the data
+    # workdir of another run or of imported weights: training starts from the weights that it
+    # samples with; the optimizer and the curriculum start from scratch; empty: a random start
     config.init_from = ""
 
-    config.data = ConfigDict()
+    config.data = ConfigDict()  # images or latents to train on
     config.data.name = "digits"  # digits | mock | idx | npz | tfds | folder | prepared | latents
-    # idx: the folder; npz: the file; tfds: the data set, such as "imagenet_resized/64x64";
-    # folder, prepared, latents: the folder that holds a folder of each split
+    # idx: a folder; npz: a file; tfds: a data set such as "imagenet_resized/64x64"; folder,
+    # prepared, latents: a folder with one folder for each split
     config.data.path = ""
-    config.data.train_split = "train"
-    config.data.test_split = "test"  # held out: validation loss and evaluation
-    config.data.image_size = 8  # H = W, checked against the data; of latents: theirs
-    config.data.channels = 1
-    config.data.flip = False  # random horizontal flips
-    # of the examples that may be damaged: the next good one takes the place of each
+    config.data.train_split = "train"  # name of the training split
+    config.data.test_split = "test"  # name of the held-out split, for validation and evaluation
+    config.data.image_size = 8  # height and width of the images, or of the latents
+    config.data.channels = 1  # channels of the images (1: grey, 3: RGB), or of the latents
+    config.data.flip = False  # flip images horizontally at random
+    # fraction of the examples that may be damaged; the next good example replaces each of them
     config.data.max_bad_fraction = 0.02
-    config.data.class_names = ()  # by label, for sample grids; empty: the data set's, if it has any
-    config.data.text_encoder = ""  # whose states of the captions the model reads; empty: no text
+    config.data.class_names = ()  # by label, for sample grids; empty: those of the data set
+    config.data.text_encoder = ""  # encoder of the captions the model reads; empty: no text
 
-    config.latents = ConfigDict()  # what data.name "latents" was made with, by cdt.data.latents
-    config.latents.weights = ""  # .safetensors of a diffusers AutoencoderKL, config.json beside it
-    config.latents.scaling = "constant"  # constant: scale | edm2: each channel to 0 +- 0.5
-    config.latents.scale = 0.18215
-    config.latents.batch_size = 32  # images encoded at a time, by all devices together
+    config.latents = ConfigDict()  # autoencoder of the latents (data.name = "latents")
+    # .safetensors file of a diffusers AutoencoderKL, with its config.json beside it
+    config.latents.weights = ""
+    config.latents.scaling = "constant"  # constant: times `scale` | edm2: mean 0, std 0.5
+    config.latents.scale = 0.18215  # factor of the constant scaling
+    config.latents.batch_size = 32  # images that all devices together encode at a time
 
-    config.model = ConfigDict()
-    config.model.name = "dit"  # dit | adm | ddpmpp: U-Nets
-    # instead of the keys of the network: "S/4" and the like (dit) | imagenet64 (adm) |
-    # cifar10, ffhq64 (ddpmpp)
+    config.model = ConfigDict()  # the network
+    config.model.name = "dit"  # dit | adm | ddpmpp; the last two are U-Nets
+    # a published size, which replaces the keys of the network below: "S/4" and the like (dit) |
+    # imagenet64 (adm) | cifar10, ffhq64 (ddpmpp); empty: the keys below
     config.model.size = ""
-    config.model.patch_size = 2  # dit, with the next three
-    config.model.hidden_size = 128
-    config.model.depth = 6
-    config.model.num_heads = 4
-    config.model.channels = 64  # adm and ddpmpp, with the next four: a multiple of 32
-    config.model.channel_mult = (1, 2)  # of each level, which halves the image
-    config.model.num_blocks = 2  # a level
-    config.model.attention_resolutions = (4,)  # image sizes, in pixels, at which blocks attend
-    config.model.dropout = 0.0
-    config.model.num_classes = 0  # 0: unconditional
-    config.model.dtype = "float32"  # compute: float32 | bfloat16; parameters are always float32
-    config.model.unroll = False  # dit: unrolled blocks (faster steps) or scanned (fast compilation)
-    config.model.routing = False  # dit: each noise level has channels of its own (DTR)
-    config.model.routing_alpha = 4.0  # of t/(T - 1) or u: how their place moves with the level
-    config.model.routing_beta = 0.8  # their fraction of the width
-    # computed again in the backward pass: none | elementwise: all but dense products and
-    # convolutions | block: everything but a block's input. Less memory, slower.
+    config.model.patch_size = 2  # dit: side of a patch in pixels
+    config.model.hidden_size = 128  # dit: width
+    config.model.depth = 6  # dit: number of blocks
+    config.model.num_heads = 4  # dit: attention heads
+    config.model.channels = 64  # adm, ddpmpp: channels at the first level, a multiple of 32
+    # adm, ddpmpp: factor of the channels at each level; each level halves the image
+    config.model.channel_mult = (1, 2)
+    config.model.num_blocks = 2  # adm, ddpmpp: residual blocks in each level
+    config.model.attention_resolutions = (4,)  # adm, ddpmpp: image sizes with attention, in pixels
+    config.model.dropout = 0.0  # adm, ddpmpp: dropout probability
+    config.model.num_classes = 0  # number of classes; 0: unconditional
+    config.model.dtype = "float32"  # of the computation: float32 | bfloat16; weights are float32
+    config.model.unroll = False  # dit: True: faster steps; False: faster compilation (a scan)
+    config.model.routing = False  # dit: each noise level has its own channels (DTR)
+    config.model.routing_alpha = 4.0  # how the routed channels move with the noise level
+    config.model.routing_beta = 0.8  # fraction of the channels that a noise level uses
+    # recompute activations in the backward pass, which saves memory and costs time: none |
+    # elementwise: all but matrix products and convolutions | block: all but the input of a block
     config.model.remat = "none"
 
-    config.process = ConfigDict()
-    config.process.name = "flow"  # flow | ddpm | edm
+    config.process = ConfigDict()  # the noise process and what the network predicts
+    config.process.name = "flow"  # family: flow | ddpm | edm
     config.process.path = "linear"  # flow: linear | gvp
     config.process.schedule = "linear"  # ddpm: linear | cosine
-    config.process.num_timesteps = 1000  # ddpm
-    config.process.prediction = "eps"  # ddpm: eps | x0 | v; edm and flow have their own
-    config.process.learn_variance = False  # ddpm: the network emits 2C channels, loss = mse + vb
-    config.process.p_mean = -1.2  # edm: ln sigma ~ N(p_mean, p_std^2)
-    config.process.p_std = 1.2
-    config.process.sigma_data = 0.5
+    config.process.num_timesteps = 1000  # ddpm: number of timesteps
+    config.process.prediction = "eps"  # ddpm: eps | x0 | v; edm and flow have one of their own
+    config.process.learn_variance = False  # ddpm: also predict the variance, with a second loss
+    config.process.p_mean = -1.2  # edm: mean of ln(sigma) in training
+    config.process.p_std = 1.2  # edm: standard deviation of ln(sigma) in training
+    config.process.sigma_data = 0.5  # edm: standard deviation of the data
 
-    config.density = ConfigDict()  # where in u a run trains
-    # uniform | logit_normal | second_moment | info_noise, with or without the curriculum;
-    # two_phase | speed, without it
+    config.density = ConfigDict()  # at which noise levels u a run trains
+    # with or without the curriculum: uniform | logit_normal | second_moment | info_noise; only
+    # without it: two_phase | speed
     config.density.name = "uniform"
-    config.density.logit_normal = ConfigDict()  # u = sigmoid(mean + std z), z normal
-    config.density.logit_normal.mean = 0.0
-    config.density.logit_normal.std = 1.0
+    config.density.logit_normal = ConfigDict()  # u = sigmoid(mean + std z), z standard normal
+    config.density.logit_normal.mean = 0.0  # mean of logit(u)
+    config.density.logit_normal.std = 1.0  # standard deviation of logit(u)
     config.density.second_moment = ConfigDict()  # more often where losses are large
-    config.density.second_moment.num_bins = 100  # bins of u that remember losses
-    config.density.info_noise = ConfigDict()  # more often where the entropy of the data falls
-    config.density.info_noise.num_bins = 100  # bins of ln(sigma / alpha) that remember losses
+    config.density.second_moment.num_bins = 100  # bins of u with a record of losses
+    config.density.info_noise = ConfigDict()  # more often where the data's entropy falls fastest
+    config.density.info_noise.num_bins = 100  # bins of ln(sigma / alpha) with a record of losses
     config.density.two_phase = ConfigDict()  # logit-normal first, uniform later
-    config.density.two_phase.mean = 0.0
-    config.density.two_phase.std = 1.0
-    config.density.two_phase.switch_fraction = 0.4  # of the run, before the switch
+    config.density.two_phase.mean = 0.0  # first phase: mean of logit(u)
+    config.density.two_phase.std = 1.0  # first phase: standard deviation of logit(u)
+    config.density.two_phase.switch_fraction = 0.4  # fraction of the run in the first phase
     config.density.speed = ConfigDict()  # SpeeD: ddpm only, with a loss weight of its own
-    config.density.speed.tau = 700  # timesteps below it are drawn k times as often
-    config.density.speed.k = 2.0
-    config.density.speed.lam = 0.6  # the loss weight below tau lies in 1 - lam..lam
+    config.density.speed.tau = 700  # timesteps below tau are drawn k times as often
+    config.density.speed.k = 2.0  # see tau
+    config.density.speed.lam = 0.6  # loss weights below tau lie between 1 - lam and lam
 
-    config.curriculum = ConfigDict()  # which part of u is open
-    config.curriculum.enabled = True  # False: all of u, from the first step on
-    config.curriculum.num_clusters = 20  # N; statistics of a run without curriculum use them too
-    # of the clusters: uniform in u | snr: uniform in log SNR | custom
+    config.curriculum = ConfigDict()  # which part of u is open, at which stage
+    config.curriculum.enabled = True  # False: all noise levels from the first step on
+    config.curriculum.num_clusters = 20  # number of clusters, and of stages
+    # clusters of equal width in u: uniform | of equal width in log SNR: snr | given edges: custom
     config.curriculum.spacing = "uniform"
     config.curriculum.edges = ()  # custom: N + 1 numbers in u, from 0 to 1
-    config.curriculum.edges_file = ""  # custom: curriculum.json of a difficulty study, order too
-    config.curriculum.order = "easy_to_hard"  # | hard_to_easy | random | "3,1,2": 1 is the hardest
-    config.curriculum.max_fraction = 1.0  # of the run, after which every cluster is open
+    # custom: curriculum.json of --mode=difficulty, which gives the edges and the order
+    config.curriculum.edges_file = ""
+    # order in which clusters open: easy_to_hard | hard_to_easy | random | "3,1,2" (1: the hardest)
+    config.curriculum.order = "easy_to_hard"
+    config.curriculum.max_fraction = 1.0  # fraction of the run after which every cluster is open
     config.curriculum.pacing = "patience"  # patience | fixed
     config.curriculum.patience = ConfigDict()  # a stage ends when the loss stops improving
-    config.curriculum.patience.steps = 200  # tau, steps without improvement that end a stage
-    config.curriculum.patience.smoothing = 0.0  # of the loss that paces: 0 is the raw loss
-    config.curriculum.patience.min_delta = 0.0  # an improvement must exceed this
-    config.curriculum.patience.max_stage_steps = 0  # a stage is no longer than this; 0: no limit
+    config.curriculum.patience.steps = 200  # steps without improvement that end a stage
+    config.curriculum.patience.smoothing = 0.0  # EMA decay of the observed loss; 0: the raw loss
+    config.curriculum.patience.min_delta = 0.0  # a smaller decrease is no improvement
+    config.curriculum.patience.max_stage_steps = 0  # longest stage in steps; 0: no limit
     config.curriculum.fixed = ConfigDict()  # every stage has the same length
-    config.curriculum.fixed.steps_per_stage = 200
+    config.curriculum.fixed.steps_per_stage = 200  # length of a stage in steps
 
-    config.loss = ConfigDict()
-    config.loss.weight = "none"  # none | min_snr | p2 | uncertainty: learned (EDM2)
-    config.loss.min_snr = ConfigDict()  # min(SNR, gamma) on the error of x0
-    config.loss.min_snr.gamma = 5.0
-    config.loss.p2 = ConfigDict()  # 1 / (k + SNR)^gamma on the error of eps
-    config.loss.p2.k = 1.0
-    config.loss.p2.gamma = 1.0
+    config.loss = ConfigDict()  # weight of the loss at each noise level
+    config.loss.weight = "none"  # none | min_snr | p2 | uncertainty (learned, as in EDM2)
+    config.loss.min_snr = ConfigDict()  # min(SNR, gamma) on the squared error of x0
+    config.loss.min_snr.gamma = 5.0  # largest weight
+    config.loss.p2 = ConfigDict()  # 1 / (k + SNR)^gamma on the squared error of eps
+    config.loss.p2.k = 1.0  # see the formula
+    config.loss.p2.gamma = 1.0  # see the formula
 
-    config.optim = ConfigDict()
+    config.optim = ConfigDict()  # the optimizer
     config.optim.name = "adamw"  # adamw | adam
-    config.optim.lr = 1e-4
-    config.optim.schedule = "constant"  # constant | cosine | rsqrt, after the warm-up
-    config.optim.warmup = "0 steps"
-    config.optim.b1 = 0.9
-    config.optim.b2 = 0.999
-    config.optim.eps = 1e-8
-    config.optim.weight_decay = 0.0
-    config.optim.clip_norm = 0.0  # global norm of the gradient; 0: never clipped
+    config.optim.lr = 1e-4  # learning rate after the warm-up
+    config.optim.schedule = "constant"  # after the warm-up: constant | cosine | rsqrt
+    config.optim.warmup = "0 steps"  # duration of the linear warm-up
+    config.optim.b1 = 0.9  # Adam's beta 1
+    config.optim.b2 = 0.999  # Adam's beta 2
+    config.optim.eps = 1e-8  # Adam's epsilon
+    config.optim.weight_decay = 0.0  # adamw: weight decay
+    config.optim.clip_norm = 0.0  # clip the gradient to this global norm; 0: no clipping
 
-    config.ema = ConfigDict()  # the averages side by side; the first is sampled by default
-    config.ema.decays = (0.9999,)
-    config.ema.half_lives_kimg = ()  # in thousands of images, ramped up as EDM does
-    # EDM2's power functions by relative width, such as (0.05, 0.1), from which sample.ema =
-    # "posthoc0.15" puts together any other, of all checkpoints that were kept
+    config.ema = ConfigDict()  # EMAs of the weights; samples use the first by default
+    config.ema.decays = (0.9999,)  # decay for each step, one EMA each
+    config.ema.half_lives_kimg = ()  # half-lives in thousands of images, with EDM's ramp-up
+    # EDM2's power-function EMAs by relative width, such as (0.05, 0.1); sample.ema =
+    # "posthoc0.15" combines the kept checkpoints to any other width
     config.ema.power_stds = ()
 
-    config.train = ConfigDict()
-    config.train.duration = "2000 steps"
-    config.train.batch_size = 128  # global
-    config.train.accumulate = 1  # microbatches a step
-    config.train.steps_per_dispatch = 1  # in one program; must divide every interval and the run
+    config.train = ConfigDict()  # length of the run and its batches
+    config.train.duration = "2000 steps"  # length of the run: steps, examples or epochs
+    config.train.batch_size = 128  # examples in a step, on all devices together
+    config.train.accumulate = 1  # microbatches in a step
+    # steps in one compiled program; must divide every interval and the length of the run
+    config.train.steps_per_dispatch = 1
     config.train.condition_dropout = 0.1  # fraction trained without label or text, for guidance
-    config.train.augment = 0.0  # EDM's augmentation, of which the network is told; its probability
-    config.train.max_bad_steps = 20  # non-finite steps in a row that stop the run
+    config.train.augment = 0.0  # probability of EDM's augmentation, a conditioning of the network
+    config.train.max_bad_steps = 20  # stop after this many steps in a row with NaN or inf
 
-    config.mesh = ConfigDict()
-    config.mesh.data = -1  # -1: what is left
-    config.mesh.fsdp = 1
-    config.mesh.min_shard_size = 2**16  # smaller tensors are replicated
+    config.mesh = ConfigDict()  # how devices are used
+    config.mesh.data = -1  # data-parallel groups; -1: all devices that fsdp leaves
+    config.mesh.fsdp = 1  # devices that share one copy of the weights (FSDP)
+    config.mesh.min_shard_size = 2**16  # tensors with fewer elements are replicated
 
-    config.validation = ConfigDict()
-    config.validation.every = "100 steps"
-    config.validation.images = 64  # images (and noises) a cluster
-    config.validation.clusters = 0  # equal intervals of u; 0: the clusters of `curriculum`
+    config.validation = ConfigDict()  # validation loss on held-out images
+    config.validation.every = "100 steps"  # interval
+    config.validation.images = 64  # held-out images (and noises) for each cluster
+    config.validation.clusters = 0  # number of equal intervals of u; 0: the curriculum's clusters
 
-    config.log = ConfigDict()
-    config.log.every = "50 steps"
-    config.log.tensorboard = True  # beside metrics.jsonl
+    config.log = ConfigDict()  # metrics
+    config.log.every = "50 steps"  # interval
+    config.log.tensorboard = True  # also write TensorBoard events, beside metrics.jsonl
 
-    config.profile = ConfigDict()
-    # (start, stop): the steps start .. stop - 1 are traced into the workdir's folder "profile", to
-    # be opened in TensorBoard or Perfetto; empty: none
+    config.profile = ConfigDict()  # traces for TensorBoard or Perfetto
+    # (start, stop): trace the steps start to stop - 1 into the folder "profile" of the workdir;
+    # empty: no trace
     config.profile.steps = ()
 
-    config.checkpoint = ConfigDict()
-    config.checkpoint.every = "500 steps"
-    config.checkpoint.keep = 3  # the newest, and
-    config.checkpoint.keep_every = "0 steps"  # those at multiples of this, for good; 0: none
-    # where one cannot be written: continue: say so, train on and try the next | stop: exit code 2
+    config.checkpoint = ConfigDict()  # checkpoints of a run
+    config.checkpoint.every = "500 steps"  # interval
+    config.checkpoint.keep = 3  # number of newest checkpoints to keep
+    # also keep checkpoints at multiples of this permanently; 0: none
+    config.checkpoint.keep_every = "0 steps"
+    # if one cannot be written: continue: log it and train on | stop: exit code 2
     config.checkpoint.on_failure = "continue"
 
-    config.sample = ConfigDict()
-    config.sample.every = "500 steps"  # grids while training
+    config.sample = ConfigDict()  # generation of images
+    config.sample.every = "500 steps"  # interval of the sample grids in training
     # ancestral | ddim | dpm_solver | heun | euler | euler_maruyama
     config.sample.sampler = "heun"
-    config.sample.steps = 50
-    config.sample.guidance = 1.0  # 1: none
-    config.sample.guidance_interval = (0.0, 1.0)  # in u
-    config.sample.guidance_channels = 0  # the first of them; 0: all; DiT's own samples: 3 of 4
-    config.sample.clip = False  # ddpm: clip the predicted x0 to [-1, 1] (pixels)
-    config.sample.sigma_min = 0.002  # edm
-    config.sample.sigma_max = 80.0
-    config.sample.rho = 7.0
-    config.sample.ema = ""  # name of an average, "posthoc0.15", or "raw"; empty: the first of `ema`
-    config.sample.num = 100
-    config.sample.classes = ()  # sampled in turn; empty: all of them
-    config.sample.prompts = ()  # drawn in turn by a model that reads text; empty: held-out captions
-    config.sample.batch_size = 500  # latents: decoded together, about 16 a device
-    config.sample.seed = 0
-    config.sample.heun = ConfigDict()  # EDM's churn, on edm only; 0 is none
-    config.sample.heun.S_churn = 0.0
-    config.sample.heun.S_min = 0.05
-    config.sample.heun.S_max = 50.0
-    config.sample.heun.S_noise = 1.003
-    config.sample.ddim = ConfigDict()
+    config.sample.steps = 50  # sampler steps
+    config.sample.guidance = 1.0  # classifier-free guidance scale; 1: none
+    config.sample.guidance_interval = (0.0, 1.0)  # noise levels u with guidance
+    # guide only the first channels; 0: all; DiT's published samples: 3 of 4
+    config.sample.guidance_channels = 0
+    config.sample.clip = False  # ddpm: clip the predicted x0 to [-1, 1]; for pixels
+    config.sample.sigma_min = 0.002  # edm: smallest sigma
+    config.sample.sigma_max = 80.0  # edm: largest sigma
+    config.sample.rho = 7.0  # edm: exponent of the sigma grid
+    # EMA to sample with: "0.9999", "posthoc0.15" or "raw" (no EMA); empty: the first of `ema`
+    config.sample.ema = ""
+    config.sample.num = 100  # number of images
+    config.sample.classes = ()  # classes, in turn; empty: all
+    config.sample.prompts = ()  # prompts, in turn; empty: captions of held-out images
+    config.sample.batch_size = 500  # images at a time; for latents about 16 on each device
+    config.sample.seed = 0  # of the sampling noise
+    config.sample.heun = ConfigDict()  # EDM's churn, for edm only
+    config.sample.heun.S_churn = 0.0  # amount of noise; 0: none
+    config.sample.heun.S_min = 0.05  # smallest sigma with churn
+    config.sample.heun.S_max = 50.0  # largest sigma with churn
+    config.sample.heun.S_noise = 1.003  # factor of the noise
+    config.sample.ddim = ConfigDict()  # options of DDIM
     config.sample.ddim.eta = 0.0  # 0: deterministic; 1: as much noise as the ancestral sampler
-    config.sample.euler_maruyama = ConfigDict()
-    config.sample.euler_maruyama.last_step = 0.04  # its size; it adds no noise
+    config.sample.euler_maruyama = ConfigDict()  # options of the SDE sampler
+    config.sample.euler_maruyama.last_step = 0.04  # size in t of the last step, without noise
 
-    config.evaluate = ConfigDict()
-    config.evaluate.num = 2000  # generated images
-    config.evaluate.features = "pixels"  # pixels | efficientnet-lite0 | inception: FID and the rest
-    config.evaluate.weights = ""  # inception: its file; empty: ~/.cache/cdt, downloaded if absent
-    config.evaluate.batch_size = 64  # images through the feature network at a time
+    config.evaluate = ConfigDict()  # distances between generated images and a reference
+    config.evaluate.num = 2000  # number of generated images
+    config.evaluate.features = "pixels"  # pixels | efficientnet-lite0 | inception (FID)
+    # inception: file of its weights; empty: ~/.cache/cdt, downloaded if missing
+    config.evaluate.weights = ""
+    config.evaluate.batch_size = 64  # images in a batch of the feature network
     config.evaluate.reference = ""  # npz of statistics or images, or a folder; empty: the data
-    config.evaluate.reference_cache = ""  # statistics of data sets; empty: in the workdir
-    config.evaluate.samples = ""  # npz or folder to evaluate instead of the run's own samples
-    config.evaluate.every = "0 steps"  # while training; 0: never
-    config.evaluate.emas = ()  # averages evaluated while training; empty: the one that is sampled
+    config.evaluate.reference_cache = ""  # folder of the data's statistics; empty: the workdir
+    config.evaluate.samples = ""  # npz or folder to evaluate, instead of generating images
+    config.evaluate.every = "0 steps"  # interval in training; 0: never
+    config.evaluate.emas = ()  # EMAs to evaluate in training; empty: that of sample.ema
 
-    config.difficulty = ConfigDict()  # --mode=difficulty; the clusters are those of `curriculum`
+    # --mode=difficulty, on the clusters of `curriculum`
+    config.difficulty = ConfigDict()
     config.difficulty.duration = "500 steps"  # training of each cluster's model
-    config.difficulty.validations = 25  # points of each curve
-    config.difficulty.seeds = 3
-    config.difficulty.side_by_side = False  # a model a device, not each model over all of them
-    config.difficulty.num_pairs = 100  # relative entropy: pairs of neighbouring levels
-    config.difficulty.num_draws = 1000
-    config.difficulty.max_images = 50_000  # evenly spaced ones where there are more
+    config.difficulty.validations = 25  # points of each loss curve
+    config.difficulty.seeds = 3  # models for each cluster
+    config.difficulty.side_by_side = False  # True: one model on each device; False: on all devices
+    config.difficulty.num_pairs = 100  # relative entropy: pairs of neighbouring noise levels
+    config.difficulty.num_draws = 1000  # relative entropy: draws for each pair
+    config.difficulty.max_images = 50_000  # use at most this many images, evenly spaced
 
     config.compare = ConfigDict()  # --mode=compare
     config.compare.arms = (  # "name: key=value ..."; the first is the baseline
@@ -273,13 +288,13 @@ def default_config() -> ConfigDict:
         "curriculum+logit_normal: curriculum.enabled=True density.name=logit_normal",
         "curriculum+info_noise: curriculum.enabled=True density.name=info_noise",
     )
-    config.compare.seeds = 3
-    config.compare.evaluations = 10  # of each run, evenly spaced
+    config.compare.seeds = 3  # runs of each arm
+    config.compare.evaluations = 10  # evaluations of each run, evenly spaced
 
     config.replay = ConfigDict()  # --mode=replay
-    config.replay.step = 0  # which one is repeated, from 1 on
+    config.replay.step = 0  # the step to repeat, from 1 on
 
-    config.compilation_cache = "~/.cache/cdt/xla"  # empty: off
+    config.compilation_cache = "~/.cache/cdt/xla"  # folder of compiled programs; empty: no cache
 
     for name, defaults in _added.items():
         section, _, method = name.partition(".")
@@ -287,8 +302,13 @@ def default_config() -> ConfigDict:
     return config
 
 
+def added_sections() -> dict[str, dict[str, Any]]:
+    """Return the sections of registered methods: "model.mlp" -> its keys with their defaults."""
+    return _added
+
+
 def flatten(config: ConfigDict) -> dict[str, object]:
-    """{"optim.lr": 1e-4, ...}."""
+    """Return {"optim.lr": 1e-4, ...}."""
     flat = {}
     for key, value in config.items():
         if isinstance(value, ConfigDict):
@@ -298,29 +318,79 @@ def flatten(config: ConfigDict) -> dict[str, object]:
     return flat
 
 
+_TYPO = 0.85  # similarity of two spellings of one word
+
+
+def closest(word: str, known: Iterable[str], similarity: float = 0.6) -> str | None:
+    """Return the known word that is spelled most like a word, or None if none is so similar."""
+    return next(iter(difflib.get_close_matches(word, list(known), n=1, cutoff=similarity)), None)
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
-    """ "; did you mean 'x'?" where a known word is close, otherwise the list of known words."""
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
-    return f"did you mean '{close[0]}'?" if close else f"it must be one of {', '.join(known)}."
+    """Return "did you mean 'x'?" if a known word is close, otherwise the list of known words."""
+    close = closest(word, known)
+    return f"did you mean '{close}'?" if close else f"it must be one of {', '.join(known)}."
 
 
-def unknown_key(key: str) -> UserError:
-    """The error for a config key that the schema lacks."""
+class UnknownVariant(UserError):
+    """A variant that a config file does not have."""
+
+
+def has_key(config: ConfigDict, key: str) -> bool:
+    """Return whether a config has a key or a section such as "optim.lr" or "optim"."""
+    value: Any = config
+    for part in key.split("."):
+        if not isinstance(value, ConfigDict) or part not in value:
+            return False
+        value = value[part]
+    return True
+
+
+def unknown_key(key: str, value: str | None = None) -> UserError:
+    """Return the error for a config key that the schema lacks, with a suggestion.
+
+    Args:
+      key: as given, such as "optim.learning_rate".
+      value: that was given with it on the command line, if any.
+    """
     if sentence := moved(key):
         return UserError(sentence)
+    config = default_config()
+    if has_key(config, key):
+        named = value is not None and "name" in config[key]
+        example = f", such as --config.{key}.name={value}" if named else ""
+        return UserError(
+            f"config.{key} is a section, which has no value; give one of its keys{example} "
+            f"(--help={key} lists them)."
+        )
+    if suggestion := suggested_key(key):
+        return UserError(f"The config has no key '{key}'; did you mean '{suggestion}'?")
+    section = key.rpartition(".")[0]
+    where = config[section] if section in config else config
+    names = ", ".join(f"{section}.{name}" if where is not config else name for name in where)
+    return UserError(f"The config has no key '{key}'; there are {names}.")
+
+
+def suggested_key(key: str) -> str | None:
+    """Return the key that an unknown one most likely stands for, by spelling or by meaning."""
     known = flatten(default_config())
-    # Compare the last part within its own section first: `optim.lrr` is nearer to `optim.lr` than
-    # to anything else, and a misspelt section nearer to the section.
+    # The last part is first compared within its own section: `optim.lrr` is nearer to `optim.lr`
+    # than to any other key.
     section = [k for k in known if k.rpartition(".")[0] == key.rpartition(".")[0]]
-    for candidates in (section, known):
-        close = difflib.get_close_matches(key, list(candidates), n=1, cutoff=0.6)
-        if close:
-            return UserError(f"The config has no key '{key}'; did you mean '{close[0]}'?")
-    where = ", ".join(section or [k for k in default_config()])
-    return UserError(f"The config has no key '{key}'; there are {where}.")
+    last = key.rpartition(".")[2]
+    owners = [k for k in known if k.rpartition(".")[2] == last]
+    return (
+        key_meant(key)
+        or closest(key, section, _TYPO)
+        or closest(key, known, _TYPO)
+        or key_meant(last)
+        or closest(key, section)
+        or closest(key, known)
+        or (owners[0] if len(owners) == 1 else None)
+    )
 
 
-# Types of what the tuples hold.
+# Types of the elements of tuples.
 _ELEMENTS = {
     "compare.arms": str,
     "curriculum.edges": float,
@@ -336,7 +406,24 @@ _ELEMENTS = {
     "sample.guidance_interval": float,
     "sample.prompts": str,
 }
-_MAY_BE_INFINITE = {"sample.heun.S_max"}  # no upper end, as is EDM's own default
+_MAY_BE_INFINITE = {"sample.heun.S_max"}  # no upper end, as by EDM's own default
+_KINDS = {
+    bool: "a bool (True or False)", int: "an int", float: "a float", str: "a string",
+    tuple: "a tuple",
+}  # fmt: skip
+
+
+def kind_of(value: object) -> str:
+    """Return "a float" and the like, for messages."""
+    return _KINDS.get(type(value), f"a {type(value).__name__}")
+
+
+def element_type(key: str) -> type | None:
+    """Return the type of the elements of a tuple-valued key; None for other keys."""
+    default = flatten(default_config()).get(key)
+    if not isinstance(default, tuple):
+        return None
+    return _ELEMENTS[key] if key in _ELEMENTS else type(default[0])
 
 
 def _is_a(kind: type, value: object) -> bool:
@@ -345,10 +432,13 @@ def _is_a(kind: type, value: object) -> bool:
 
 
 def check_keys(config: ConfigDict) -> None:
-    """Raise UserError unless the config has exactly the schema's keys, with values of its types.
+    """Check that the config has exactly the schema's keys, with values of its types.
 
-    An int is accepted where the schema has a float, a list where it has a tuple, whose elements are
-    then checked too. Numbers are finite, but for those in _MAY_BE_INFINITE.
+    An int is accepted for a float and a list for a tuple. Numbers must not be NaN or inf, except
+    those in _MAY_BE_INFINITE.
+
+    Raises:
+      UserError: an unknown or a missing key, or a value of another type.
     """
     known, given = flatten(default_config()), flatten(config)
     for key in given:
@@ -362,8 +452,8 @@ def check_keys(config: ConfigDict) -> None:
         value = given[key]
         if not _is_a(type(default), value):
             raise UserError(
-                f"config.{key} is {value!r}, a {type(value).__name__}; it must be a "
-                f"{type(default).__name__} such as {default!r}."
+                f"config.{key} is {value!r}, {kind_of(value)}; it must be {kind_of(default)} such "
+                f"as {default!r}."
             )
         if isinstance(value, float) and not math.isfinite(value) and key not in _MAY_BE_INFINITE:
             raise UserError(f"config.{key} is {value}; give a finite number such as {default!r}.")
@@ -373,19 +463,20 @@ def check_keys(config: ConfigDict) -> None:
         for element in value:
             if not _is_a(kind, element):
                 raise UserError(
-                    f"config.{key} holds {element!r}, a {type(element).__name__}; its elements "
-                    f"must be of type {kind.__name__}."
+                    f"config.{key} holds {element!r}, {kind_of(element)}; its elements must be of "
+                    f"type {kind.__name__}."
                 )
             if isinstance(element, float) and not math.isfinite(element):
                 raise UserError(f"config.{key} holds {element}; give finite numbers.")
 
 
 def with_fitted_edges(config: ConfigDict) -> None:
-    """Put the clusters of `curriculum.edges_file` into the config, in place of the file's name:
-    the numbers, not a path, are what makes a run the run it is.
+    """Replace `curriculum.edges_file` by the edges and the order in that file.
+
+    The identity of a run depends on the numbers, not on the path of a file.
 
     Raises:
-      UserError: the file is missing or is no fitted curriculum.
+      UserError: the file is missing or holds no fitted curriculum.
     """
     path = config.curriculum.edges_file
     if not path:
@@ -395,13 +486,13 @@ def with_fitted_edges(config: ConfigDict) -> None:
         edges, order = tuple(map(float, fitted["edges"])), str(fitted["order"])
     except OSError:
         raise UserError(
-            f"config.curriculum.edges_file is '{path}'; there is no such file: give the "
-            "curriculum.json of --mode=difficulty."
+            f"config.curriculum.edges_file is '{path}', but there is no such file; give the "
+            "curriculum.json that --mode=difficulty writes."
         ) from None
     except (ValueError, KeyError, TypeError):
         raise UserError(
-            f"config.curriculum.edges_file is '{path}', which is no fitted curriculum; give the "
-            "curriculum.json of --mode=difficulty."
+            f"config.curriculum.edges_file is '{path}', which holds no edges and order; give the "
+            "curriculum.json that --mode=difficulty writes."
         ) from None
     config.curriculum.update(
         spacing="custom", edges=edges, num_clusters=len(edges) - 1, order=order, edges_file=""
@@ -409,7 +500,7 @@ def with_fitted_edges(config: ConfigDict) -> None:
 
 
 def duration(text: str, key: str, batch_size: int, num_examples: int) -> int:
-    """Steps in a duration.
+    """Return the number of steps in a duration.
 
     Args:
       text: "2000", "2000 steps", "1_000_000 examples" or "30 epochs"; the number may be fractional
@@ -419,7 +510,7 @@ def duration(text: str, key: str, batch_size: int, num_examples: int) -> int:
       num_examples: size of the training set.
 
     Raises:
-      UserError: not of that form, or negative.
+      UserError: the text is not of that form, or the number is negative.
     """
     number, _, unit = text.strip().partition(" ")
     per_unit = {"": 1.0, "steps": 1.0, "examples": 1 / batch_size,
@@ -437,8 +528,13 @@ def duration(text: str, key: str, batch_size: int, num_examples: int) -> int:
 
 
 def check_variant(variant: str, *known: str) -> None:
-    """Raise UserError unless a config file's variant is empty or one of `known`."""
+    """Check that the variant of a config file is empty or one of `known`.
+
+    Raises:
+      UnknownVariant: it is neither.
+    """
     if variant and variant not in known:
-        raise UserError(
-            f"The config has no variant '{variant}'; did you mean one of {', '.join(known)}?"
+        raise UnknownVariant(
+            f"--config asks for the variant '{variant}', which this config does not have; "
+            f"{nearest(variant, known)}"
         )

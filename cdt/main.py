@@ -1,151 +1,225 @@
-"""The front door.
-
-    python -m cdt.main --config=configs/digits.py --workdir=DIR [--mode=train|sample|evaluate]
-                       [--config.optim.lr=2e-4 ...]
-
-Running the same command again resumes. Exit codes: 0 finished; 2 something given was wrong (one
-sentence says what); 3 stopped by NaN or inf in the loss or its gradient; 75 saved after a signal,
-or another process of the run was lost: run again.
-
-On several hosts the same command is started on each. SLURM, Cloud TPU and Kubernetes tell the
-processes of each other; elsewhere --coordinator, --num_processes and --process_id do.
-"""
+"""The command `python -m cdt.main`: its flags, the choice of a mode, its exit codes."""
 
 import importlib
 import logging
 import os
 import sys
-import traceback
-from collections.abc import Callable
+import textwrap
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from pathlib import Path
 
-# Read by TensorFlow when the metric writers import it: nobody wants its banner.
+# TensorFlow reads this when the metric writers import it, and then prints no banner.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from absl import flags
-from ml_collections import ConfigDict, config_flags
-from ml_collections.config_flags import config_path
+from ml_collections import ConfigDict
 
-from cdt import __version__
 from cdt import config as schema
+from cdt import key_table, usage
+from cdt.config_file import load_config, override, split_overrides
 from cdt.devices.malloc import keep_freed_memory
-from cdt.errors import EXIT_FINISHED, EXIT_USER_ERROR, UserError, storage_errors
-from cdt.old_keys import moved_in
+from cdt.errors import EXIT_USER_ERROR, UserError, storage_errors
+from cdt.synonyms import flag_meant, mode_meant
 
-FLAGS = flags.FLAGS
 # Each is a module of `cdt.modes` with a function of the same name.
 MODES = ("train", "sample", "evaluate", "difficulty", "compare", "replay")
-# Those that several processes take part in together.
+# Modes in which several processes take part together.
 SHARED_MODES = ("train", "sample", "evaluate", "replay")
-# Those that may run while another trains in the same workdir.
+# Modes that may run while another process trains in the same workdir.
 READING_MODES = ("sample", "evaluate", "replay")
 
-config_flags.DEFINE_config_file(
-    "config", None, "Config file, FILE or FILE:VARIANT, such as configs/digits.py:smoke."
-)
-flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, metrics, samples.")
-flags.DEFINE_string("mode", "train", f"One of {', '.join(MODES)}.")
-flags.DEFINE_string("coordinator", None, "Of several processes: HOST:PORT where process 0 listens.")
-flags.DEFINE_integer("num_processes", None, "Of the run; 1 looks for no cluster.")
-flags.DEFINE_integer("process_id", None, "Of this process, in [0, num_processes).")
-flags.DEFINE_integer("connect_seconds", 300, "How long the processes wait for each other.")
-flags.DEFINE_integer("heartbeat_seconds", 100, "Without a sign of life, for a process to be lost.")
+HELP = """
+cdt trains diffusion models with a curriculum over noise levels.
+
+Usage:
+  python -m cdt.main --config=FILE[:VARIANT] --workdir=DIR [--mode=MODE]
+                     [--config.KEY=VALUE ...]
+
+  After `pip install`, `cdt` is short for `python -m cdt.main`.
+  The same command again resumes the run.
+
+Modes:
+  train        train the run in DIR (the default)
+  sample       generate images from the newest checkpoint
+  evaluate     compare generated images with the data or a reference (FID)
+  difficulty   measure how hard each noise level is, and fit a curriculum
+  compare      train several variants under equal conditions; write a report
+  replay       repeat one step, to find the source of a NaN
+
+Flags:
+  --config=FILE[:VARIANT]  Python file with get_config(variant)
+  --workdir=DIR            folder of the run, local or gs://
+  --mode=MODE              see above
+  --config.KEY=VALUE       change a config key for this command
+  --help=SECTION           list config keys with defaults: --help=optim
+  --version                print the version
+  --coordinator=HOST:PORT, --num_processes=N, --process_id=K
+                           connect several processes (docs/launch.md); also
+                           --connect_seconds=300, --heartbeat_seconds=100
+
+Examples:
+  python -m cdt.main --config=configs/digits.py --workdir=runs/digits
+  python -m cdt.main --config=configs/digits.py --workdir=runs/digits \\
+      --mode=sample --config.sample.num=16
+  python -m cdt.main --config=configs/digits.py:smoke --workdir=runs/smoke \\
+      --config.optim.lr=2e-4
+
+Config keys:
+{sections}
+
+Exit codes: 0 finished, 2 wrong input, 3 stopped by NaN or inf,
+75 stopped by a signal (give the same command again), 76 one process failed.
+"""
 
 
-def parse(argv: list[str]) -> tuple[ConfigDict, str, str]:
-    """(config, workdir, mode) from the command line.
+def define_flags(own: Sequence[str] = ()) -> flags.FlagValues:
+    """Return the flags of the command, without values.
+
+    Args:
+      own: names of more flags, of type string, of another program.
+    """
+    known = flags.FlagValues()
+    for name in ("config", "workdir", "coordinator", *own):
+        flags.DEFINE_string(name, None, "see HELP", flag_values=known)
+    flags.DEFINE_string("mode", "train", "see HELP", flag_values=known)
+    for name, default in (
+        ("num_processes", None),
+        ("process_id", None),
+        ("connect_seconds", 300),
+        ("heartbeat_seconds", 100),
+    ):
+        flags.DEFINE_integer(name, default, "see HELP", flag_values=known)
+    return known
+
+
+def parse(
+    argv: Sequence[str], own: Sequence[str] = ()
+) -> tuple[ConfigDict, str, str, flags.FlagValues]:
+    """Parse a command line.
+
+    Args:
+      argv: the command line, beginning with the program's name.
+      own: see `define_flags`.
+
+    Returns:
+      (config, workdir, mode, all flags).
 
     Raises:
-      UserError: a flag, config key or mode is unknown or missing, or the config cannot be read.
+      UserError: a flag, config key or mode is unknown or missing, or the config cannot be loaded.
     """
-    argv = [_with_shipped_config(argument) for argument in argv]
+    given = define_flags(own)
+    others, overrides = split_overrides(argv)
     try:
-        rest = FLAGS(argv)
-        config = FLAGS.config
-        if config is not None:
-            config.keys()  # ml_collections tells of a file that failed to load only on access
-    except flags.IllegalFlagValueError as error:
-        raise UserError(f"{error}; give a value of the key's type.") from None
+        rest = given(others)
+    except flags.UnrecognizedFlagError as error:
+        raise _unknown_flag(error.flagname, others, list(given)) from None
     except flags.Error as error:
-        raise UserError(
-            f"{error}; the flags are --config, --workdir and --mode, and of several processes "
-            "--coordinator, --num_processes, --process_id, --connect_seconds, --heartbeat_seconds."
-        ) from None
-    except Exception as error:  # a config file is a program: it may raise anything
-        raise _unusable(error, argv) from None
+        raise UserError(f"{error}; --help lists the flags.") from None
     if rest[1:]:
-        raise UserError(f"'{rest[1]}' is not a flag; write --name=value.")
-    if config is None:
+        raise _no_flag(rest[1])
+    if given.config is None:
         raise UserError("--config is missing; give a config such as --config=configs/digits.py.")
-    if not FLAGS.workdir:
-        raise UserError("--workdir is missing; give the folder in which the run lives.")
-    if FLAGS.mode not in MODES:
-        raise UserError(f"--mode is '{FLAGS.mode}'; {schema.nearest(FLAGS.mode, MODES)}")
-    return config, os.path.expanduser(FLAGS.workdir), FLAGS.mode
+    if not given.workdir:
+        raise UserError("--workdir is missing; give the folder of the run.")
+    if given.mode not in MODES:
+        meant = mode_meant(given.mode)
+        hint = f"did you mean '{meant}'?" if meant else schema.nearest(given.mode, MODES)
+        raise UserError(f"--mode is '{given.mode}'; {hint}")
+    config = load_config(given.config)
+    for key, value in overrides:
+        override(config, key, value)
+    return config, os.path.expanduser(given.workdir), given.mode, given
 
 
-def _unusable(error: Exception, argv: list[str]) -> UserError:
-    """The error for what was raised while the config file ran, or while the keys on the command
-    line were looked up in its config."""
-    cause: BaseException = error  # the innermost, which says what was wrong
-    while inner := cause.__cause__ or cause.__context__:
-        cause = inner
-    if isinstance(cause, UserError):
-        return cause
-    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    if any(frame.f_globals["__name__"] == config_path.__name__ for frame in frames):
-        # Now that the file has run, the schema has the sections that it registers.
-        known = schema.flatten(schema.default_config())
-        keys = [argument.lstrip("-").partition("=")[0] for argument in argv[1:]]
-        for key in keys:
-            if key.startswith("config.") and key[7:] not in known:
-                return schema.unknown_key(key[7:])
-    for line in reversed([part.line or "" for part in traceback.extract_tb(error.__traceback__)]):
-        if sentence := moved_in(line):
-            return UserError(sentence)
-    path = next((a.partition("=")[2] for a in argv if a.startswith("--config=")), "")
-    reason = f"{type(cause).__name__}: {' '.join(str(cause).split())}"
-    if not os.path.exists(path.partition(":")[0]):
-        reason = "there is no such file"
-    return UserError(
-        f"The config file '{path}' cannot be used ({reason}); give the path of a Python file "
-        "with a function get_config(variant)."
-    )
+def _unknown_flag(name: str, argv: Sequence[str], known: Sequence[str]) -> UserError:
+    """The error for a flag that does not exist, with a suggestion."""
+    written = next((a for a in argv if a.lstrip("-").partition("=")[0] == name), name)
+    _, equals, value = written.partition("=")
+    if schema.has_key(schema.default_config(), name):
+        hint = f"did you mean --config.{name}{equals}{value}?"
+    elif flag := flag_meant(name) or schema.closest(name, known):
+        hint = f"did you mean --{flag}{equals}{value}?"
+    elif key := schema.suggested_key(name):
+        hint = f"did you mean --config.{key}{equals}{value}?"
+    else:
+        hint = "--help lists the flags."
+    return UserError(f"There is no flag --{name}; {hint}")
 
 
-def _with_shipped_config(argument: str) -> str:
-    """--config=configs/NAME.py is the installed one where the working directory has none."""
-    flag, equals, name = argument.partition("=")
-    path = Path(name.partition(":")[0])
-    shipped = Path(__file__).parent / path
-    if flag.lstrip("-") != "config" or path.parent.name != "configs" or path.exists():
-        return argument
-    return f"{flag}{equals}{Path(__file__).parent / name}" if shipped.exists() else argument
+def _no_flag(word: str) -> UserError:
+    """The error for an argument without dashes, with a suggestion."""
+    key = word.partition("=")[0].removeprefix("config.")
+    if word in MODES:
+        hint = f"did you mean --mode={word}?"
+    elif word.partition(":")[0].endswith(".py"):
+        hint = f"did you mean --config={word}?"
+    elif schema.has_key(schema.default_config(), key):
+        hint = f"did you mean --config.{word.removeprefix('config.')}?"
+    else:
+        hint = "write --NAME=VALUE."
+    return UserError(f"'{word}' is not a flag; {hint}")
+
+
+def explain(topic: str, argv: Sequence[str] = ()) -> str:
+    """Return the text of --help=TOPIC: the keys of a config section with their defaults.
+
+    Args:
+      topic: such as "optim", "curriculum.patience" or "optim.lr".
+      argv: with --config, the sections that this config registers are known too.
+
+    Raises:
+      UserError: there is no such section or key.
+    """
+    known = key_table.sections(key_table.SOURCE.read_text())
+    for argument in argv:
+        if argument.lstrip("-").startswith("config="):
+            load_config(argument.partition("=")[2])
+    for name, keys in schema.added_sections().items():
+        listed = [key_table.Key(f"{name}.{k}", repr(v), "") for k, v in keys.items()]
+        known.append(key_table.Section(name, "registered by the config file", listed))
+    topic = topic.removeprefix("config.")
+    text = key_table.listing(topic, known)
+    if text is None:
+        names = [s.name for s in known if s.name and "." not in s.name]
+        meant = schema.closest(topic, names) or schema.suggested_key(topic)
+        hint = f"did you mean --help={meant}?" if meant else f"there are {', '.join(names)}."
+        raise UserError(f"--help={topic} is no section and no key of the config; {hint}")
+    return f"{text}\n\nChange a key with --config.SECTION.NAME=VALUE."
+
+
+def _help() -> str:
+    """HELP with the names of the config sections."""
+    config = schema.default_config()
+    names = ", ".join(name for name, value in config.items() if isinstance(value, ConfigDict))
+    text = f"--help=SECTION lists the keys of {names}. cdt/config.py has all keys."
+    return HELP.format(sections=textwrap.indent(textwrap.fill(text, 76), "  "))
 
 
 def run_command_line(
-    argv: list[str],
-    command: Callable[[ConfigDict, str], int] | None = None,
+    argv: Sequence[str],
+    command: Callable[..., int] | None = None,
+    own: Sequence[str] = (),
     command_writes: bool = True,
 ) -> int:
     """Run a command line; return the exit code.
 
     Args:
-      argv: see above.
-      command: (config, workdir) -> exit code, what to run in place of --mode.
-      command_writes: in the workdir, so that no run may be training there.
+      argv: see HELP.
+      command: (config, workdir, *values) -> exit code, which runs in place of --mode; the values
+        are those of the flags `own`, empty strings where not given.
+      own: names of the flags of the command.
+      command_writes: whether the command writes in the workdir, where then no run may be training.
     """
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    if argv[1:] == ["--version"]:
-        print(f"cdt {__version__}")
-        return EXIT_FINISHED
     try:
-        config, workdir, mode = parse(argv)
+        answered = usage.answer(argv, _help(), lambda topic: explain(topic, argv))
+        if answered is not None:
+            return answered
+        config, workdir, mode, given = parse(argv, own)
         schema.check_keys(config)
         schema.with_fitted_edges(config)
         keep_freed_memory()  # before JAX starts its threads
-        # Imported once the command line is known to be sound: JAX takes a second to load.
+        # Imported after the command line has been checked: JAX takes a second to load.
         from cdt.devices import processes
         from cdt.devices.compilation import use_persistent_cache
         from cdt.devices.memory import memory_errors
@@ -153,11 +227,11 @@ def run_command_line(
 
         use_persistent_cache(config.compilation_cache)
         processes.join(
-            FLAGS.coordinator,
-            FLAGS.num_processes,
-            FLAGS.process_id,
-            connect_seconds=FLAGS.connect_seconds,
-            heartbeat_seconds=FLAGS.heartbeat_seconds,
+            given.coordinator,
+            given.num_processes,
+            given.process_id,
+            connect_seconds=given.connect_seconds,
+            heartbeat_seconds=given.heartbeat_seconds,
             stops_together=command is None and mode == "train",
         )
         with processes.together():
@@ -165,19 +239,21 @@ def run_command_line(
                 _check_alike(config, workdir, mode)
                 if command is not None or mode not in SHARED_MODES:
                     raise UserError(
-                        "This program runs in one process, on all devices of one host; start one "
-                        "(SLURM: --ntasks=1), without --coordinator or with --num_processes=1."
+                        "Several processes were started, but this program runs in one, on all "
+                        "devices of one host; start one (SLURM: --ntasks=1), without --coordinator "
+                        "or with --num_processes=1."
                     )
-            writes = command_writes
             if command is None:
-                writes = mode not in READING_MODES
+                writes, values = mode not in READING_MODES, []
                 command = getattr(importlib.import_module(f"cdt.modes.{mode}"), mode)
+            else:
+                writes, values = command_writes, [given[name].value or "" for name in own]
             with (
                 locked(workdir) if writes else nullcontext(),
                 storage_errors(),
                 memory_errors(),
             ):
-                return command(config, workdir)
+                return command(config, workdir, *values)
     except UserError as error:
         print(f"cdt: {error}", file=sys.stderr)
         return EXIT_USER_ERROR

@@ -11,6 +11,7 @@ import runpy
 import shlex
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,7 +23,6 @@ from cdt.data import emoji, prepare, text
 from cdt.data.command_line import parsed
 from cdt.errors import EXIT_FINISHED
 from cdt.modes.compare import parse_arms
-from front_door import flags_of
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
@@ -212,6 +212,8 @@ def _module(words: list[str]) -> str:
 
 
 def _check_arguments(module: str, arguments: list[str]) -> None:
+    if any(argument.startswith("--help") for argument in arguments):
+        return
     if module == "cdt.data.prepare":
         prepare.parse([module, *arguments])
     elif module == "cdt.data.text":
@@ -219,9 +221,7 @@ def _check_arguments(module: str, arguments: list[str]) -> None:
     elif module != "cdt.data.emoji":
         own = ("--weights=", "--out=", "--vae=", "--license=", "--labels=")
         arguments = [a for a in arguments if module == "cdt.main" or not a.startswith(own)]
-        with flags_of([module, *arguments]) as argv:
-            config, _, _ = main.parse(argv)
-            check_keys(config)
+        check_keys(main.parse([module, *arguments])[0])
 
 
 class Runner:
@@ -270,13 +270,16 @@ class Runner:
 
     def _with_config(self, module: str, arguments: list[str]) -> int:
         _check_arguments(module, arguments)
-        with flags_of([module, *cheap(arguments, self.shared / "compiled")]) as argv:
-            if module == "cdt.main":
-                return self._main(argv, arguments)
-            try:
-                runpy.run_module(module, run_name="__main__", alter_sys=True)
-            except SystemExit as end:
-                return end.code
+        argv = [module, *cheap(arguments, self.shared / "compiled")]
+        if module == "cdt.main":
+            return self._main(argv, arguments)
+        before, sys.argv = sys.argv, argv
+        try:
+            runpy.run_module(module, run_name="__main__", alter_sys=True)
+        except SystemExit as end:
+            return end.code
+        finally:
+            sys.argv = before
 
     def _main(self, argv: list[str], arguments: list[str]) -> int:
         """The same command of a shipped config in a new workdir has the same result: copied from

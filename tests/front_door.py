@@ -3,17 +3,14 @@
 import contextlib
 import io
 import logging
-import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
-from absl import flags
-from absl.testing import flagsaver
 
 from cdt import main
 
-# What a run sets for its process.
+# Options that a run sets for its process.
 _OPTIONS = (
     "jax_compilation_cache_dir",
     "jax_persistent_cache_min_compile_time_secs",
@@ -22,7 +19,7 @@ _OPTIONS = (
 
 
 class Result(NamedTuple):
-    """As of a process that has ended."""
+    """The result of a process that has ended."""
 
     returncode: int
     stdout: str
@@ -30,21 +27,8 @@ class Result(NamedTuple):
 
 
 @contextlib.contextmanager
-def flags_of(argv: list[str]):
-    """Flags as at the start of a process with this command line."""
-    before = sys.argv
-    try:
-        with flagsaver.flagsaver():
-            sys.argv = argv  # which ml_collections reads the overrides from
-            yield argv
-    finally:
-        sys.argv = before
-        flags.FLAGS.unparse_flags()
-
-
-@contextlib.contextmanager
 def options_kept():
-    """JAX's options are afterwards what they were."""
+    """Restore JAX's options afterwards."""
     before = {name: getattr(jax.config, name) for name in _OPTIONS}
     try:
         yield
@@ -54,7 +38,8 @@ def options_kept():
 
 
 def with_cache(arguments: Sequence[str]) -> list[str]:
-    """The same, and compiled programs are kept where those of the tests are."""
+    """Return the arguments, with the tests' folder of compiled programs for a command that has a
+    config."""
     if not any(argument.startswith("--config=") for argument in arguments):
         return [*arguments]
     folder = jax.config.jax_compilation_cache_dir or ""
@@ -62,7 +47,7 @@ def with_cache(arguments: Sequence[str]) -> list[str]:
 
 
 def cdt(*arguments: str, command=None) -> Result:
-    """Runs the program with these arguments; what Python code writes and logs is captured.
+    """Run the program with these arguments; capture what Python code prints and logs.
 
     Args:
       arguments: of the command line.
@@ -75,7 +60,6 @@ def cdt(*arguments: str, command=None) -> Result:
     argv = ["cdt.main", *with_cache(arguments)]
     try:
         with (
-            flags_of(argv),
             options_kept(),
             contextlib.redirect_stdout(out),
             contextlib.redirect_stderr(error),

@@ -104,5 +104,5 @@ def test_runlocal_keeps_data_and_network(name):
 
 
 def test_an_unknown_variant_is_named():
-    with pytest.raises(UserError, match="no variant 'smok'"):
+    with pytest.raises(UserError, match="the variant 'smok'"):
         get("digits", "smok")

@@ -29,9 +29,9 @@ def process(*arguments):
 BAD = {
     "unknown key": ([DIGITS, "--config.optim.lrr=1"], "did you mean 'optim.lr'"),
     "unknown section": ([DIGITS, "--config.optm.lr=1"], "did you mean 'optim.lr'"),
-    "wrong type": ([DIGITS, "--config.optim.lr=fast"], "could not convert"),
+    "wrong type": ([DIGITS, "--config.optim.lr=fast"], "it must be a float such as 0.0001"),
     "no such file": (["--config=configs/digit.py"], "no such file"),
-    "no such variant": (["--config=configs/digits.py:huge"], "no variant 'huge'"),
+    "no such variant": (["--config=configs/digits.py:huge"], "the variant 'huge'"),
     "no config": ([], "--config is missing"),
     "wrong mode": ([DIGITS, "--mode=trian"], "did you mean 'train'"),
     "unknown flag": ([DIGITS, "--wrokdir=x"], "wrokdir"),

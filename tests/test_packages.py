@@ -55,6 +55,8 @@ HEAVY = "jax flax optax orbax tensorflow torch scipy matplotlib grain ml_collect
     [
         ("cdt", ""),
         ("cdt.devices.malloc", ""),
+        ("cdt.key_table", ""),
+        ("cdt.usage", ""),
         ("cdt.main", "ml_collections"),
         ("cdt.config", "ml_collections"),
         ("cdt.data.emoji", ""),

@@ -139,7 +139,7 @@ def test_a_file_outside_runs_the_front_door(mine, tmp_path):
     for override, words in {
         "width=4": "another model.mlp.width (there 8, now 4)",  # the last one given counts
         "widht=4": "did you mean 'model.mlp.width'",
-        "width=wide": "give a value of the key's type",
+        "width=wide": "is 'wide'; it must be an int",
     }.items():
         refused = program(*run, f"--config.model.mlp.{override}")
         assert refused.returncode == 2 and words in refused.stderr
@@ -182,7 +182,7 @@ def test_options_are_typed_checked_and_in_the_schema():
     }  # fmt: skip
     check_keys(config)
     config.model.net.rates = ("a",)
-    with pytest.raises(UserError, match=r"config.model.net.rates holds 'a', a str; .* float"):
+    with pytest.raises(UserError, match=r"config.model.net.rates holds 'a', a string; .* float"):
         check_keys(config)
     for wrong in (None, (), [1], (1, "a"), {"a": 1}):
         with pytest.raises(UserError, match=r"The default of config.model.other.key is"):

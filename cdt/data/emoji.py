@@ -1,11 +1,17 @@
-"""Writes the captions of the npm package emoji-datasource-google beside its pictures.
+"""Write captions and classes for the npm package emoji-datasource-google.
 
-    npm pack emoji-datasource-google@16.0.0 && tar xzf emoji-datasource-google-16.0.0.tgz
-    python -m cdt.data.emoji package
+Usage:
+  python -m cdt.data.emoji FOLDER
 
-makes package/img/google/64 a folder that `python -m cdt.data.prepare --source=folder` reads: a
-caption ("dog face", "waving hand sign, medium skin tone") and a class (the category) for each of
-its 3,786 pictures. Exit codes: 0 written; 2 it is no such package.
+Example:
+  npm pack emoji-datasource-google@16.0.0
+  tar xzf emoji-datasource-google-16.0.0.tgz
+  python -m cdt.data.emoji package
+
+The example writes package/img/google/64/captions.jsonl, with a caption ("dog
+face", "waving hand sign, medium skin tone") and a class (the category) for each
+of the 3,786 images. `python -m cdt.data.prepare --source=folder` reads that
+folder. Exit codes: 0 finished, 2 wrong input.
 """
 
 import json
@@ -15,6 +21,7 @@ from typing import Any
 
 from etils import epath
 
+from cdt import usage
 from cdt.errors import EXIT_FINISHED, EXIT_USER_ERROR, UserError
 from cdt.files import atomic
 
@@ -56,16 +63,21 @@ def write_captions(package: epath.PathLike) -> int:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{package} is not the unpacked npm package emoji-datasource-google ({error!r}); get "
-            "it with `npm pack emoji-datasource-google@16.0.0` and unpack it with `tar xzf`"
+            "it with `npm pack emoji-datasource-google@16.0.0` and unpack it with `tar xzf`."
         ) from error
     return len(rows)
 
 
 def emoji_command(argv: list[str]) -> int:
     """Run a command line; return the exit code."""
+    if (answered := usage.answer(argv, __doc__ or "")) is not None:
+        return answered
     try:
         if len(argv) != 2:
-            raise UserError("give one argument, the folder of the unpacked package")
+            raise UserError(
+                f"{len(argv) - 1} arguments are given; give one, the folder of the unpacked "
+                "package."
+            )
         count = write_captions(argv[1])
     except UserError as error:
         print(f"cdt: {error}", file=sys.stderr)

@@ -1,16 +1,32 @@
-"""Encodes a data set once, so that runs on latents need no encoder.
+"""Encode a data set to latents once, so that training needs no encoder.
 
-    python -m cdt.data.latents --config=CONFIG --workdir=DIR [--config.latents.weights=FILE ...]
+Usage:
+  python -m cdt.data.latents --config=FILE[:VARIANT] --workdir=DIR
+      [--config.latents.weights=FILE] [--config.KEY=VALUE ...]
 
-CONFIG describes the images: its `data` section names them, its `latents` section the autoencoder
-and the scaling, with which the range of its input goes. The training split goes to DIR/train, with
-its mirror images where `data.flip` is set, the held-out one to DIR/test. Images are taken as they
-are: nothing is resized. A run then reads them with `data.name = "latents"`, `data.path = DIR` and
-the same `latents` section.
+Flags:
+  --config=FILE         config of the images: its section `data` names them, its
+                        section `latents` the autoencoder and the scaling
+  --workdir=DIR         local folder for the latents, DIR/train and DIR/test
+  --config.KEY=VALUE    change a config key; `python -m cdt.main --help=latents`
+                        lists those of the autoencoder
 
-All devices of the machine take part. Running the same command again goes on where it was stopped.
-Exit codes are those of `cdt.main`.
+Example:
+  python -m cdt.data.latents --config=configs/ffhq256_latent.py:images \\
+      --workdir=data/ffhq256_latent
+
+The images are not resized. With data.flip the mirror images of the training
+split are encoded too. A run reads the latents with data.name = "latents",
+data.path = DIR and the same section `latents`.
+
+All devices of the machine take part. The same command again continues a
+stopped one. The exit codes are those of `python -m cdt.main --help`.
 """
+
+from cdt import usage
+
+if __name__ == "__main__":  # answered before the imports below, which load JAX
+    usage.answer_and_exit(__doc__)
 
 import sys
 from contextlib import closing

@@ -1,15 +1,24 @@
-"""Prepares a data set: any source becomes images of one size that are read fast.
+"""Prepare a data set: convert the images of any source to one size.
 
-    python -m cdt.data.prepare --source=folder --path=DIR --out=OUT --image_size=64 --channels=3
+Usage:
+  python -m cdt.data.prepare --source=SOURCE --path=PATH --out=OUT
+      [--image_size=N] [--channels=N] [--split=NAME | --holdout=FRACTION] ...
+  python -m cdt.data.prepare --check --out=OUT [--split=NAME]
 
-reads DIR/train (class folders, captions.jsonl, or neither) and writes OUT/train, for
-`config.data.name = "prepared"` and `config.data.path = OUT`. The same with --split=test prepares
-the other split; a set that has none is divided with --holdout=0.1. cdt/data/prepared_format.py
-describes what is written, cdt/data/folder.py the folders. --check --out=OUT reads a prepared split
-again and compares its hash.
+Examples:
+  python -m cdt.data.prepare --source=folder --path=photos --out=data/photos \\
+      --image_size=64 --channels=3 --on_bad=skip
+  python -m cdt.data.prepare --source=folder --path=photos --out=data/photos \\
+      --image_size=64 --channels=3 --on_bad=skip --split=test
 
-Running the same command again goes on after the last finished shard. Exit codes: 0 finished; 2
-something given was wrong (one sentence says what); 75 stopped by a signal, run again.
+The first example reads photos/train: class folders, captions.jsonl, or image
+files alone. It writes data/photos/train, which a run reads with
+data.name = "prepared" and data.path = "data/photos". The second prepares the
+test split. --holdout=0.1 makes both splits of a folder without splits.
+
+The same command again continues after the last finished shard.
+Exit codes: 0 finished, 2 wrong input, 75 stopped by a signal (give the same
+command again).
 """
 
 import os
@@ -23,8 +32,9 @@ import numpy as np
 from absl import flags
 from etils import epath
 
+from cdt import usage
 from cdt.data import sources
-from cdt.data.command_line import parsed
+from cdt.data.command_line import flag_list, parsed
 from cdt.data.folder import from_listing, list_pictures
 from cdt.data.idx import idx
 from cdt.data.prepared_format import FORMS, PreparedManifest, check, prepared
@@ -33,7 +43,7 @@ from cdt.data.sources import BadExample, Source
 from cdt.data.split_writer import Part, write_split
 from cdt.errors import EXIT_FINISHED, EXIT_STOPPED, EXIT_USER_ERROR, UserError
 
-_SHARD = 4096  # examples, unless --shards says otherwise
+_SHARD = 4096  # images in a shard, without --shards
 
 
 class Opened(NamedTuple):
@@ -47,7 +57,10 @@ class Opened(NamedTuple):
 
 def _folder(given: flags.FlagValues) -> Opened:
     if not given.image_size or not given.channels:
-        raise UserError("--image_size and --channels are missing: say what the images shall be")
+        raise UserError(
+            "--image_size or --channels is missing; a folder needs both, such as --image_size=64 "
+            "--channels=3."
+        )
     # A set that is to be divided has no folders of splits yet.
     root = epath.Path(given.path) if given.holdout else epath.Path(given.path) / given.split
     listing = list_pictures(root)
@@ -75,61 +88,60 @@ SOURCES = {
 
 
 def define_flags() -> flags.FlagValues:
-    """The flags of this program, apart from those of any other."""
+    """Return the flags of this program, without values."""
     known = flags.FlagValues()
     own: dict[str, Any] = dict(flag_values=known)
-    flags.DEFINE_enum("source", None, sorted(SOURCES), "Where the images come from.", **own)
-    flags.DEFINE_string("path", "", "Folder, file, or name of a TFDS data set.", **own)
-    flags.DEFINE_string("out", None, "Local folder to write to; it gets a folder a split.", **own)
-    flags.DEFINE_string("split", "train", "Which split to prepare.", **own)
+    flags.DEFINE_enum("source", None, sorted(SOURCES), "kind of the source", **own)
+    flags.DEFINE_string("path", "", "folder, file or TFDS name of the source", **own)
+    flags.DEFINE_string("out", None, "local folder to write to: OUT/train, OUT/test", **own)
+    flags.DEFINE_string("split", "train", "split to prepare", **own)
     flags.DEFINE_float(
-        "holdout", 0.0, "Share of the split that goes to OUT/test; the rest to OUT/train. A "
-        "folder is then read itself, without a folder of the split.", 0.0, 0.99, **own,
+        "holdout", 0.0, "fraction of the images for OUT/test, the rest for OUT/train; a folder is "
+        "then read without a subfolder for the split", 0.0, 0.99, **own,
     )  # fmt: skip
     flags.DEFINE_integer(
-        "image_size", 0, "Height and width in pixels; 0: those of the source.", 0, **own
+        "image_size", 0, "height and width in pixels; 0: as in the source", 0, **own
     )
-    flags.DEFINE_integer("channels", 0, "1: grey, 3: RGB, 0: those of the source.", **own)
-    flags.DEFINE_bool("upscale", False, "Enlarge images that are too small.", **own)
-    flags.DEFINE_enum("form", "memmap", FORMS, "memmap: fastest; array_record: for buckets.", **own)
-    flags.DEFINE_integer(
-        "shards", 0, f"Pieces of the work, and files of ArrayRecord; 0: one for {_SHARD} images.",
-        0, **own,
-    )  # fmt: skip
-    flags.DEFINE_integer("workers", 1, "Processes that decode pictures.", 1, **own)
+    flags.DEFINE_integer("channels", 0, "1: grey, 3: RGB, 0: as in the source", **own)
+    flags.DEFINE_bool("upscale", False, "enlarge images that are too small", **own)
     flags.DEFINE_enum(
-        "on_bad", "fail", ["fail", "skip"], "Images that are damaged or too small.", **own
+        "form", "memmap", FORMS, "memmap is the fastest, array_record is for buckets", **own
     )
-    flags.DEFINE_string("licence", "", "A note for the manifest.", **own)
-    flags.DEFINE_bool("check", False, "Verify what lies in OUT/SPLIT instead.", **own)
-    flags.DEFINE_bool("help", False, "Show this.", **own)
+    flags.DEFINE_integer(
+        "shards", 0, f"number of shards; 0: one for every {_SHARD} images", 0, **own
+    )
+    flags.DEFINE_integer("workers", 1, "processes that decode images", 1, **own)
+    flags.DEFINE_enum("on_bad", "fail", ["fail", "skip"], "at a damaged or too small image", **own)
+    flags.DEFINE_string("licence", "", "a note for the manifest", **own)
+    flags.DEFINE_bool("check", False, "verify the hash of OUT/SPLIT, prepare nothing", **own)
     return known
 
 
 def parse(argv: list[str]) -> flags.FlagValues:
-    """The flags of a command line.
+    """Return the flags of a command line.
 
     Raises:
       UserError: a flag is unknown, wrong or missing.
     """
     given = parsed(define_flags(), argv)
-    if given.help:
-        return given
     if not given.out:
-        raise UserError("--out is missing: give the folder to write to")
+        raise UserError("--out is missing; give the folder to write to.")
     if "://" in given.out:
         raise UserError(
-            f"--out is {given.out}: prepare to a local folder with --form=array_record, then copy "
-            "it to the bucket"
+            f"--out is '{given.out}'; it must be a local folder: prepare there with "
+            "--form=array_record, then copy the folder to the bucket."
         )
     if not given.check and not given.source:
-        raise UserError(f"--source is missing: give one of {', '.join(sorted(SOURCES))}")
+        raise UserError(f"--source is missing; give one of {', '.join(sorted(SOURCES))}.")
     if given.source not in (None, "digits") and not given.path:
-        raise UserError("--path is missing: give the folder, file or name of the data set")
+        raise UserError("--path is missing; give the folder, file or TFDS name of the source.")
     if given.channels not in (0, 1, 3):
-        raise UserError(f"--channels is {given.channels}: give 1 for grey or 3 for RGB")
+        raise UserError(f"--channels is {given.channels}; it must be 1 (grey) or 3 (RGB).")
     if given.holdout and given.split != "train":
-        raise UserError("--holdout divides the split train: leave out --split, or --holdout")
+        raise UserError(
+            f"--split is '{given.split}' and --holdout is {given.holdout}; --holdout divides the "
+            "split 'train' only: leave out one of the two flags."
+        )
     given.out, given.path = os.path.expanduser(given.out), os.path.expanduser(given.path)
     return given
 
@@ -140,7 +152,8 @@ def _prepare(given: flags.FlagValues) -> None:
     height, width, channels = source.shape
     if not given.image_size and height != width:
         raise UserError(
-            f"the images of {source.name} are {height}x{width}: give --image_size to crop them"
+            f"The images of {source.name} are {height}x{width}, not square; give --image_size to "
+            "crop and resize them."
         )
     shape = (given.image_size or height,) * 2 + (given.channels or channels,)
     parts = {given.split: np.arange(source.size)}
@@ -149,8 +162,8 @@ def _prepare(given: flags.FlagValues) -> None:
         cut = round(given.holdout * source.size)
         if not 0 < cut < source.size:
             raise UserError(
-                f"--holdout is {given.holdout}, which leaves a part of the {source.size} images "
-                "empty: give a larger set or another share"
+                f"--holdout is {given.holdout}, which leaves one of the two splits of "
+                f"{source.size} images empty; give another fraction."
             )
         parts = {"train": np.sort(order[cut:]), "test": np.sort(order[:cut])}
     settings = {
@@ -186,11 +199,11 @@ def _tell(folder: Path, manifest: PreparedManifest) -> None:
 
 def prepare_command(argv: list[str]) -> int:
     """Run a command line; return the exit code."""
+    text = f"{__doc__}\nFlags:\n{flag_list(define_flags())}"
+    if (answered := usage.answer(argv, text)) is not None:
+        return answered
     try:
         given = parse(argv)
-        if given.help:
-            print(__doc__ + given.get_help())
-            return EXIT_FINISHED
         if given.check:
             folder = epath.Path(given.out) / given.split
             _tell(folder, check(folder))
@@ -198,7 +211,7 @@ def prepare_command(argv: list[str]) -> int:
             _prepare(given)
         return EXIT_FINISHED
     except (Stopped, KeyboardInterrupt):
-        print("cdt: stopped; run the same command again to go on", file=sys.stderr)
+        print("cdt: stopped; give the same command again to continue", file=sys.stderr)
         return EXIT_STOPPED
     except UserError as error:
         hint = ""

@@ -1,14 +1,21 @@
-"""Caches what a text encoder makes of the captions of a prepared data set.
+"""Encode the captions of a prepared data set once, with a text encoder.
 
-    python -m cdt.data.text --data=OUT --encoder=openai/clip-vit-large-patch14
+Usage:
+  python -m cdt.data.text --data=OUT --encoder=ENCODER [--split=NAME]
+      [--out=LATENTS] [--max_length=N] [--batch_size=N]
 
-reads the captions of OUT/train and writes OUT/train/text, for `config.data.text_encoder`; the same
-with --split=test for the other split, and with --out=LATENTS to put the states beside the latents
-of these images. cdt/data/text_states.py describes what is written. The encoder is any text model
-that the `transformers` library loads, by name or from a folder.
+Example:
+  python -m cdt.data.text --data=data/emoji \\
+      --encoder=openai/clip-vit-large-patch14
 
-Running the same command again goes on where it was stopped. Exit codes: 0 finished; 2 something
-given was wrong (one sentence says what); 75 stopped by a signal, run again.
+The example reads the captions of data/emoji/train and writes their text states
+to data/emoji/train/text. A run reads them with data.text_encoder = ENCODER.
+ENCODER is any text model of `transformers`: its name on the Hugging Face hub or
+a folder. For a run on latents of the same images, give --out=LATENTS.
+
+The same command again continues a stopped one.
+Exit codes: 0 finished, 2 wrong input, 75 stopped by a signal (give the same
+command again).
 """
 
 import itertools
@@ -22,8 +29,9 @@ import numpy as np
 from absl import flags
 from etils import epath
 
+from cdt import usage
 from cdt.data.captions import caption_lines
-from cdt.data.command_line import parsed
+from cdt.data.command_line import flag_list, parsed
 from cdt.data.prepared_format import prepared
 from cdt.data.sources import Source
 from cdt.data.text_encoder import TextEncoder, load_encoder
@@ -149,41 +157,40 @@ def _encode_the_rest(
 
 
 def define_flags() -> flags.FlagValues:
-    """The flags of this program, apart from those of any other."""
+    """Return the flags of this program, without values."""
     known = flags.FlagValues()
     own: dict[str, Any] = dict(flag_values=known)
-    flags.DEFINE_string("data", None, "Local folder that cdt.data.prepare wrote to.", **own)
-    flags.DEFINE_string("out", "", "Where else to write, such as a folder of latents.", **own)
-    flags.DEFINE_string("split", "train", "Which split of it.", **own)
-    flags.DEFINE_string("encoder", None, "Name on the hub, or folder, of a text model.", **own)
-    flags.DEFINE_integer("max_length", 77, "Tokens a caption is cut and padded to.", 1, **own)
-    flags.DEFINE_integer("batch_size", 64, "Captions at a time.", 1, **own)
-    flags.DEFINE_bool("help", False, "Show this.", **own)
+    flags.DEFINE_string("data", None, "local folder that cdt.data.prepare wrote", **own)
+    flags.DEFINE_string("out", "", "other output folder, such as one of latents", **own)
+    flags.DEFINE_string("split", "train", "split to encode", **own)
+    flags.DEFINE_string("encoder", None, "name or folder of a text model", **own)
+    flags.DEFINE_integer("max_length", 77, "tokens to which captions are cut or padded", 1, **own)
+    flags.DEFINE_integer("batch_size", 64, "captions encoded at a time", 1, **own)
     return known
 
 
 def text_command(argv: list[str]) -> int:
     """Run a command line; return the exit code."""
+    text = f"{__doc__}\nFlags:\n{flag_list(define_flags())}"
+    if (answered := usage.answer(argv, text)) is not None:
+        return answered
     try:
         given = parsed(define_flags(), argv)
-        if given.help:
-            print(__doc__ + given.get_help())
-            return EXIT_FINISHED
         if not given.data:
-            raise UserError("--data is missing: give the folder that cdt.data.prepare wrote to")
+            raise UserError("--data is missing; give the folder that cdt.data.prepare wrote.")
         if not given.encoder:
-            raise UserError("--encoder is missing: give a text model's name on the hub or folder")
+            raise UserError("--encoder is missing; give the name or the folder of a text model.")
         data, out = (os.path.expanduser(path) for path in (given.data, given.out or given.data))
         if "://" in out:
             raise UserError(
-                f"text states cannot lie in {out}: they are mapped into memory, so give a folder "
-                "on a local disk"
+                f"The output folder is '{out}'; text states are memory-mapped, so it must be a "
+                "local folder."
             )
         source = prepared(epath.Path(data) / given.split)
         encoder = load_encoder(given.encoder, given.max_length)
         folder = text_folder(epath.Path(out) / given.split)
         if not cache_states(source, encoder, folder, given.batch_size):
-            print("cdt: stopped; run the same command again to go on", file=sys.stderr)
+            print("cdt: stopped; give the same command again to continue", file=sys.stderr)
             return EXIT_STOPPED
     except UserError as error:
         print(f"cdt: {error}", file=sys.stderr)

@@ -1,22 +1,36 @@
-"""Writes a class-conditional DiT as a folder that diffusers' DiTPipeline loads.
+"""Export a class-conditional DiT as a folder that diffusers' DiTPipeline loads.
 
-    python -m cdt.interop.export_diffusers --config=CONFIG --workdir=RUN --out=FOLDER
-        [--vae=FOLDER] [--labels=FILE] [--license=NAME]
+Usage:
+  python -m cdt.interop.export_diffusers --config=FILE[:VARIANT] --workdir=RUN
+      --out=FOLDER [--vae=FOLDER] [--labels=FILE] [--license=NAME]
+      [--config.KEY=VALUE ...]
 
-RUN is of DDPM: the pipeline steps through nothing else. The weights are those of
-`export_safetensors`. --vae is the folder of the AutoencoderKL whose latents the run was trained on
-(config.json and diffusion_pytorch_model.safetensors), which is copied; without it the pipeline
-is given one where it is loaded, as the model card shows. --labels is a JSON list of the names of
-the classes, from class 0 on. Neither PyTorch nor diffusers is needed here.
+Flags:
+  --config=FILE         config of the run, which must be of DDPM
+  --workdir=RUN         workdir of the run; nothing in it changes, and it may be
+                        training
+  --out=FOLDER          new or empty folder
+  --vae=FOLDER          AutoencoderKL of the run's latents, which is copied
+                        (config.json and diffusion_pytorch_model.safetensors);
+                        without it, the user passes one to the pipeline
+  --labels=FILE         JSON list of the names of the classes, from class 0 on
+  --license=NAME        of the weights, for the model card: apache-2.0, ...
+  --config.KEY=VALUE    change a config key
 
-Nothing in RUN changes, and it may be training. Exit codes are those of `cdt.main`.
+The weights are those of `python -m cdt.interop.export_safetensors --help`.
+Neither PyTorch nor diffusers is needed here. The exit codes are those of
+`python -m cdt.main --help`.
 """
+
+from cdt import usage
+
+if __name__ == "__main__":  # answered before the imports below, which load JAX
+    usage.answer_and_exit(__doc__)
 
 import json
 import sys
 from typing import Any
 
-from absl import flags
 from etils import epath
 from ml_collections import ConfigDict
 
@@ -32,7 +46,6 @@ from cdt.interop.diffusers_files import (
 )
 from cdt.interop.dit_names import DIFFUSERS, from_params, with_unused_classes
 from cdt.interop.export_safetensors import (
-    define_flags,
     new_folder,
     read_weights,
     write_card,
@@ -79,7 +92,16 @@ def export_diffusers(
     labels: str = "",
     license_name: str = "",
 ) -> int:
-    """Write the folder; return the exit code. For arguments and errors see above."""
+    """Write the folder `out` and return the exit code; see `export_safetensors`.
+
+    Args:
+      config: of the run, a class-conditional DiT of DDPM.
+      workdir: of the run; nothing in it changes.
+      out: new or empty folder.
+      vae: folder of the AutoencoderKL to copy; empty: none.
+      labels: JSON file of the names of the classes; empty: their numbers.
+      license_name: of the weights, for the model card.
+    """
     with user_errors():
         folder = new_folder(out)
         network = from_config.dit(config)
@@ -197,12 +219,5 @@ def _write_json(path: epath.Path, content: dict[str, Any]) -> None:
 if __name__ == "__main__":
     from cdt.main import run_command_line
 
-    define_flags()
-    flags.DEFINE_string("vae", "", "Folder of diffusers' AutoencoderKL, to be copied.")
-    flags.DEFINE_string("labels", "", "JSON list of the classes' names.")
-    given = flags.FLAGS
-
-    def command(config: ConfigDict, workdir: str) -> int:
-        return export_diffusers(config, workdir, given.out, given.vae, given.labels, given.license)
-
-    sys.exit(run_command_line(sys.argv, command, command_writes=False))
+    own = ("out", "vae", "labels", "license")
+    sys.exit(run_command_line(sys.argv, export_diffusers, own, command_writes=False))

@@ -1,30 +1,42 @@
-"""Writes the weights of any run as one plain file.
+"""Export the weights of any run as one safetensors file.
 
-    python -m cdt.interop.export_safetensors --config=CONFIG --workdir=RUN --out=FOLDER
-        [--license=NAME]
+Usage:
+  python -m cdt.interop.export_safetensors --config=FILE[:VARIANT]
+      --workdir=RUN --out=FOLDER [--license=NAME] [--config.KEY=VALUE ...]
 
-The weights are those that `--mode=sample` uses: of the newest checkpoint the average that
-`config.sample.ema` names, or the first. FOLDER must be new or empty; in the end it is not there, or
-holds all of
+Flags:
+  --config=FILE         config of the run
+  --workdir=RUN         workdir of the run; nothing in it changes, and it may be
+                        training
+  --out=FOLDER          new or empty folder
+  --license=NAME        of the weights, for the model card: apache-2.0, ...
+  --config.KEY=VALUE    change a config key
 
-    model.safetensors  float32, under the paths of the parameters, such as "blocks/mlp/in/kernel"
-    config.json        every key of the config
-    README.md          the model card, with the evaluations that the workdir holds of these weights
-    samples.png        what the run has drawn with them, of --mode=sample or else while training
+FOLDER gets all of these files, or is not created:
+  model.safetensors     float32 weights by path: "blocks/mlp/in/kernel", ...
+  config.json           every key of the config
+  README.md             model card, with the run's evaluations of these weights
+  samples.png           sample grid of the run, if it has one
 
-Nothing in RUN changes, and it may be training. Exit codes are those of `cdt.main`.
+The weights are those of `--mode=sample`: in the newest checkpoint the EMA that
+sample.ema names, by default the first. The exit codes are those of
+`python -m cdt.main --help`.
 """
+
+from cdt import usage
+
+if __name__ == "__main__":  # answered before the imports below, which load JAX
+    usage.answer_and_exit(__doc__)
 
 import json
 import sys
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from absl import flags
 from etils import epath
 from ml_collections import ConfigDict
 
@@ -135,7 +147,17 @@ def written_whole(folder: epath.Path) -> Iterator[epath.Path]:
 
 
 def export_safetensors(config: ConfigDict, workdir: str, out: str, license_name: str = "") -> int:
-    """Write the folder; return the exit code. For arguments and errors see above."""
+    """Write the folder `out` and return the exit code.
+
+    Args:
+      config: of the run.
+      workdir: of the run; nothing in it changes.
+      out: new or empty folder.
+      license_name: of the weights, for the model card.
+
+    Raises:
+      UserError: there is no checkpoint of this config, or the folder is not empty.
+    """
     with user_errors():
         folder = new_folder(out)
         weights = read_weights(config, epath.Path(workdir), license_name)
@@ -164,28 +186,8 @@ def _samples(workdir: epath.Path, step: int) -> bytes | None:
     return None
 
 
-def define_flags() -> None:
-    """Those that both forms of export share."""
-    flags.DEFINE_string("out", "", "New folder for the weights.")
-    flags.DEFINE_string("license", "", "Of the weights, for the model card: apache-2.0 and so on.")
-
-
-def command_line(export: Callable[[ConfigDict, str, str, str], int]) -> int:
-    """Run this process's command line; return the exit code.
-
-    Args:
-      export: (config, workdir, out, license name) -> exit code.
-    """
+if __name__ == "__main__":
     from cdt.main import run_command_line
 
-    define_flags()
-    given = flags.FLAGS
-    return run_command_line(
-        sys.argv,
-        lambda config, workdir: export(config, workdir, given.out, given.license),
-        command_writes=False,
-    )
-
-
-if __name__ == "__main__":
-    sys.exit(command_line(export_safetensors))
+    own = ("out", "license")
+    sys.exit(run_command_line(sys.argv, export_safetensors, own, command_writes=False))

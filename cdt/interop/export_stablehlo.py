@@ -1,15 +1,29 @@
-"""Writes the denoiser of any run as a program that runs without cdt.
+"""Export the denoiser of any run as a program that runs without cdt.
 
-    python -m cdt.interop.export_stablehlo --config=CONFIG --workdir=RUN --out=FOLDER
-        [--license=NAME]
+Usage:
+  python -m cdt.interop.export_stablehlo --config=FILE[:VARIANT] --workdir=RUN
+      --out=FOLDER [--license=NAME] [--config.KEY=VALUE ...]
 
-FOLDER, which must be new or empty, gets what `export_safetensors` writes, and
+Flags:
+  --config=FILE         config of the run
+  --workdir=RUN         workdir of the run; nothing in it changes, and it may be
+                        training
+  --out=FOLDER          new or empty folder
+  --license=NAME        of the weights, for the model card: apache-2.0, ...
+  --config.KEY=VALUE    change a config key
 
-    denoiser.stablehlo  StableHLO as `jax.export` serialises it, for CPUs, NVIDIA's GPUs and TPUs
-                        and batches of any size: (params, x, level, condition) -> {"x0", "eps"}
+FOLDER gets the files of `python -m cdt.interop.export_safetensors --help`, and
+  denoiser.stablehlo    StableHLO of jax.export, for CPU, CUDA and TPU and any
+                        batch size: (params, x, level, condition) -> {x0, eps}
 
-The model card shows how to run it. Exit codes are those of `cdt.main`.
+The model card shows how to call it. The exit codes are those of
+`python -m cdt.main --help`.
 """
+
+from cdt import usage
+
+if __name__ == "__main__":  # answered before the imports below, which load JAX
+    usage.answer_and_exit(__doc__)
 
 import functools
 import sys
@@ -26,7 +40,6 @@ from cdt.diffusion.denoiser import Condition, make_denoiser
 from cdt.errors import EXIT_FINISHED, user_errors
 from cdt.files import atomic
 from cdt.interop.export_safetensors import (
-    command_line,
     new_folder,
     read_weights,
     write_card,
@@ -62,7 +75,7 @@ _LEVELS = {
 
 
 def export_stablehlo(config: ConfigDict, workdir: str, out: str, license_name: str = "") -> int:
-    """Write the folder; return the exit code. For arguments and errors see above."""
+    """Write the folder `out` and return the exit code; see `export_safetensors`."""
     with user_errors():
         folder = new_folder(out)
         weights = read_weights(config, epath.Path(workdir), license_name)
@@ -119,4 +132,7 @@ def _usage(model: from_config.Model) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(command_line(export_stablehlo))
+    from cdt.main import run_command_line
+
+    own = ("out", "license")
+    sys.exit(run_command_line(sys.argv, export_stablehlo, own, command_writes=False))

@@ -1,17 +1,32 @@
-"""Takes over the weights of a class-conditional DiT or SiT.
+"""Import the weights of a class-conditional DiT or SiT; PyTorch is not needed.
 
-    python -m cdt.interop.import_dit --weights=WEIGHTS --config=CONFIG --workdir=DIR
+Usage:
+  python -m cdt.interop.import_dit --weights=PATH --config=FILE[:VARIANT]
+      --workdir=DIR [--config.KEY=VALUE ...]
 
-WEIGHTS is a file with the names of facebookresearch/DiT or willisma/SiT (`.pt`, also one that a
-training program of theirs saved: then its averages are taken; or `.safetensors`), or a folder of
-diffusers' DiTPipeline or DiTTransformer2DModel. PyTorch is not needed. CONFIG describes the same
-network, such as configs/imagenet256_latent.py, or its variant `:sit`: of a config of flow matching
-the weights are taken to be SiT's, whose time runs the other way.
+Flags:
+  --weights=PATH        file of facebookresearch/DiT or willisma/SiT (.pt or
+                        .safetensors), or folder of a diffusers DiTPipeline or
+                        DiTTransformer2DModel
+  --config=FILE         config of the same network; with process.name = "flow"
+                        the weights are read as SiT's, otherwise as DiT's
+  --workdir=DIR         new workdir; it gets a checkpoint of step 0
+  --config.KEY=VALUE    change a config key
 
-DIR gets a checkpoint of step 0, in which the parameters and every average are those weights. The
-same config samples from it with `--mode=sample`, and a run in another workdir starts from it with
-`--config.init_from=DIR`. Exit codes are those of `cdt.main`.
+Example:
+  python -m cdt.interop.import_dit --weights=DiT-XL-2-256x256.pt \\
+      --config=configs/imagenet256_latent.py --workdir=runs/dit
+
+From a .pt file that a training script saved, the EMA is read. In the checkpoint
+the weights and all EMAs are the imported weights. `--mode=sample` with the same
+config and workdir samples from it. A run in another workdir starts from it with
+--config.init_from=DIR. The exit codes are those of `python -m cdt.main --help`.
 """
+
+from cdt import usage
+
+if __name__ == "__main__":  # answered before the imports below, which load JAX
+    usage.answer_and_exit(__doc__)
 
 import json
 import sys
@@ -26,7 +41,7 @@ from cdt import from_config
 from cdt.errors import UserError
 from cdt.interop.diffusers_files import check_transformer_config
 from cdt.interop.dit_names import DIFFUSERS, OFFICIAL, to_params
-from cdt.interop.imported import command_line, import_weights
+from cdt.interop.imported import import_weights
 from cdt.interop.sit import mean_channels, reversed_time
 from cdt.models.dit import DiT
 
@@ -37,8 +52,7 @@ _FILES = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
 
 
 def import_dit(config: ConfigDict, workdir: epath.PathLike, weights: epath.PathLike) -> int:
-    """Write the checkpoint; return the exit code. For arguments and errors see above and
-    `import_weights`."""
+    """Write the checkpoint of step 0 and return the exit code; see `import_weights`."""
 
     def find_file(path: epath.Path) -> epath.Path:
         network = from_config.dit(config)
@@ -100,4 +114,6 @@ def _params(state: dict[str, np.ndarray], network: DiT, config: ConfigDict) -> P
 
 
 if __name__ == "__main__":
-    sys.exit(command_line(import_dit, "File of weights, or folder of diffusers."))
+    from cdt.main import run_command_line
+
+    sys.exit(run_command_line(sys.argv, import_dit, ("weights",)))

@@ -1,23 +1,42 @@
-"""Takes over the weights of EDM's U-Nets: ADM, and DDPM++.
+"""Import the weights of EDM's U-Nets, ADM and DDPM++; PyTorch is not needed.
 
-    python -m cdt.interop.import_edm --weights=FILE --config=CONFIG --workdir=DIR
+Usage:
+  python -m cdt.interop.import_edm --weights=FILE --config=FILE[:VARIANT]
+      --workdir=DIR [--config.KEY=VALUE ...]
 
-FILE holds the state dict of an `EDMPrecond` of NVlabs/edm, in `.pt` or `.safetensors`; PyTorch is not
-needed to read it. What NVlabs publishes are pickled programs, which run when they are opened, so
-they are refused. In a clone of their repository, whose files such a pickle needs,
+Flags:
+  --weights=FILE        state dict of an `EDMPrecond` of NVlabs/edm, .pt or
+                        .safetensors
+  --config=FILE         config of the same network (see the table)
+  --workdir=DIR         new workdir; it gets a checkpoint of step 0
+  --config.KEY=VALUE    change a config key
 
-    python -c 'import pickle, torch; torch.save(pickle.load(open("X.pkl", "rb"))["ema"].state_dict(), "X.pt")'
+  published weights X            config
+  edm-cifar10-32x32-uncond-vp    configs/cifar10.py
+  edm-cifar10-32x32-cond-vp      the same, --config.model.num_classes=10
+  edm-ffhq-64x64-uncond-vp       configs/ffhq64.py
+  edm-imagenet-64x64-cond-adm    configs/imagenet64.py
 
-makes X.pt of X.pkl. With X one of `edm-cifar10-32x32-uncond-vp` CONFIG is configs/cifar10.py (of
-`-cond-vp` with --config.model.num_classes=10), of `edm-ffhq-64x64-uncond-vp` configs/ffhq64.py and of
-`edm-imagenet-64x64-cond-adm` configs/imagenet64.py. Those with `-ve`
-are NCSN++, which cdt does not have; those called `baseline` have these names and sizes but another
-preconditioning, which nothing in the file tells: do not use them.
+NVlabs publishes pickled programs (.pkl), which run code when they are opened.
+They are refused. In a clone of NVlabs/edm, this command makes X.pt of X.pkl:
 
-DIR gets a checkpoint of step 0, in which the parameters and every average are those weights. The
-same config samples from it with `--mode=sample`, and a run in another workdir starts from it with
-`--config.init_from=DIR`. Exit codes are those of `cdt.main`.
-"""  # noqa: E501
+  python -c 'import pickle, torch; torch.save(
+      pickle.load(open("X.pkl", "rb"))["ema"].state_dict(), "X.pt")'
+
+Weights with `-ve` are of NCSN++, which cdt does not have. Do not use those
+named `baseline`: they have the same names and sizes but another
+preconditioning, which cannot be detected from the file.
+
+In the checkpoint the weights and all EMAs are the imported weights.
+`--mode=sample` with the same config and workdir samples from it. A run in
+another workdir starts from it with --config.init_from=DIR. The exit codes are
+those of `python -m cdt.main --help`.
+"""
+
+from cdt import usage
+
+if __name__ == "__main__":  # answered before the imports below, which load JAX
+    usage.answer_and_exit(__doc__)
 
 import sys
 from typing import Any
@@ -30,7 +49,7 @@ from ml_collections import ConfigDict
 from cdt import from_config
 from cdt.errors import UserError
 from cdt.interop.edm_names import to_params
-from cdt.interop.imported import command_line, import_weights
+from cdt.interop.imported import import_weights
 from cdt.models.unet import ADM, DDPMPP
 
 PyTree = Any
@@ -39,8 +58,7 @@ _STYLES = {"adm": ADM, "ddpmpp": DDPMPP}
 
 
 def import_edm(config: ConfigDict, workdir: epath.PathLike, weights: epath.PathLike) -> int:
-    """Write the checkpoint; return the exit code. For arguments and errors see above and
-    `import_weights`."""
+    """Write the checkpoint of step 0 and return the exit code; see `import_weights`."""
 
     def find_file(path: epath.Path) -> epath.Path:
         if config.model.name not in _STYLES or config.process.name != "edm":
@@ -65,4 +83,6 @@ def import_edm(config: ConfigDict, workdir: epath.PathLike, weights: epath.PathL
 
 
 if __name__ == "__main__":
-    sys.exit(command_line(import_edm, "File of weights."))
+    from cdt.main import run_command_line
+
+    sys.exit(run_command_line(sys.argv, import_edm, ("weights",)))

@@ -1,12 +1,10 @@
 """What every import of weights does: reads a file of them, and leaves a checkpoint of step 0."""
 
-import sys
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
-from absl import flags
 from etils import epath
 from ml_collections import ConfigDict
 
@@ -59,21 +57,6 @@ def import_weights(
             ) from error
     _write_checkpoint(config, path, checkpoints, model, params, file)
     return EXIT_FINISHED
-
-
-def command_line(run: Callable[[ConfigDict, str, str], int], weights_help: str) -> int:
-    """Run this process's command line; return the exit code.
-
-    Args:
-      run: (config, workdir, weights) -> exit code.
-      weights_help: of the flag --weights.
-    """
-    from cdt.main import run_command_line
-
-    flags.DEFINE_string("weights", "", weights_help)
-    return run_command_line(
-        sys.argv, lambda config, workdir: run(config, workdir, flags.FLAGS.weights)
-    )
 
 
 def _new_checkpoints(config: ConfigDict, workdir: epath.Path) -> Checkpointer:

@@ -295,7 +295,7 @@ def test_killed_workers_and_parents(slow_pictures, tmp_path):
     process = start(slow_pictures, tmp_path / "out", *more)  # goes on, until it is asked to stop
     wait_for(lambda: len(shards_done()) > len(done))
     process.send_signal(signal.SIGTERM)
-    assert "run the same command again" in process.communicate(timeout=30)[1]
+    assert "give the same command again" in process.communicate(timeout=30)[1]
     assert process.returncode == 75 and len(shards_done()) < 30
     assert times == {name: (work / name).stat().st_mtime_ns for name in done}
 
@@ -345,13 +345,13 @@ def test_half_done_belongs_to_its_settings(pictures, tmp_path, monkeypatch, caps
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ([], "--out is missing"),
+        (["--on_bad=skip"], "--out is missing"),
         (["--out=o"], "--source is missing"),
-        (["--out=gs://b/o", "--source=digits"], "copy it to the bucket"),
+        (["--out=gs://b/o", "--source=digits"], "copy the folder to the bucket"),
         (["--out=o", "--source=digit"], "digits"),
         (["--out=o", "--source=folder"], "--path is missing"),
-        (["--out=o", "--source=folder", "--path=p"], "--image_size and --channels are missing"),
-        (["--out=o", "--source=digits", "--channels=2"], "1 for grey or 3 for RGB"),
+        (["--out=o", "--source=folder", "--path=p"], "--image_size or --channels is missing"),
+        (["--out=o", "--source=digits", "--channels=2"], "must be 1 (grey) or 3 (RGB)"),
         (["--out=o", "--source=digits", "--worker=2"], "Did you mean: workers"),
         (["--out=o", "--source=digits", "--workers=0"], "workers"),
         (["--out=o", "--source=digits", "more"], "'more' is not a flag"),

@@ -187,7 +187,7 @@ def test_command_line(source, tmp_path, monkeypatch, capsys):
     assert "captions of 15 images, states of 4 x 3" in capsys.readouterr().out
     assert json.loads((data / "train/text/manifest.json").read_text())["encoder"] == "letters"
     assert text.text_command(["text", "--encoder=letters"]) == EXIT_USER_ERROR
-    assert "--data is missing: give the folder" in capsys.readouterr().err
+    assert "--data is missing; give the folder" in capsys.readouterr().err
     assert text.text_command([*argv, "--encoding=x"]) == EXIT_USER_ERROR
     monkeypatch.setattr(text, "cache_states", lambda *args: False)
     assert text.text_command(argv) == EXIT_STOPPED

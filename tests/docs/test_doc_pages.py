@@ -83,7 +83,7 @@ def test_commands_are_split_as_a_shell_does():
         (f"{RUN} --mode=trian", "did you mean 'train'"),
         (f"{RUN} --wrokdir=b", "wrokdir"),
         (RUN.replace("digits.py", "digit.py"), "no such file"),
-        (RUN.replace("digits.py", "digits.py:huge"), "no variant 'huge'"),
+        (RUN.replace("digits.py", "digits.py:huge"), "the variant 'huge'"),
         ("python -m cdt.data.prepare --source=folder --path=a --out=b --imagesize=3", "imagesize"),
         ("python -m cdt.data.text --data=a --encodr=b", "encodr"),
         ("launch/tpu_run.sh --config=configs/digits.py --workdir=runs/a", "PROJECT"),
