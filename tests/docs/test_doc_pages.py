@@ -79,7 +79,7 @@ def test_commands_are_split_as_a_shell_does():
     "command, words",
     [
         (f"{RUN} --config.optim.lrr=1", "did you mean 'optim.lr'"),
-        (f"{RUN} --config.optim.lr=fast", "could not convert"),
+        (f"{RUN} --config.optim.lr=fast", "it must be a float"),
         (f"{RUN} --mode=trian", "did you mean 'train'"),
         (f"{RUN} --wrokdir=b", "wrokdir"),
         (RUN.replace("digits.py", "digit.py"), "no such file"),
