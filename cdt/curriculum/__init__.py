@@ -1,9 +1,9 @@
-"""Which part of the noise coordinate u is open, and when more of it opens.
+"""The curriculum over noise levels: clusters of u, their order, and the pacing that opens them.
 
-the timestep sampler    curriculum, opening_order, CurriculumState
-when a cluster opens    patience, fixed, Pacing, PacingState
-edges of clusters in u  uniform_edges, snr_edges, custom_edges, edge_table, cluster_index
-losses of clusters      ClusterStatistics
+timestep sampler        curriculum, opening_order, CurriculumState
+pacing of the stages    patience, fixed, Pacing, PacingState
+cluster edges in u      uniform_edges, snr_edges, custom_edges, edge_table, cluster_index
+loss sums per cluster   ClusterStatistics
 """
 
 from cdt.curriculum.cluster_losses import ClusterStatistics

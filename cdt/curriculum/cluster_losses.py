@@ -1,4 +1,4 @@
-"""Training loss per cluster, summed on the device between two log lines."""
+"""Training loss per cluster, accumulated on the device between two log lines."""
 
 from typing import NamedTuple
 
@@ -7,15 +7,23 @@ from jax import Array
 
 
 class ClusterStatistics(NamedTuple):
-    """Part of the train state, so that a resumed run logs what the undisturbed one would."""
+    """Loss sums of the current log window, and the validation losses before training.
 
-    loss_sum: Array  # f32[N], sum of per-example losses of the window so far
-    count: Array  # type: ignore[assignment]  # f32[N], examples of the window; not tuple.count
-    initial_loss: Array  # f32[M], validation loss before the first step; NaN until measured
+    They are part of the train state, so a resumed run logs the same values as an uninterrupted one.
+    """
+
+    loss_sum: Array  # f32[N], sum of the per-example losses in the window
+    count: Array  # type: ignore[assignment]  # f32[N], examples in the window; hides tuple.count
+    initial_loss: Array  # f32[M], validation loss before the first step; NaN until it is measured
 
 
 def init(num_clusters: int, num_validated: int) -> ClusterStatistics:
-    """Empty statistics for N clusters that are trained on, and M that are validated on."""
+    """Return empty statistics.
+
+    Args:
+      num_clusters: N, number of training clusters.
+      num_validated: M, number of validation clusters.
+    """
     zeros = jnp.zeros(num_clusters, jnp.float32)
     return ClusterStatistics(zeros, zeros, jnp.full(num_validated, jnp.nan, jnp.float32))
 
@@ -23,17 +31,16 @@ def init(num_clusters: int, num_validated: int) -> ClusterStatistics:
 def accumulate(
     statistics: ClusterStatistics, index: Array, loss: Array, valid: Array, restart: Array
 ) -> ClusterStatistics:
-    """Add one global batch.
-
-    Compares and reduces instead of scattering: a scatter-add need not be deterministic on a GPU.
+    """Return the statistics with one global batch added.
 
     Args:
-      statistics: so far.
-      index: int32[B] cluster of each example.
-      loss: f32[B].
-      valid: bool[], whether the batch counts (a batch with bad numbers does not).
-      restart: bool[], whether this batch starts a new window.
+      statistics: the statistics before this batch.
+      index: int32[B], cluster of each example, 0..N-1.
+      loss: f32[B], loss of each example.
+      valid: bool[], False for a bad step (NaN or inf), which adds nothing.
+      restart: bool[], True if this batch starts a new window.
     """
+    # Compare and reduce instead of a scatter-add, which can be nondeterministic on a GPU.
     num_clusters = statistics.count.shape[0]
     member = (index[:, None] == jnp.arange(num_clusters)) & valid
     loss_sum = jnp.sum(jnp.where(member, loss[:, None], 0.0), axis=0)
@@ -45,5 +52,5 @@ def accumulate(
 
 
 def mean_loss(statistics: ClusterStatistics) -> Array:
-    """f32[N]: mean loss of each cluster in the window; NaN where it had no example."""
+    """Return the mean loss of each cluster in the window, f32[N]; NaN if it has no example."""
     return statistics.loss_sum / jnp.where(statistics.count > 0, statistics.count, jnp.nan)

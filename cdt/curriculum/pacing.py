@@ -1,6 +1,6 @@
-"""Pacing: when the next stage begins. Pure functions of (state, loss, step).
+"""Pacing: rules that decide when the next stage begins.
 
-Stage n = 1..N has n clusters open; stage N is ordinary training and lasts to the end.
+In stage n = 1..N, n clusters are open. Stage N is ordinary training and lasts until the run ends.
 """
 
 from collections.abc import Callable
@@ -11,21 +11,22 @@ from jax import Array
 
 
 class PacingState(NamedTuple):
-    """Scalars; all of them are checkpointed."""
+    """State of the pacing: scalars, saved in each checkpoint."""
 
-    stage: Array  # int32, 1-based: the number of clusters open
-    best: Array  # f32, lowest (smoothed) loss of this stage; inf before the first
+    stage: Array  # int32, number of open clusters, from 1
+    best: Array  # f32, lowest smoothed loss of this stage; inf before its first step
     bad_steps: Array  # int32, steps since `best` improved
-    smoothed: Array  # f32, the smoothed loss
-    stage_steps: Array  # int32, steps spent in this stage
+    smoothed: Array  # f32, smoothed loss
+    stage_steps: Array  # int32, steps done in this stage
 
 
 class Pacing(NamedTuple):
-    """`update(state, loss, step)`: loss f32[] is the optimised loss, the mean over the global batch
-    of weight times loss; step int32[] is the index of the step that had it."""
+    """A pacing rule, as pure functions."""
 
-    num_stages: int
+    num_stages: int  # N
     init: Callable[[], PacingState]
+    # (state, loss, step) -> state after the step. loss f32[]: mean over the global batch of weight
+    # times loss; step int32[]: index of the step with this loss.
     update: Callable[[PacingState, Array, Array], PacingState]
 
 
@@ -37,31 +38,32 @@ def patience(
     max_stage_steps: int | None = None,
     open_all_at: int | None = None,
 ) -> Pacing:
-    """A stage ends once the loss has not improved for `tau` steps (Kim et al. 2025).
+    """Return the pacing that ends a stage when the loss has not improved for `tau` steps.
 
-    A step is bad unless loss < best - min_delta. With tau bad steps in a row the next stage
-    begins with best = inf and a fresh smoother: the loss *rises* when a harder cluster opens, so
-    without both resets every later stage would end after tau steps whatever happens.
+    A step improves if loss < best - min_delta. After tau steps without improvement the next stage
+    begins, with best = inf and without smoothed history.
 
     Args:
       tau: patience in steps, >= 1.
       num_stages: N >= 1.
-      smoothing: coefficient of an exponential moving average of the loss, in [0, 1); 0 is the raw
-        loss, whose patience is governed by batch noise (i.i.d. losses end a stage of tau = 200
-        after about 355 steps).
-      min_delta: an improvement must exceed this, >= 0.
-      max_stage_steps: a stage ends after this many steps at the latest; None is no limit.
-      open_all_at: from this step (absolute) on, every cluster is open; None is never.
+      smoothing: coefficient of the exponential moving average of the loss, in [0, 1). At 0 the
+        loss of each batch is used as it is, and batch noise decides when a stage ends: with
+        independent, identically distributed losses and tau = 200, after about 355 steps.
+      min_delta: >= 0, the loss must fall by more than this to count as improved.
+      max_stage_steps: >= 1, longest length of a stage in steps; None for no limit.
+      open_all_at: absolute step from which every cluster is open; None for never.
 
     Raises:
       ValueError: an argument outside its range.
+
+    Source: Kim et al. 2025, arXiv 2403.10348; smoothing, min_delta and the two limits are added.
     """
     if tau < 1:
         raise ValueError(f"The patience tau is {tau} steps; it must be at least 1.")
     if not 0.0 <= smoothing < 1.0:
-        raise ValueError(f"The pacing's smoothing is {smoothing}; it must lie in [0, 1).")
+        raise ValueError(f"The smoothing of the pacing is {smoothing}; it must lie in [0, 1).")
     if min_delta < 0.0:
-        raise ValueError(f"The pacing's min_delta is {min_delta}; it must not be negative.")
+        raise ValueError(f"The min_delta of the pacing is {min_delta}; it must be at least 0.")
     if max_stage_steps is not None and max_stage_steps < 1:
         raise ValueError(f"max_stage_steps is {max_stage_steps}; it must be at least 1.")
 
@@ -75,12 +77,12 @@ def patience(
 
 
 def fixed(steps_per_stage: int, num_stages: int, open_all_at: int | None = None) -> Pacing:
-    """Every stage lasts `steps_per_stage` steps, whatever the loss.
+    """Return the pacing in which every stage lasts `steps_per_stage` steps.
 
     Args:
-      steps_per_stage: >= 1.
+      steps_per_stage: length of a stage in steps, >= 1.
       num_stages: N >= 1.
-      open_all_at: from this step (absolute) on, every cluster is open; None is never.
+      open_all_at: absolute step from which every cluster is open; None for never.
 
     Raises:
       ValueError: an argument outside its range.
@@ -119,7 +121,7 @@ def _pacing(
         improved = smoothed < state.best - min_delta
         counted = PacingState(
             stage=state.stage,
-            # The last stage never ends, so nothing is counted there but its length.
+            # The last stage never ends, so only its length is counted.
             best=jnp.where(improved & ~last, smoothed, state.best),
             bad_steps=jnp.where(last | improved, 0, state.bad_steps + 1),
             smoothed=smoothed,
@@ -130,6 +132,8 @@ def _pacing(
             next_stage = jnp.where(step + 1 >= open_all_at, num_stages, next_stage)
         next_stage = jnp.minimum(next_stage, num_stages)
         advance = next_stage > state.stage
+        # best starts at inf again, and stage_steps = 0 restarts the smoothing: the loss rises when
+        # a harder cluster opens, so otherwise every later stage would end after tau steps.
         fresh = init()._replace(stage=next_stage, smoothed=smoothed)
         return PacingState(*(jnp.where(advance, a, b) for a, b in zip(fresh, counted, strict=True)))
 

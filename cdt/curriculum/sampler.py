@@ -1,7 +1,7 @@
-"""The curriculum: a timestep sampler whose open part of u grows stage by stage.
+"""The curriculum: a timestep sampler that opens one more cluster of u in each stage.
 
-Kim, Go, Kwon, Kim: "Denoising Task Difficulty-based Curriculum for Training Diffusion Models",
-ICLR 2025, arXiv 2403.10348. The stage is a traced integer, so no stage recompiles anything.
+Source: Kim, Go, Kwon, Kim, "Denoising Task Difficulty-based Curriculum for Training Diffusion
+Models", ICLR 2025, arXiv 2403.10348.
 """
 
 from collections.abc import Sequence
@@ -15,28 +15,31 @@ from jax import Array
 from cdt.curriculum.pacing import Pacing, PacingState
 from cdt.timesteps.base import Density, Draw, Feedback, State, TimestepSampler
 
-Order = str | Sequence[int] | np.ndarray  # a name, or a permutation of 1..N
+Order = str | Sequence[int] | np.ndarray  # a name, or a permutation of 1..N; see `opening_order`
 
 
 class CurriculumState(NamedTuple):
-    """Everything the curriculum remembers; checkpointed."""
+    """State of the curriculum, saved in each checkpoint."""
 
     density: State
     pacing: PacingState
-    stage_lengths: Array  # int32[N]: steps spent in each stage so far
+    stage_lengths: Array  # int32[N], steps done in each stage
 
 
 def opening_order(order: Order, num_clusters: int, seed: int = 0) -> np.ndarray:
-    """int[N]: 0-based cluster indices in the order in which they open.
+    """Return the cluster indices in the order in which the clusters open.
 
     Args:
-      order: "easy_to_hard" (the paper's: from the noisiest C_N to C_1), "hard_to_easy", "random"
-        (one permutation drawn from `seed`), or a permutation of 1..N (1 is C_1, the hardest).
+      order: "easy_to_hard" (from C_N, the most noise, to C_1; as in the paper), "hard_to_easy",
+        "random" (one permutation drawn with `seed`), or a permutation of 1..N, where 1 is C_1.
       num_clusters: N.
-      seed: for "random".
+      seed: random seed for "random".
+
+    Returns:
+      int[N], a permutation of 0..N-1.
 
     Raises:
-      ValueError: an unknown name or not a permutation.
+      ValueError: an unknown name, or a list that is no permutation of 1..N.
     """
     names = {
         "easy_to_hard": lambda: np.arange(num_clusters)[::-1],
@@ -46,15 +49,15 @@ def opening_order(order: Order, num_clusters: int, seed: int = 0) -> np.ndarray:
     if isinstance(order, str):
         if order not in names:
             raise ValueError(
-                f"The order '{order}' is unknown; it must be one of {', '.join(names)}, or a "
-                f"permutation of 1..{num_clusters}."
+                f"The order '{order}' is unknown; use one of {', '.join(names)}, or a permutation "
+                f"of 1..{num_clusters}."
             )
         return names[order]()
     permutation = np.asarray(order)
     if sorted(permutation.tolist()) != list(range(1, num_clusters + 1)):
         raise ValueError(
             f"The order {permutation.tolist()} is not a permutation of the clusters "
-            f"1..{num_clusters}."
+            f"1..{num_clusters}; name each cluster once."
         )
     return permutation - 1
 
@@ -66,30 +69,34 @@ def curriculum(
     order: Order = "easy_to_hard",
     seed: int = 0,
 ) -> TimestepSampler:
-    """Levels from `density` restricted to the clusters open at the current stage, renormalised.
+    """Return the timestep sampler that draws from `density`, restricted to the open clusters.
 
-    With uniform clusters, the uniform density and easy-to-hard order, stage n draws
-    u = 1 - n/N + (n/N) v, v ~ Uniform[0, 1). The last stage is bitwise `independent(density)`.
+    The restricted density is renormalised. With uniform clusters, the uniform density and the order
+    "easy_to_hard", stage n draws u = 1 - n/N + (n/N) v with v ~ Uniform[0, 1). In the last stage
+    the draws equal those of `independent(density)` bitwise.
 
     Args:
-      density: the density over u.
+      density: density over all of u.
       edges: f32[N+1] from `clusters.edge_table`.
-      pacing: N stages.
-      order: see `opening_order`.
-      seed: for the random order.
+      pacing: a pacing of N stages.
+      order: order in which the clusters open, see `opening_order`.
+      seed: random seed for the order "random".
 
     Raises:
-      ValueError: the pacing has another number of stages, or `order` is wrong.
+      ValueError: the number of stages is not N, or `order` is invalid.
     """
     num_clusters = len(edges) - 1
     if pacing.num_stages != num_clusters:
-        raise ValueError(f"{pacing.num_stages} stages do not fit {num_clusters} clusters.")
+        raise ValueError(
+            f"The pacing has {pacing.num_stages} stages for {num_clusters} clusters; the numbers "
+            "must be equal."
+        )
     opening = opening_order(order, num_clusters, seed)
     rank = np.empty(num_clusters, np.int32)
     rank[opening] = np.arange(num_clusters)
     lower = jnp.asarray(edges[:-1])
-    # The largest float32 inside each cluster. In float32 a narrow first stage rounds u up to its
-    # upper edge about once in two million draws: u = 1 would be t = T, or sigma = infinity.
+    # The largest float32 inside each cluster. In a narrow first stage float32 rounds u up to the
+    # upper edge about once in two million draws; u = 1 would be t = T, or sigma = infinity.
     upper = jnp.asarray(np.nextafter(edges[1:], np.float32(0)))
 
     def init() -> CurriculumState:
@@ -97,34 +104,34 @@ def curriculum(
 
     def sample(state: CurriculumState, key: Array, n: int) -> Draw:
         v = jax.random.uniform(key, (n,), jnp.float32)
-        stage = state.pacing.stage
+        stage = state.pacing.stage  # traced: all stages use one compiled program
         is_open = rank < stage
         cdf = density.cdf(state.density, jnp.asarray(edges))
-        # The open pieces laid end to end, in u order: piece k covers mass [before[k], after[k]).
+        # Concatenate the open clusters in order of u: cluster k covers mass [before[k], after[k]).
         after = jnp.cumsum(jnp.where(is_open, jnp.diff(cdf), 0.0))
         before = jnp.concatenate([jnp.zeros(1, after.dtype), after[:-1]])
         mass = after[-1] * v
-        piece = jnp.sum(mass[:, None] >= after, axis=1)
-        # Where the product rounds up to the total, the search runs past the last open piece.
+        cluster = jnp.sum(mass[:, None] >= after, axis=1)
+        # If `mass` is rounded up to the total, the search ends past the last open cluster.
         last_open = jnp.max(jnp.where(is_open, jnp.arange(num_clusters), 0))
-        piece = jnp.minimum(piece, last_open)
-        u = density.icdf(state.density, cdf[piece] + (mass - before[piece]))
-        u = jnp.clip(u, lower[piece], upper[piece])
+        cluster = jnp.minimum(cluster, last_open)
+        u = density.icdf(state.density, cdf[cluster] + (mass - before[cluster]))
+        u = jnp.clip(u, lower[cluster], upper[cluster])
         u = jnp.where(stage >= num_clusters, density.icdf(state.density, v), u)
-        # The weights correct towards the objective restricted to the same clusters, renormalised
-        # as well: exactly 1 where the density is its own objective.
+        # The weights correct the draws to the objective, which is restricted to the same clusters
+        # and renormalised too. Where the objective is the density itself the ratio is exactly 1.
         objective = density.objective_cdf(state.density, jnp.asarray(edges))
         objective_mass = jnp.sum(jnp.where(is_open, jnp.diff(objective), 0.0))
         total = jnp.sum(jnp.where(is_open, jnp.diff(cdf), 0.0))
-        share = jnp.where(stage >= num_clusters, 1.0, total / objective_mass)
-        return Draw(u, density.weight(state.density, u) * share)
+        ratio = jnp.where(stage >= num_clusters, 1.0, total / objective_mass)
+        return Draw(u, density.weight(state.density, u) * ratio)
 
     def update(
         state: CurriculumState, draw: Draw, feedback: Feedback, step: Array
     ) -> CurriculumState:
         return CurriculumState(
             density=density.update(state.density, draw, feedback),
-            # The loss that paces is the one that is optimised.
+            # The pacing observes the loss that is optimised.
             pacing=pacing.update(state.pacing, jnp.mean(draw.weight * feedback.loss), step),
             stage_lengths=state.stage_lengths.at[state.pacing.stage - 1].add(1),
         )

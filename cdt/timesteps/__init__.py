@@ -1,8 +1,8 @@
-"""Where in the noise coordinate u a run trains.
+"""Densities over the noise level u, and the timestep samplers that draw from them.
 
-densities over u    uniform, logit_normal, second_moment, info_noise
-timestep samplers   independent, two_phase, speed (with speed_weight)
-their types         Density, TimestepSampler, Draw, Feedback
+densities           uniform, logit_normal, second_moment, info_noise
+timestep samplers   independent, two_phase, speed (with its loss weight speed_weight)
+types               Density, TimestepSampler, Draw, Feedback
 bins of info_noise  log_s_bins
 """
 

@@ -1,11 +1,10 @@
-"""The protocol between the train step and whatever decides at which noise levels it trains.
+"""The interface between the train step and a method that chooses noise levels.
 
-Two tuples of pure functions in the manner of `optax.GradientTransformation`: a `Density` says
-*where* in u a run puts its emphasis, a `TimestepSampler` draws from it, possibly from a part of u
-only. The train step calls both through these names and knows no method by name.
+`Density` and `TimestepSampler` are tuples of pure functions, like `optax.GradientTransformation`.
+Their states are pytrees of arrays, which are saved in checkpoints.
 
-u is the noise coordinate: the quantile of the family's own training noise distribution, in
-[0, 1), 0 clean. All states are pytrees of arrays, so they are checkpointed and resume exactly.
+The noise level u in [0, 1) is the quantile of the family's own distribution of training noise
+levels; u = 0 is clean.
 """
 
 from collections.abc import Callable
@@ -20,27 +19,28 @@ class Draw(NamedTuple):
     """Noise levels of one global batch."""
 
     u: Array  # f32[B] in [0, 1)
-    weight: Array  # f32[B], importance weight of each example's loss; 1 unless the density corrects
+    weight: Array  # f32[B], importance weight of each example's loss; 1 for most densities
 
 
 class Feedback(NamedTuple):
-    """What the train step learned about a draw; of the global batch, float32, no gradient."""
+    """Losses of one global batch, float32, without gradient."""
 
-    loss: Array  # [B], with the loss weight, before `Draw.weight`
-    eps_error: Array  # [B], |eps_hat - eps|^2 summed over dimensions, whatever the prediction
+    loss: Array  # [B], times the loss weight, without the importance weight `Draw.weight`
+    eps_error: Array  # [B], |eps_hat - eps|^2 summed over dimensions, for any prediction
 
 
 class Density(NamedTuple):
-    """A probability density over u, described by its distribution function F.
+    """A probability density over u, given by its cumulative distribution function F.
 
-    Draws times weights stand for the density of `objective_cdf`: F itself where the density is
-    meant to change the objective (the weight is then 1), u where it only lowers the variance.
+    A density either changes the objective or reduces the variance of its estimate. In the first
+    case the weight is 1 and `objective_cdf` is F. In the second case the weight corrects the draws
+    to uniform ones and `objective_cdf` is u.
     """
 
     init: Callable[[], State]
-    cdf: Callable[[State, Array], Array]  # (state, u) -> F(u), increasing, [0, 1] onto [0, 1]
-    icdf: Callable[[State, Array], Array]  # (state, q) -> u with F(u) = q
-    objective_cdf: Callable[[State, Array], Array]  # (state, u) -> F of the weighted draws
+    cdf: Callable[[State, Array], Array]  # (state, u) -> F(u), increasing from F(0) = 0 to F(1) = 1
+    icdf: Callable[[State, Array], Array]  # (state, q in [0, 1)) -> u in [0, 1) with F(u) = q
+    objective_cdf: Callable[[State, Array], Array]  # (state, u) -> F of draws times weights
     weight: Callable[[State, Array], Array]  # (state, u) -> importance weight
     update: Callable[[State, Draw, Feedback], State]
 
@@ -50,5 +50,5 @@ class TimestepSampler(NamedTuple):
 
     init: Callable[[], State]
     sample: Callable[[State, Array, int], Draw]  # (state, PRNG key, n) -> Draw of n levels
-    update: Callable[[State, Draw, Feedback, Array], State]  # last: int32 index of the step
-    metrics: Callable[[State], dict[str, Array]]  # scalars (or [stages]) worth logging
+    update: Callable[[State, Draw, Feedback, Array], State]  # last argument: int32 step index
+    metrics: Callable[[State], dict[str, Array]]  # scalars or arrays [stages] to log

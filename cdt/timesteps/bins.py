@@ -1,4 +1,4 @@
-"""Running means of a loss over bins of u, and densities that are constant on each bin."""
+"""Running means of a loss in bins of u, and densities that are constant in each bin."""
 
 from typing import NamedTuple
 
@@ -9,34 +9,40 @@ from jax import Array
 
 
 class BinMeans(NamedTuple):
-    """An exponential average for each of K bins."""
+    """An exponential moving average for each of K bins."""
 
-    mean: Array  # f32[K]; 0 until the bin is observed
-    count: Array  # type: ignore[assignment]  # f32[K], observations; not tuple.count
+    mean: Array  # f32[K]; 0 before the first observation of the bin
+    count: Array  # type: ignore[assignment]  # f32[K], number of observations; hides tuple.count
 
 
-def no_means(num_bins: int) -> BinMeans:
-    """Bins without an observation."""
+def empty_means(num_bins: int) -> BinMeans:
+    """Return the means of bins without observations."""
     return BinMeans(jnp.zeros(num_bins, jnp.float32), jnp.zeros(num_bins, jnp.float32))
 
 
 def bin_index(u: Array, knots: np.ndarray) -> Array:
-    """int32[B]: the bin each u f32[B] lies in, of knots f32[K+1] from 0 to 1."""
+    """Return the bin of each noise level, int32[B].
+
+    Args:
+      u: f32[B] in [0, 1).
+      knots: f32[K+1], edges of the bins, increasing from 0 to 1.
+    """
     return jnp.searchsorted(jnp.asarray(knots[1:-1]), u, side="right").astype(jnp.int32)
 
 
 def observe(means: BinMeans, index: Array, values: Array, decay: float) -> BinMeans:
-    """Add a batch: k values of a bin pull its average as k steps of `decay` towards their mean.
+    """Return the means with one batch of values added.
 
-    The first values of a bin become its average. A value that is not finite does not count.
-    Compares and reduces instead of scattering, which need not be deterministic on a GPU.
+    The k values of a bin move its average towards their mean by the factor 1 - decay^k, like k
+    updates with `decay`. The first values of a bin become its average. NaN and inf are ignored.
 
     Args:
-      means: so far.
+      means: means before this batch.
       index: int32[B], bin of each value.
       values: f32[B].
-      decay: in [0, 1); 0.9 remembers about the last ten values.
+      decay: in [0, 1); 0.9 averages over about the last ten values.
     """
+    # Compare and reduce instead of a scatter-add, which can be nondeterministic on a GPU.
     member = (index[:, None] == jnp.arange(len(means.mean))) & jnp.isfinite(values)[:, None]
     count = jnp.sum(member, axis=0, dtype=jnp.float32)
     total = jnp.sum(jnp.where(member, values[:, None], 0.0), axis=0)
@@ -46,24 +52,26 @@ def observe(means: BinMeans, index: Array, values: Array, decay: float) -> BinMe
 
 
 def warm(means: BinMeans, observations: int) -> Array:
-    """bool[]: whether every bin that was drawn at all has that many observations.
+    """Return bool[]: True if each bin has 0 or at least `observations` observations, and one has.
 
-    Bins never drawn are those of noise levels that a curriculum keeps closed.
+    A bin without observations belongs to a cluster that the curriculum has not opened.
     """
     drawn = means.count > 0
     return jnp.any(drawn) & jnp.all(~drawn | (means.count >= observations))
 
 
 def filled(means: BinMeans) -> Array:
-    """f32[K]: the averages, with their mean over the observed bins in place of missing ones."""
+    """Return the averages f32[K]; a bin without observations gets the mean of the others."""
     drawn = means.count > 0
     average = jnp.sum(jnp.where(drawn, means.mean, 0.0)) / jnp.maximum(jnp.sum(drawn), 1)
     return jnp.where(drawn, means.mean, average)
 
 
 def interpolated(means: BinMeans) -> Array:
-    """f32[K]: the averages; a bin that was never observed lies on the line between its nearest
-    observed neighbours, or equals the only one. 0 where nothing was observed."""
+    """Return the averages f32[K], interpolated linearly over the bins without observations.
+
+    Beyond the outermost observed bin the average is constant. Without any observation it is 0.
+    """
     drawn, bins = means.count > 0, jnp.arange(len(means.count))
     left = jax.lax.cummax(jnp.where(drawn, bins, -1))
     right = jax.lax.cummin(jnp.where(drawn, bins, len(bins)), reverse=True)
@@ -73,9 +81,17 @@ def interpolated(means: BinMeans) -> Array:
 
 
 def normalised(mass: Array, widths: Array, uniform_fraction: float) -> Array:
-    """f32[K] probabilities: proportional to `mass`, mixed with a fraction of the uniform density.
+    """Return the probabilities of the bins: `mass` normalised, mixed with the uniform density.
 
-    Uniform where `mass` has no finite positive sum.
+    The result is uniform if the sum of `mass` is 0, NaN or inf.
+
+    Args:
+      mass: f32[K] >= 0.
+      widths: f32[K], widths of the bins, with sum 1.
+      uniform_fraction: weight of the uniform density in the mixture, in [0, 1).
+
+    Returns:
+      f32[K] with sum 1.
     """
     total = jnp.sum(mass)
     usable = jnp.isfinite(total) & (total > 0)
@@ -84,13 +100,16 @@ def normalised(mass: Array, widths: Array, uniform_fraction: float) -> Array:
 
 
 def cdf(mass: Array, knots: np.ndarray, u: Array) -> Array:
-    """F(u), linear within each bin: from exactly 0 at u = 0 to exactly 1 at u = 1."""
+    """Return F(u) of the density with probability `mass` f32[K] in each bin; of u's shape.
+
+    F is linear within a bin, exactly 0 at u = 0 and exactly 1 at u = 1.
+    """
     return jnp.interp(u, knots, _cumulative(mass))
 
 
 def icdf(mass: Array, knots: np.ndarray, q: Array) -> Array:
-    """u in [0, 1) with F(u) = q, for q in [0, 1). Rounding alone could reach 1."""
-    below_one = np.nextafter(np.float32(1), np.float32(0))
+    """Return u in [0, 1) with F(u) = q, for q in [0, 1), see `cdf`."""
+    below_one = np.nextafter(np.float32(1), np.float32(0))  # rounding could give u = 1
     return jnp.minimum(jnp.interp(q, _cumulative(mass), knots), below_one)
 
 

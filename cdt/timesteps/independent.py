@@ -1,4 +1,4 @@
-"""Levels drawn independently from a density over the whole of u."""
+"""Noise levels drawn independently from a density over all of u."""
 
 import jax
 import jax.numpy as jnp
@@ -8,9 +8,12 @@ from cdt.timesteps.base import Density, Draw, State, TimestepSampler
 
 
 def independent(density: Density) -> TimestepSampler:
-    """Each level is u = F^-1(v) with v ~ Uniform[0, 1), float32, independent of the others.
+    """Return the timestep sampler that draws every level independently from `density`.
 
-    The state is the density's own.
+    A level is u = F^-1(v) with v ~ Uniform[0, 1), float32. The state is that of the density.
+
+    Args:
+      density: density over u.
     """
 
     def sample(state: State, key: Array, n: int) -> Draw:

@@ -1,4 +1,4 @@
-"""The logit-normal density: emphasis on the middle noise levels (Esser et al. 2024)."""
+"""The logit-normal density over u, which emphasises middle noise levels (Esser et al. 2024)."""
 
 import jax
 import jax.numpy as jnp
@@ -10,23 +10,25 @@ from cdt.timesteps.base import Density, State
 
 
 def logit_normal(mean: float = 0.0, std: float = 1.0) -> Density:
-    """u = sigmoid(mean + std z), z ~ N(0, 1) (Esser et al. 2024, arXiv 2403.03206, equation 19).
+    """Return the density of u = sigmoid(mean + std z), z ~ N(0, 1); it has no state.
 
-    Meant to change the objective, so the importance weight is 1. Has no state.
+    It changes the objective: the importance weight is 1.
 
     Args:
-      mean: negative moves the emphasis to less noise.
-      std: width, > 0.
+      mean: mean of logit(u); a negative mean emphasises levels with less noise.
+      std: standard deviation of logit(u), > 0.
 
     Raises:
-      ValueError: if `std` is not positive.
+      ValueError: std <= 0.
+
+    Source: Esser et al. 2024, arXiv 2403.03206, equation 19.
     """
     if not std > 0:
-        raise ValueError(f"The logit-normal density has std {std:g}; it must be positive.")
+        raise ValueError(f"The std of the logit-normal density is {std:g}; it must be positive.")
     below_one = np.nextafter(np.float32(1), np.float32(0))
 
     def cdf(state: State, u: Array) -> Array:
-        # log(u) - log1p(-u) is -inf and inf at the ends, where the distribution is 0 and 1.
+        # log(u) - log1p(-u) is -inf at u = 0 and inf at u = 1, where ndtr is 0 and 1.
         return ndtr((jnp.log(u) - jnp.log1p(-u) - mean) / std)
 
     def icdf(state: State, q: Array) -> Array:

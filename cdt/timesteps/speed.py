@@ -1,8 +1,7 @@
-"""SpeeD (Wang et al. 2024): the noisiest timesteps drawn less often, half of the batch as duals;
-and the loss weight that belongs to it.
+"""SpeeD: a timestep sampler that draws the noisiest timesteps less often, and its loss weight.
 
-Source: arXiv 2405.17403, "asymmetric sampling" and "change-aware weighting"; duals and their centre
-as in the code that its authors published.
+Source: Wang et al. 2024, arXiv 2405.17403, "asymmetric sampling" and "change-aware weighting"; the
+dual timesteps and their centre as in the authors' code.
 """
 
 from collections.abc import Callable
@@ -14,36 +13,37 @@ from jax import Array
 
 from cdt.timesteps.base import Draw, State, TimestepSampler
 
-# The published threshold is 1e-4 a timestep at T = 1000; in t / T it means the same for every T.
+# The authors' code has a threshold of 1e-4 per timestep at T = 1000. Per unit of t / T this is 0.1,
+# for every T.
 _FLAT_SLOPE = 0.1
 
 
 def speed(noise_variances: np.ndarray, tau: int = 700, k: float = 2.0) -> TimestepSampler:
-    """Half of the batch from p(t), proportional to k for t < tau and to 1 from there on; the other
-    half are the duals of those, |t - m| with m where the noise has stopped growing.
+    """Return the timestep sampler of SpeeD, for DDPM; use it with the loss weight `speed_weight`.
 
-    Of n levels the first n // 2 + 1 are drawn and the duals follow in their order, cut to n. A dual
-    may lie anywhere, so this draws from all levels or not at all. The method's other half is
-    `speed_weight`.
+    The first n // 2 + 1 of n timesteps are drawn from p(t), which is proportional to k for t < tau
+    and to 1 for t >= tau. The others are the duals |t - m| of the first ones, in the same order,
+    where m is the timestep at which the noise stops growing. A dual can be any timestep, so this
+    sampler cannot be restricted to the open clusters of a curriculum.
 
     Args:
-      noise_variances: f64[T], 1 - abar of the timesteps t = 0..T-1.
-      tau: 0 < tau < T.
+      noise_variances: f64[T], 1 - alpha_bar of the timesteps t = 0..T-1.
+      tau: timestep, 0 < tau < T.
       k: > 0.
 
     Raises:
-      ValueError: tau or k out of range, or noise that grows until the end.
+      ValueError: tau or k out of range, or a schedule whose noise grows until the last timestep.
     """
     num_levels = len(noise_variances)
     if not 0 < tau < num_levels:
         raise ValueError(
-            f"SpeeD's tau is {tau}; it must lie between 1 and {num_levels - 1}, within the "
-            f"{num_levels} timesteps."
+            f"SpeeD's tau is {tau}; it must lie between 1 and {num_levels - 1}, because the family "
+            f"has {num_levels} timesteps."
         )
     if not k > 0:
         raise ValueError(f"SpeeD's k is {k:g}; it must be positive.")
     middle = _dual_centre(noise_variances)
-    often = k * tau / (k * tau + num_levels - tau)  # the probability of t < tau
+    often = k * tau / (k * tau + num_levels - tau)  # probability of t < tau
 
     def sample(state: State, key: Array, n: int) -> Draw:
         q = jax.random.uniform(key, (n // 2 + 1,), jnp.float32)
@@ -64,15 +64,15 @@ def speed(noise_variances: np.ndarray, tau: int = 700, k: float = 2.0) -> Timest
 def speed_weight(
     noise_variances: np.ndarray, tau: int = 700, lam: float = 0.6
 ) -> Callable[[Array], Array]:
-    """The loss weight of each timestep f32[B] -> f32[B], whatever the network predicts: below tau
-    it rises from 1 - lam to lam with the growth of the noise, from tau on it is 1.
+    """Return the loss weight of SpeeD: timestep f32[B] -> f32[B], the same for every prediction.
 
-    Below tau it is (1 - lam) + (2 lam - 1) (g - min g) / (max g - min g), with g the gradient of
-    1 - abar and its extremes those of all timesteps.
+    For t >= tau the weight is 1. For t < tau it is (1 - lam) + (2 lam - 1) (g - min g) /
+    (max g - min g), where g is the gradient of 1 - alpha_bar; its minimum and maximum are over all
+    timesteps.
 
     Args:
-      noise_variances: f64[T], 1 - abar of the timesteps t = 0..T-1.
-      tau: first timestep of weight 1.
+      noise_variances: f64[T], 1 - alpha_bar of the timesteps t = 0..T-1.
+      tau: first timestep with weight 1.
       lam: in [0, 1].
 
     Raises:
@@ -88,13 +88,15 @@ def speed_weight(
 
 
 def _dual_centre(noise_variances: np.ndarray) -> int:
-    """m, one past the first timestep at which sqrt(1 - abar) has become flat: 642 for the linear
-    schedule of 1,000 timesteps, 959 for the cosine one."""
+    """Return m, one past the first timestep at which sqrt(1 - alpha_bar) is flat.
+
+    With 1,000 timesteps m is 642 for the linear schedule and 959 for the cosine schedule.
+    """
     num_levels = len(noise_variances)
     flat = np.flatnonzero(np.gradient(np.sqrt(noise_variances)) * num_levels < _FLAT_SLOPE)
     if not len(flat) or flat[0] + 1 == num_levels:
         raise ValueError(
-            "SpeeD needs a schedule whose noise stops growing before the last of its "
-            f"{num_levels} timesteps; use the linear or cosine one with more of them."
+            f"The noise of this schedule grows until the last of its {num_levels} timesteps; SpeeD "
+            "needs one where it stops earlier: use linear or cosine with more timesteps."
         )
     return int(flat[0]) + 1

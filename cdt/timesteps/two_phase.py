@@ -1,4 +1,4 @@
-"""Two-phase curriculum sampling (Sun 2026): one sampler first, another from a step on."""
+"""A timestep sampler that switches from one sampler to another at a given step (Sun 2026)."""
 
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ from cdt.timesteps.base import Draw, Feedback, State, TimestepSampler
 
 
 class TwoPhaseState(NamedTuple):
-    """Both samplers' states and the steps done."""
+    """States of both samplers, and the number of steps done."""
 
     first: State
     then: State
@@ -18,16 +18,19 @@ class TwoPhaseState(NamedTuple):
 
 
 def two_phase(first: TimestepSampler, then: TimestepSampler, switch_step: int) -> TimestepSampler:
-    """Draw from `first` before the step `switch_step` and from `then` afterwards.
+    """Return the sampler that draws from `first` before `switch_step` and from `then` afterwards.
 
-    Source: Sun 2026, arXiv 2603.12517: logit-normal levels first, uniform ones later.
+    Only the sampler that draws is updated.
 
     Args:
-      first, then: the two samplers; only the one in use learns.
+      first: sampler of the first phase.
+      then: sampler of the second phase.
       switch_step: absolute step of the run, >= 0.
 
     Raises:
-      ValueError: if `switch_step` is negative.
+      ValueError: switch_step < 0.
+
+    Source: Sun 2026, arXiv 2603.12517, with logit-normal levels first and uniform levels later.
     """
     if switch_step < 0:
         raise ValueError(f"The switch step is {switch_step}; it must be at least 0.")

@@ -6,8 +6,11 @@ from cdt.timesteps.base import Density
 
 
 def uniform() -> Density:
-    """F(u) = u. In DDPM every timestep is equally likely, in EDM ln sigma is normal, in flow
-    matching t is uniform. Has no state."""
+    """Return the uniform density, F(u) = u; it has no state.
+
+    Every timestep of DDPM is equally likely, ln sigma of EDM is normal, t of flow matching is
+    uniform.
+    """
     return Density(
         init=lambda: (),
         cdf=lambda state, u: u,

@@ -37,7 +37,7 @@ def test_snr_edges_are_equally_spaced_in_log_snr(name):
 
 
 def test_snr_edges_of_edm_in_closed_form():
-    # log SNR = -2 (P_mean + P_std z) is linear in the normal quantile z of u.
+    # log SNR = -2 (P_mean + P_std z), linear in the normal quantile z of u.
     from scipy.stats import norm
 
     inner = norm.cdf(np.linspace(norm.ppf(0.001), norm.ppf(0.999), 6)[1:-1])
@@ -45,7 +45,7 @@ def test_snr_edges_of_edm_in_closed_form():
 
 
 @pytest.mark.parametrize(("name", "n"), [("ddpm", 10), ("cosine", 5)])
-def test_snr_edges_of_a_discrete_family_split_its_log_snr_evenly(name, n):
+def test_snr_edges_of_a_discrete_family_are_equally_spaced_in_log_snr(name, n):
     process = PROCESSES[name]
     edges = snr_edges(process.log_snr, n, 1000)
     starts = np.rint(edges[1:-1] * 1000).astype(int)
@@ -59,7 +59,7 @@ def test_snr_edges_of_a_discrete_family_split_its_log_snr_evenly(name, n):
 
 @pytest.mark.parametrize("name", ["ddpm", "cosine"])
 @pytest.mark.parametrize("n", [1, 20, 200, 1000])
-def test_snr_clusters_of_a_discrete_family_hold_a_level_each(name, n):
+def test_every_snr_cluster_of_a_discrete_family_has_a_timestep(name, n):
     table = edge_table(snr_edges(PROCESSES[name].log_snr, n, 1000), 1000)
     assert len(table) == n + 1 and table[0] == 0 and table[-1] == 1
 
@@ -130,6 +130,6 @@ def test_cluster_index_is_a_binary_search(widths, data):
     table = edge_table(edges, None)
     below_one = st.floats(0.0, 1.0, width=32, exclude_max=True)
     u = np.array(data.draw(st.lists(below_one, min_size=1, max_size=20)), np.float32)
-    u = np.concatenate([u, table[:-1]])  # an edge belongs to the cluster that it begins
+    u = np.concatenate([u, table[:-1]])  # an edge belongs to the cluster above it
     expected = np.searchsorted(table, u, side="right") - 1
     np.testing.assert_array_equal(cluster_index(jnp.asarray(u), table), expected)

@@ -1,4 +1,4 @@
-"""Pacing against the ten-line loop that METHOD describes in words, in float32 like the original."""
+"""Pacing against a plain Python loop of the paper's rule, in float32."""
 
 import functools
 import itertools
@@ -14,7 +14,7 @@ from cdt.curriculum.pacing import fixed, patience
 
 
 def reference(losses, tau, stages, smoothing, min_delta, max_stage_steps, open_all_at):
-    """Stage after each step, by plain Python."""
+    """Return the stage after each step, computed by a Python loop."""
     stage, best, bad, smoothed, steps, trace = 1, np.inf, 0, None, 0, []
     for i, loss in enumerate(losses):
         s = np.float32(smoothing)
@@ -48,7 +48,7 @@ OPTIONS = list(itertools.product([1, 4, 20], [5], [0.0, 0.9], [0.0, 0.01], [None
 
 def test_patience_against_the_loop_with_every_option():
     rng = np.random.default_rng(0)
-    # Falling and noisy, with plateaus: each kind of decision occurs.
+    # Falling, noisy losses with plateaus, so that every branch of the rule is taken.
     traces = (np.exp(-np.arange(160) / 60) + 0.1 * rng.random((20, 160))).astype(np.float32)
     traces[:, 80:100] = traces[:, 79:80]
     stages_seen = set()
@@ -67,15 +67,15 @@ def test_patience_against_the_loop_with_every_option():
 
 
 def test_patience_resets_at_a_stage_change():
-    # The loss rises when a harder cluster opens. Without the resets of best and count, stage 2
-    # would end after tau steps although its own loss falls all the time.
+    # The loss rises when a harder cluster opens. Without resetting `best` and `bad_steps`, stage 2
+    # would end after tau steps although its loss falls at every step.
     losses = np.concatenate([[1.0, 1.0, 1.0, 1.0], np.linspace(9, 5, 30)]).astype(np.float32)
     states = run(patience(3, 3), losses)
     assert states.stage[3] == 2 and states.stage[-1] == 2
     assert np.isinf(states.best[3]) and states.bad_steps[3] == 0 and states.stage_steps[3] == 0
 
 
-def test_last_stage_lasts_for_ever_and_counts_nothing():
+def test_last_stage_never_ends_and_counts_no_bad_steps():
     states = run(patience(1, 2), np.ones(50, np.float32))
     assert states.stage[-1] == 2
     assert states.bad_steps[-1] == 0
@@ -99,7 +99,7 @@ def test_fixed_stages(per_stage, stages):
         (dict(tau=0, num_stages=2), "patience tau is 0"),
         (dict(tau=5, num_stages=0), "number of stages is 0"),
         (dict(tau=5, num_stages=2, smoothing=1.0), r"lie in \[0, 1\)"),
-        (dict(tau=5, num_stages=2, min_delta=-1.0), "not be negative"),
+        (dict(tau=5, num_stages=2, min_delta=-1.0), "at least 0"),
         (dict(tau=5, num_stages=2, max_stage_steps=0), "at least 1"),
     ],
 )
@@ -110,7 +110,7 @@ def test_arguments_outside_their_range(arguments, words):
         fixed(0, 3)
 
 
-# Few different losses, so that equal ones and plateaus are frequent; infinite ones never improve.
+# Few distinct losses, so that ties and plateaus are frequent; inf never improves.
 _LOSSES = st.lists(st.sampled_from([0.25, 0.5, 0.75, 1.0, np.inf]), min_size=24, max_size=24)
 
 

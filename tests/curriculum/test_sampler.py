@@ -1,4 +1,4 @@
-"""Draws of every stage against the exact law: the density restricted to what is open."""
+"""Draws of the curriculum in every stage against the density restricted to the open clusters."""
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ FAMILIES = {
 
 
 def squared() -> Density:
-    """A density that is not uniform: F(u) = u^2, p(u) = 2u."""
+    """Return a density that is not uniform: F(u) = u^2, p(u) = 2u."""
     cdf = lambda state, u: u**2  # noqa: E731
     return uniform()._replace(
         cdf=cdf,
@@ -54,8 +54,11 @@ ORDERS = ["easy_to_hard", "hard_to_easy", "random", (3, 5, 1, 2, 4)]
 KINDS = ["uniform", "snr", "custom"]
 
 
-def every_law():
-    """All families, clusters, orders and densities; long where each pair of them is had already."""
+def combinations():
+    """Yield all combinations of family, spacing, order and density.
+
+    The combinations without the marker `long` contain every pair of values.
+    """
     for f, family in enumerate(FAMILIES):
         for k, kind in enumerate(KINDS):
             for o, order in enumerate(ORDERS):
@@ -65,7 +68,7 @@ def every_law():
                     yield pytest.param(family, kind, order, density, marks=marks)
 
 
-@pytest.mark.parametrize("family, kind, order, density", list(every_law()))
+@pytest.mark.parametrize("family, kind, order, density", list(combinations()))
 def test_draws_of_every_stage_follow_the_restricted_density(family, kind, order, density):
     n, draws = 5, 20_000
     edges = edges_of(kind, FAMILIES[family], n)
@@ -87,9 +90,9 @@ def test_draws_of_every_stage_follow_the_restricted_density(family, kind, order,
         counts = np.bincount(index, minlength=n)
         assert counts[~is_open].sum() == 0
         expected = draws * mass[is_open] / mass[is_open].sum()
-        if stage > 1:  # with one cluster open there is nothing to share out
+        if stage > 1:  # with one open cluster there is nothing to divide
             assert stats.chisquare(counts[is_open], expected).pvalue > 1e-4
-        # Within each cluster too: F restricted to it must be uniform.
+        # Within each cluster, F(u) must be uniform.
         for i in np.flatnonzero(is_open):
             inside = (u >= edges[i]) & (u < edges[i + 1])
             low, high = cdf_at_edges[i : i + 2]
@@ -118,10 +121,10 @@ def test_stage_n_of_uniform_clusters_in_closed_form():
         np.testing.assert_allclose(u, 1 - stage / 8 + stage / 8 * v, atol=2e-7)
 
 
-@pytest.mark.long  # the extreme random numbers of the next test are those that matter
+@pytest.mark.long  # the next test covers the extreme random numbers
 @pytest.mark.parametrize("order", ["easy_to_hard", "hard_to_easy"])
 def test_no_level_outside_its_range_in_ten_million_draws(order):
-    # In float32 a narrow stage rounds u up to its upper edge about once in two million draws.
+    # float32 rounds u up to the upper edge of a narrow stage about once in two million draws.
     n = 64
     edges = edge_table(uniform_edges(n), None)
     sampler = curriculum(uniform(), edges, fixed(1, n), order)
@@ -168,7 +171,7 @@ def test_update_paces_by_the_optimised_loss_and_counts_stage_lengths():
     for i, (loss, weight) in enumerate([(4.0, 1.0), (8.0, 0.25), (4.0, 1.0), (9.0, 1.0)]):
         draw = Draw(jnp.full(2, 0.9), jnp.full(2, weight))
         state = sampler.update(state, draw, Feedback(jnp.full(2, loss), jnp.ones(2)), jnp.int32(i))
-    # Weighted losses 4, 2, 4, 9: the second is the best, the next two are bad, stage 2 begins.
+    # Weighted losses 4, 2, 4, 9: the second is the lowest; two bad steps later stage 2 begins.
     assert state.pacing.stage == 2
     np.testing.assert_array_equal(state.stage_lengths, [4, 0, 0])
     assert sampler.metrics(state)["stage"] == 2
@@ -189,5 +192,5 @@ def test_orders():
 def test_wrong_orders(order, words):
     with pytest.raises(ValueError, match=words):
         opening_order(order, 3)
-    with pytest.raises(ValueError, match="do not fit"):
+    with pytest.raises(ValueError, match="has 4 stages for 3 clusters"):
         curriculum(uniform(), edge_table(uniform_edges(3), None), fixed(1, 4))

@@ -1,4 +1,4 @@
-"""Running means per bin against a Python loop, and the tables made of them."""
+"""Running means per bin against a Python loop, and the probabilities computed from them."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +11,7 @@ RNG = np.random.default_rng(0)
 
 def test_observe_equals_a_loop():
     decay, k = 0.8, 5
-    means, mean, count = bins.no_means(k), np.zeros(k), np.zeros(k)
+    means, mean, count = bins.empty_means(k), np.zeros(k), np.zeros(k)
     for _ in range(20):
         index, values = RNG.integers(0, 4, 16), RNG.random(16)
         values[RNG.integers(16)] = np.nan
@@ -19,8 +19,8 @@ def test_observe_equals_a_loop():
         for b in range(k):
             mine = [v for i, v in zip(index, values, strict=True) if i == b and np.isfinite(v)]
             if mine:
-                share = 1 - decay ** len(mine) if count[b] else 1.0
-                mean[b] += share * (np.mean(mine) - mean[b])
+                fraction = 1 - decay ** len(mine) if count[b] else 1.0
+                mean[b] += fraction * (np.mean(mine) - mean[b])
                 count[b] += len(mine)
     np.testing.assert_allclose(means.mean, mean, rtol=1e-5)
     np.testing.assert_array_equal(means.count, count)
@@ -37,14 +37,14 @@ def test_gaps_are_interpolated(observed):
     np.testing.assert_allclose(bins.interpolated(means), expected, rtol=1e-5)
 
 
-def test_bin_index_agrees_with_the_knots():
+def test_bin_index_matches_the_knots():
     knots = np.array([0, 0.1, 0.5, 1], np.float32)
     u = np.array([0, 0.05, 0.1, 0.49, 0.5, 0.999], np.float32)
     np.testing.assert_array_equal(bins.bin_index(jnp.asarray(u), knots), [0, 0, 1, 1, 2, 2])
 
 
 @pytest.mark.parametrize("counts, ready", [([0, 0], 0), ([9, 0], 0), ([10, 0], 1), ([10, 9], 0)])
-def test_warm_asks_every_bin_that_was_drawn(counts, ready):
+def test_warm_checks_every_bin_that_was_drawn(counts, ready):
     means = bins.BinMeans(jnp.ones(2), jnp.asarray(counts, jnp.float32))
     assert bool(bins.warm(means, 10)) == bool(ready)
 

@@ -1,4 +1,4 @@
-"""Every density over u against its formula: distribution function, draws, weights, learning."""
+"""Each density over u against its formula: distribution function, draws, weights and updates."""
 
 import jax
 import jax.numpy as jnp
@@ -26,18 +26,18 @@ X0_WEIGHT = (1 + np.exp(-LOG_S)) ** 2  # linear flow: |v error|^2 = |x0 error|^2
 
 
 def loss_of(u):
-    """A loss that differs by bin."""
+    """Return a loss that differs by bin."""
     return 0.2 + np.asarray(u) ** 2
 
 
 def eps_error_of(u):
-    """That of the optimal denoiser on ten-dimensional standard normal data: mmse / s^2."""
+    """Return mmse / s^2, the eps error of the optimal denoiser of 10-dimensional normal data."""
     s = np.asarray(u, np.float64) / (1 - np.asarray(u, np.float64))
     return 10.0 / (1.0 + s**2)
 
 
-def taught(density, levels=None, rounds=30):
-    """The density's state after it has seen losses at many levels (of all u by default)."""
+def updated_state(density, levels=None, rounds=30):
+    """Return the state of the density after `rounds` batches of losses (over all u by default)."""
     state, rng = density.init(), np.random.default_rng(1)
     update = jax.jit(density.update)
     for _ in range(rounds):
@@ -54,7 +54,7 @@ DENSITIES = {
     "second_moment": second_moment(SECOND_MOMENT_BINS),
     "info_noise": info_noise(KNOTS, LOG_S, X0_WEIGHT, update_every=10),
 }
-STATES = {name: taught(density) for name, density in DENSITIES.items()}
+STATES = {name: updated_state(density) for name, density in DENSITIES.items()}
 
 
 @pytest.mark.parametrize("name", DENSITIES)
@@ -82,7 +82,7 @@ def test_draws_follow_the_distribution_function(name):
 @pytest.mark.parametrize("stage", [2, 4, 5])
 @pytest.mark.parametrize("name", DENSITIES)
 def test_weighted_draws_stand_for_the_objective_at_every_stage(name, stage):
-    # Integrals of a test function under the restricted, renormalised objective.
+    # The integral of a test function under the restricted and renormalised objective.
     density, n = DENSITIES[name], 5
     sampler = curriculum(density, edge_table(uniform_edges(n), None), fixed(1, n))
     state = sampler.init()
@@ -116,15 +116,15 @@ def test_second_moment_is_the_root_of_the_mean_square():
     p = 0.999 * root / root.sum() + 0.001 / k
     knots = np.linspace(0, 1, k + 1)
     mass = np.diff(np.asarray(density.cdf(state, jnp.asarray(knots, jnp.float32)), np.float64))
-    np.testing.assert_allclose(mass, p, rtol=0.05)  # the average remembers about ten losses
+    np.testing.assert_allclose(mass, p, rtol=0.05)  # an average over about ten losses
     np.testing.assert_allclose(
         density.weight(state, jnp.asarray(middles, jnp.float32)), 1 / (k * mass), rtol=1e-4
     )
 
 
 def test_second_moment_is_uniform_until_the_drawn_bins_are_warm():
-    density = second_moment(10, warmup=10)
-    u = jnp.array([0.75, 0.95], jnp.float32)  # the others are closed
+    density = second_moment(10)
+    u = jnp.array([0.75, 0.95], jnp.float32)  # the other bins are closed
     state = density.init()
     for i in range(10):
         np.testing.assert_array_equal(density.weight(state, u), [1, 1])
@@ -136,7 +136,7 @@ def test_second_moment_is_uniform_until_the_drawn_bins_are_warm():
 
 
 def test_info_noise_follows_the_entropy_profile():
-    # The formula of the paper's appendix, written out in float64 for the true profile.
+    # The formula of the paper's appendix in float64, for the exact profile.
     s, fall = np.exp(LOG_S), 10.0 / (1.0 + np.exp(LOG_S) ** 2)  # mmse(s) = 10 s^2 / (1 + s^2)
     mmse = fall * s**2
     c = max(x for x, m in zip(s, mmse, strict=True) if m / x**3 >= 0.002 * np.max(mmse / s**3))
@@ -145,13 +145,13 @@ def test_info_noise_follows_the_entropy_profile():
     pi = 0.999 * pi / pi.sum() + 0.001 * np.diff(KNOTS)
     density, state = DENSITIES["info_noise"], STATES["info_noise"]
     mass = np.diff(np.asarray(density.cdf(state, jnp.asarray(KNOTS)), np.float64))
-    inner = slice(1, -1)  # in the end bins the errors are averaged over u, not taken in the middle
+    inner = slice(1, -1)  # in the outermost bins the mean error is not that of the middle
     np.testing.assert_allclose(mass[inner], pi[inner], rtol=0.08, atol=1e-4)
 
 
 def test_info_noise_learns_soon_although_its_bins_are_narrow():
-    """At u near 0 a bin of equal ln s holds one draw in thousands. Where only noisy levels were
-    open, the profile goes on from them instead of starving what opens next."""
+    """Near u = 0 a bin gets one draw in thousands. If only noisy levels were open, the profile is
+    extrapolated from them, so levels that open later are drawn too."""
     density, key = DENSITIES["info_noise"], jax.random.key(3)
     for low in (0.0, 0.8):
         state = density.init()
@@ -164,7 +164,7 @@ def test_info_noise_learns_soon_although_its_bins_are_narrow():
         assert opened > 0.05
 
 
-def test_info_noise_looks_at_the_profile_only_when_due():
+def test_info_noise_updates_its_probabilities_every_update_every_steps():
     density = info_noise(KNOTS, LOG_S, X0_WEIGHT, warmup=1, update_every=5)
     state, u = density.init(), jnp.linspace(0.0, 0.999, 500)
     feedback = Feedback(jnp.ones(500), jnp.asarray(eps_error_of(u), jnp.float32))
@@ -173,20 +173,20 @@ def test_info_noise_looks_at_the_profile_only_when_due():
         new = density.update(state, Draw(u, jnp.ones(500)), feedback)
         changed.append(bool(np.any(np.asarray(new.mass != state.mass))))
         state = new
-    assert changed == [False] * 4 + [True] + [False] * 5  # the second look sees the same errors
-    with pytest.raises(ValueError, match="must agree"):
+    assert changed == [False] * 4 + [True] + [False] * 5  # the second update has the same errors
+    with pytest.raises(ValueError, match="must be equal"):
         info_noise(KNOTS, LOG_S[1:], X0_WEIGHT)
 
 
 @pytest.mark.parametrize(
     "process", [FLOW, edm(), ddpm(schedules.linear_betas(1000))], ids=lambda p: p.name
 )
-def test_bins_of_ln_s_are_equal_steps_of_it(process):
+def test_bins_have_equal_width_in_ln_s(process):
     knots, log_s = log_s_bins(process.log_snr, 32)
     assert knots[0] == 0 and knots[-1] == 1
     np.testing.assert_allclose(np.diff(log_s), np.diff(log_s)[0], rtol=1e-6)
     inner = -0.5 * process.log_snr(knots[1:-1].astype(np.float64))
-    # A timestep of the discrete family is a step of up to 0.1 at the clean end.
+    # At the clean end of the discrete family ln s changes by up to 0.1 per timestep.
     half = (log_s[1] - log_s[0]) / 2
     np.testing.assert_allclose(inner, log_s[:-1] + half, atol=0.1 if process.num_levels else 1e-3)
 

@@ -1,4 +1,4 @@
-"""SpeeD's draws against its formula: how often each timestep comes, and which one is its dual."""
+"""SpeeD: frequencies and duals of the drawn timesteps, and the loss weight, against formulas."""
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from cdt.timesteps.base import Feedback
 from cdt.timesteps.speed import speed, speed_weight
 
 TAU, K = 700, 5.0
-# schedule -> m at T = 1000, as the authors' code has it.
+# schedule -> m at T = 1000, from the authors' code.
 CENTRES = {"linear": (schedules.linear_betas, 642), "cosine": (schedules.cosine_betas, 959)}
 
 
@@ -57,8 +57,8 @@ def test_the_other_half_are_duals_in_the_same_order(name, n):
 
 
 def test_the_centre_is_where_the_noise_stops_growing():
-    """Found again without the code's own gradient, and at the same part of the schedule for any
-    number of timesteps."""
+    """For every number of timesteps m is at the same fraction of the schedule; recomputed here
+    without np.gradient."""
     for num_levels in (200, 1000, 4000):
         sigma = np.sqrt(1 - np.cumprod(1 - schedules.linear_betas(num_levels)))
         steps = range(1, num_levels - 1)
@@ -100,7 +100,7 @@ def test_bad_constants():
             speed(variances, tau=tau)
     with pytest.raises(ValueError, match="k is 0; it must be positive"):
         speed(variances, k=0)
-    with pytest.raises(ValueError, match="stops growing before the last"):
+    with pytest.raises(ValueError, match="grows until the last"):
         speed(np.linspace(0.1, 1.0, 1000) ** 2)
     with pytest.raises(ValueError, match=r"lam is 1.1; it must lie in \[0, 1\]"):
         speed_weight(variances, lam=1.1)

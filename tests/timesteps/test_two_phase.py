@@ -1,4 +1,4 @@
-"""Two phases: before the switch bitwise the first sampler, after it bitwise the second."""
+"""Two phases: the draws equal those of the first sampler before the switch, then the second's."""
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ from cdt.timesteps.two_phase import two_phase
 from cdt.timesteps.uniform import uniform
 
 
-def test_the_switch_comes_at_its_step_in_one_trace():
+def test_the_switch_happens_at_its_step_in_one_trace():
     first, then = independent(logit_normal()), independent(uniform())
     sampler = two_phase(first, then, switch_step=3)
     traces = []
