@@ -1,9 +1,9 @@
-"""Noise families, what a network predicts, its loss, and guidance. Images are [B, ..., C].
+"""Noise families, predictions, losses, guidance and latents. Images are [B, ..., C].
 
 noise families    ddpm, edm, flow, Process
 schedules         linear_betas, cosine_betas, linear_path, gvp_path, Path
-data at a level   corrupt, noise_variances, per_example
-the reverse step  posterior, Posterior, reverse_mean, reverse_log_variance
+noisy data        corrupt, noise_variances, per_example
+reverse step      posterior, Posterior, reverse_mean, reverse_log_variance
 predictions       eps_prediction, x0_prediction, v_prediction, velocity_prediction,
                   edm_prediction, Prediction, target, to_x0_eps, split_output
 losses            make_loss, make_example_loss, discretized_gaussian_nll, Apply, Loss,

@@ -1,4 +1,4 @@
-"""From a network to what every sampler takes: the denoised image, the noise, the variance."""
+"""The denoiser that samplers call: a network with its output converted to x0 and eps."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -11,19 +11,21 @@ from cdt.diffusion.process import Process, per_example
 
 
 class Denoised(NamedTuple):
-    """What a denoiser knows about x at a level; all of x's shape, float32."""
+    """The estimates of a denoiser, float32, of x's shape."""
 
     x0: jax.Array
-    eps: jax.Array  # x = alpha x0 + sigma eps holds, after clipping too
-    var_frac: jax.Array | None  # (v + 1)/2 of a learned variance, which a sampler's pair of levels
-    # turns into a variance: 0 is the posterior's, 1 is beta
+    eps: jax.Array  # x = alpha x0 + sigma eps holds, also after clipping
+    # Learned variance: (v + 1)/2 of the network's output v, 0 for the variance of the posterior and
+    # 1 for beta (`reverse_log_variance`); None if the network learns no variance.
+    var_frac: jax.Array | None
 
 
 # The conditioning of each example: arrays [B, ...] by name, such as label int32[B].
 Condition = dict[str, jax.Array]
 # (x [B, ..., C], native level [B], condition) -> raw output [B, ..., C or 2C]
 ConditionalNetwork = Callable[[jax.Array, jax.Array, Condition], jax.Array]
-Network = Callable[[jax.Array, jax.Array], jax.Array]  # the same of one condition
+# The same with a fixed condition: (x, native level) -> raw output
+Network = Callable[[jax.Array, jax.Array], jax.Array]
 Denoise = Callable[[jax.Array, jax.Array], Denoised]  # (x [B, ..., C], native level [B])
 
 
@@ -34,13 +36,15 @@ def make_denoiser(
     learn_variance: bool = False,
     clip: bool = False,
 ) -> Denoise:
-    """Build denoise(x, level) -> Denoised.
+    """Return denoise(x [B, ..., C], native level [B]) -> Denoised.
 
     Args:
-      network: (x [B, ..., C], native level [B]) -> raw output [B, ..., C or 2C]. The scale c_in
-        and the time input are applied inside it.
-      learn_variance: the output has 2C channels.
-      clip: clip x0 to [-1, 1] and derive eps anew (for pixels; not for latents).
+      network: (x [B, ..., C], native level [B]) -> raw output [B, ..., C or 2C]. It applies the
+        input scale c_in and the time input itself.
+      process: noise family.
+      prediction: what the network predicts.
+      learn_variance: True if the output has 2C channels.
+      clip: clip x0 to [-1, 1] and recompute eps from it; for pixels, not for latents.
     """
 
     def denoise(x: jax.Array, level: jax.Array) -> Denoised:

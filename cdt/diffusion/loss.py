@@ -1,4 +1,4 @@
-"""Training losses, one value an example, in float32 whatever the network computes in."""
+"""Training losses: one value per example, in float32 for any compute dtype of the network."""
 
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -24,7 +24,7 @@ ExampleLoss = Callable[[PyTree, Array, Array, Array, Condition, Array | None], t
 
 
 class Loss(Protocol):
-    """What `make_loss` returns."""
+    """Type of the function that `make_loss` returns."""
 
     def __call__(
         self,
@@ -42,10 +42,10 @@ def make_loss(
     learn_variance: bool = False,
     weight: Weight = jnp.ones_like,
 ) -> Loss:
-    """Build the loss of one family and parameterisation.
+    """Return the loss of one family and prediction.
 
-    The loss is the mean squared error of the network's own output. With weight 1 the loss of an
-    example is that of each paper, where <.> is the mean over dimensions:
+    The loss is the mean squared error of the network's output. With weight 1 it is the loss of the
+    paper, where <.> is the mean over dimensions:
 
         family, prediction            loss                                       source
         ddpm, eps                     <(eps_hat - eps)^2>                        Ho 2020, eq. 14
@@ -53,28 +53,32 @@ def make_loss(
         edm, edm                      lambda(sigma) <(D - x0)^2>                 Karras 2022, eq. 2
         flow, velocity                <(v_hat - alpha' x0 - sigma' eps)^2>       Ma 2024, sec. 2
 
-    - L_t is the variational term (Ho et al. 2020, equation 5), here in bits per dimension and
-      without a factor: Nichol & Dhariwal's lambda = 0.001 times T = 1000 terms. It trains the
-      variance alone, its mean being held constant.
-    - lambda(sigma) = (sigma^2 + sd^2) / (sigma sd)^2 is nowhere multiplied: lambda c_out^2 = 1 is
-      what stands before the error of F (Karras et al. 2022, equation 8).
+    - L_t is the variational term (Ho et al. 2020, equation 5), in bits per dimension. Its factor is
+      1: lambda = 0.001 of Nichol & Dhariwal times T = 1000 terms. It trains the variance only; no
+      gradient passes through the mean.
+    - lambda(sigma) = (sigma^2 + sd^2) / (sigma sd)^2. It needs no multiplication: the network
+      predicts F, whose error has the factor lambda c_out^2 = 1 (Karras et al. 2022, equation 8).
 
     Args:
-      weight: native level [B] -> factor of the squared error (`diffusion.loss_weights`); does not
-        touch the variational term.
+      process: noise family.
+      prediction: what the network predicts.
+      learn_variance: True if the network has 2C output channels.
+      weight: native level f32[B] -> factor of the squared error f32[B] (`diffusion.loss_weights`).
+        It does not apply to the variational term.
 
     Returns:
-      loss(output, x0, eps, level, log_variance=None) -> (loss[B], eps_error[B]): output is the raw
-      network output [B, ..., C or 2C], x0 and eps are [B, ..., C], level is native [B]; with a
-      learned log_variance a [B] the squared error m becomes m exp(-a) + a. eps_error is
-      |eps_hat - eps|^2 summed over dimensions, with the gradient stopped.
+      loss(output, x0, eps, level, log_variance=None) -> (loss f32[B], eps_error f32[B]). output is
+      the raw network output [B, ..., C or 2C], x0 and eps are [B, ..., C], level is native [B].
+      With log_variance a [B] the squared error m becomes m exp(-a) + a (`diffusion.uncertainty`).
+      eps_error is |eps_hat - eps|^2 summed over dimensions, without gradient.
+
     Raises:
-      ValueError: for a learned variance on a continuous family, which has no previous level.
+      ValueError: a learned variance on a continuous family, which has no previous level.
     """
     if learn_variance and process.num_levels is None:
         raise ValueError(
-            f"a learned variance was asked of the continuous family {process.name!r} but needs a "
-            "discrete one; use ddpm or switch learn_variance off"
+            f"learn_variance is True for the family '{process.name}'; it needs ddpm: use ddpm, or "
+            "set learn_variance to False."
         )
 
     def loss(
@@ -99,14 +103,14 @@ def make_loss(
 def _variational_bound(
     process: Process, x0: Array, x0_error: Array, frac: Array, level: Array
 ) -> Array:
-    """L_t of Ho et al. 2020, equation 5 (KL for t > 0, NLL for t = 0), in bits/dim, [B]."""
-    # The posterior's variance is 0 at t = 0; it takes the value of t = 1 (Nichol & Dhariwal 2021).
+    """Return L_t of Ho et al. 2020, equation 5 (KL for t > 0, NLL for t = 0), in bits/dim, [B]."""
+    # At t = 0 the variance of the posterior is 0; use that of t = 1 (Nichol & Dhariwal 2021).
     inner = jnp.maximum(level, 1)
     floor = posterior(process, inner, inner - 1).variance
     q = posterior(process, level, level - 1)._replace(variance=floor)
     true_log_var = per_example(jnp.log(floor), x0)
     log_var = reverse_log_variance(q, frac)
-    # Both means are of the same x.
+    # Both means have the same x, which cancels in their difference.
     mean_error = reverse_mean(q, jnp.zeros_like(x0), x0_error)
     ratio = jnp.exp(true_log_var - log_var)
     kl = 0.5 * (log_var - true_log_var - 1 + ratio + mean_error**2 * jnp.exp(-log_var))
@@ -118,21 +122,24 @@ def _variational_bound(
 
 
 def discretized_gaussian_nll(x: Array, mean: Array, log_scale: Array) -> Array:
-    """-log of the Gaussian's mass in x's bin of width 2/255 (Ho et al. 2020, equation 13).
+    """Return the negative log probability of x's bin, of width 2/255, under a Gaussian.
 
-    The outermost bins (|x| > 0.999) reach to infinity. Probabilities are floored at 1e-12.
+    The outermost bins (|x| > 0.999) extend to infinity. Probabilities are at least 1e-12.
 
     Args:
-      x: data in [-1, 1] of 256 values (also applied to latents, as DiT does), any shape.
+      x: data in [-1, 1] with 256 values, any shape; also used for latents, as in DiT.
       mean: mean of the Gaussian, of x's shape.
       log_scale: natural logarithm of its standard deviation, of x's shape.
+
     Returns:
       nats, of x's shape.
+
+    Source: Ho et al. 2020, equation 13.
     """
     inverse_scale = jnp.exp(-log_scale)
     upper = jnp.where(x > 0.999, jnp.inf, (x - mean + 1 / 255) * inverse_scale)
     lower = jnp.where(x < -0.999, -jnp.inf, (x - mean - 1 / 255) * inverse_scale)
-    # P(lower < z < upper) = P(-upper < z < -lower): the left tail keeps float32's precision.
+    # P(lower < z < upper) = P(-upper < z < -lower); float32 is precise in the left tail only.
     flip = x > mean
     upper, lower = jnp.where(flip, -lower, upper), jnp.where(flip, -upper, lower)
     return -jnp.log(jnp.maximum(ndtr(upper) - ndtr(lower), 1e-12))
@@ -149,18 +156,23 @@ def make_example_loss(
     loss: Loss,
     log_variance: LogVariance | None = None,
 ) -> ExampleLoss:
-    """Build the loss of examples at noise levels u, which training, validation and the study of
-    difficulty share.
+    """Return the loss of examples at noise levels u.
+
+    Training, validation and the difficulty study use this function.
 
     Args:
       apply: (params, scaled x [B, ..., C], time input [B], condition, PRNG key or None) -> raw
-        output [B, ..., C or 2C]. A condition is a dict of arrays [B, ...], such as label int32[B].
-      loss: what `make_loss` returns.
-      log_variance: (params, native level [B]) -> learned uncertainty [B]
-        (`diffusion.uncertainty`); None for none.
+        output [B, ..., C or 2C]. The condition is a dict of arrays [B, ...], such as label
+        int32[B].
+      process: noise family.
+      prediction: what the network predicts.
+      loss: the function returned by `make_loss`.
+      log_variance: (params, native level [B]) -> learned log variance [B]
+        (`diffusion.uncertainty`), or None.
 
     Returns:
-      example_loss(params, x0, eps, u, condition, key) -> (loss[B], eps_error[B]); u is f32[B].
+      example_loss(params, x0, eps, u, condition, key) -> (loss f32[B], eps_error f32[B]); x0 and
+      eps are [B, ..., C], u is f32[B] in [0, 1).
     """
 
     def example_loss(

@@ -1,4 +1,7 @@
-"""What a network predicts: always a(level) x0 + b(level) eps, so one 2x2 solve converts."""
+"""Predictions: the targets of a network, and their conversion to x0 and eps.
+
+Every target is a(level) x0 + b(level) eps, so solving a 2x2 system converts any of them.
+"""
 
 from typing import NamedTuple
 
@@ -9,24 +12,24 @@ from cdt.diffusion.process import Elementwise, Pairwise, Process, per_example
 
 
 class Prediction(NamedTuple):
-    """A parameterisation. Both functions work element by element on native levels [B]."""
+    """What a network predicts. Both functions are elementwise in the native levels [B]."""
 
     coefficients: Pairwise  # level -> (a, b): the network's target is a x0 + b eps
-    c_in: Elementwise  # level -> scale of the network's input (1 but for EDM)
+    c_in: Elementwise  # level -> scale of the network's input (1 except for EDM)
 
 
 def eps_prediction() -> Prediction:
-    """The noise (Ho et al. 2020, equation 14). Needs alpha > 0."""
+    """Return the prediction of the noise eps (Ho et al. 2020, equation 14); needs alpha > 0."""
     return Prediction(lambda level: (jnp.zeros_like(level), jnp.ones_like(level)), jnp.ones_like)
 
 
 def x0_prediction() -> Prediction:
-    """The clean data. Needs sigma > 0."""
+    """Return the prediction of the clean data x0; needs sigma > 0."""
     return Prediction(lambda level: (jnp.ones_like(level), jnp.zeros_like(level)), jnp.ones_like)
 
 
 def v_prediction(process: Process) -> Prediction:
-    """v = alpha eps - sigma x0 (Salimans & Ho 2022, section 4)."""
+    """Return the prediction of v = alpha eps - sigma x0 (Salimans & Ho 2022, section 4)."""
 
     def coefficients(level: jax.Array) -> tuple[jax.Array, jax.Array]:
         alpha, sigma = process.alpha_sigma(level)
@@ -36,34 +39,42 @@ def v_prediction(process: Process) -> Prediction:
 
 
 def velocity_prediction(process: Process) -> Prediction:
-    """dx/dt = alpha' x0 + sigma' eps along the path (Ma et al. 2024, equation 6).
+    """Return the prediction of the velocity dx/dt = alpha' x0 + sigma' eps along the path.
+
+    Args:
+      process: a continuous noise family.
 
     Raises:
-      ValueError: for a discrete family, which has no derivative in its level.
+      ValueError: a discrete family, whose alpha and sigma have no derivatives.
+
+    Source: Ma et al. 2024, arXiv 2401.08740, section 2.
     """
     if process.derivatives is None:
         raise ValueError(
-            f"velocity prediction was asked of the discrete family {process.name!r} but needs a "
-            "continuous one; use flow, or predict eps, x0 or v"
+            f"The prediction is 'velocity' for the family '{process.name}', which is discrete; use "
+            "flow, or predict eps, x0 or v."
         )
     return Prediction(process.derivatives, jnp.ones_like)
 
 
 def edm_prediction(sigma_data: float = 0.5) -> Prediction:
-    """F of EDM's preconditioning D = c_skip x + c_out F(c_in x) (Karras et al. 2022, table 1).
+    """Return the prediction of F in EDM's preconditioning D = c_skip x + c_out F(c_in x).
 
-    F's target is (x0 - c_skip x) / c_out; with x = x0 + sigma eps put in, it is
+    The target of F is (x0 - c_skip x) / c_out. With x = x0 + sigma eps this is
     sigma / (sigma_data r) x0 - sigma_data / r eps, where r = sqrt(sigma^2 + sigma_data^2).
 
     Args:
-      sigma_data: standard deviation of the data, positive.
+      sigma_data: standard deviation of the data, > 0.
+
     Raises:
-      ValueError: if sigma_data is not positive.
+      ValueError: sigma_data <= 0.
+
+    Source: Karras et al. 2022, arXiv 2206.00364, table 1.
     """
     if not sigma_data > 0:
         raise ValueError(
-            f"EDM was given sigma_data = {sigma_data} but needs a positive one; it is the standard "
-            "deviation of the data, 0.5 in the paper"
+            f"EDM's sigma_data is {sigma_data}; it must be positive. It is the standard deviation "
+            "of the data, 0.5 in the paper."
         )
 
     def root(sigma: jax.Array) -> jax.Array:
@@ -76,7 +87,7 @@ def edm_prediction(sigma_data: float = 0.5) -> Prediction:
 
 
 def target(prediction: Prediction, x0: jax.Array, eps: jax.Array, level: jax.Array) -> jax.Array:
-    """What the network should output: a x0 + b eps, of x0's shape [B, ...], for levels [B]."""
+    """Return the network's target a x0 + b eps, of x0's shape [B, ...], at levels [B]."""
     a, b = prediction.coefficients(level)
     return per_example(a, x0) * x0 + per_example(b, x0) * eps
 
@@ -84,14 +95,18 @@ def target(prediction: Prediction, x0: jax.Array, eps: jax.Array, level: jax.Arr
 def to_x0_eps(
     process: Process, prediction: Prediction, output: jax.Array, x: jax.Array, level: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """The (x0, eps) that solve alpha x0 + sigma eps = x and a x0 + b eps = output.
+    """Solve alpha x0 + sigma eps = x and a x0 + b eps = output for (x0, eps).
 
-    Linear in (output, x) together, so errors of the output map to errors of x0 and eps with x = 0.
+    The solution is linear in (output, x): with x = 0, an error of the output gives the errors of x0
+    and eps.
 
     Args:
-      output: the network's mean channels [B, ...].
-      x: corrupted data of output's shape.
-      level: native levels [B], away from where the prediction is singular (see each one).
+      process: noise family.
+      prediction: what the network predicts.
+      output: mean channels of the network's output, [B, ...].
+      x: noisy data, of output's shape.
+      level: native levels [B]; eps needs alpha > 0 there, x0 needs sigma > 0.
+
     Returns:
       x0 and eps, of x's shape.
     """
@@ -108,17 +123,20 @@ def split_output(
 
     Args:
       output: [B, ..., C], or [B, ..., 2C] with a learned variance (Nichol & Dhariwal 2021).
-      channels: C of the data.
+      channels: C, channels of the data.
+      learn_variance: True if the network learns a variance.
+
     Returns:
-      mean [B, ..., C] and the raw variance value [B, ..., C] in about [-1, 1], or None.
+      mean [B, ..., C], and the raw variance values [B, ..., C], about in [-1, 1], or None.
+
     Raises:
-      ValueError: if the number of channels does not fit.
+      ValueError: a wrong number of output channels.
     """
     expected = 2 * channels if learn_variance else channels
     if output.shape[-1] != expected:
         raise ValueError(
-            f"the network returned {output.shape[-1]} channels but {expected} are expected for "
-            f"data of {channels} channels and learn_variance = {learn_variance}; change its width"
+            f"The network returns {output.shape[-1]} channels; it must return {expected} for data "
+            f"of {channels} channels with learn_variance {learn_variance}."
         )
     output = output.astype(jnp.float32)
     if not learn_variance:

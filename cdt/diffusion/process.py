@@ -1,7 +1,8 @@
-"""The three noise families: x = alpha x0 + sigma eps on one coordinate u.
+"""The noise families DDPM, EDM and flow matching: x = alpha x0 + sigma eps.
 
-u in [0, 1) is the quantile of a family's own training noise distribution, 0 clean: u uniform
-reproduces ordinary training in every family. Samplers step in the family's *native level*.
+All families have the noise level u in [0, 1): the quantile of the family's own distribution of
+training noise levels; u = 0 is clean. Uniform u is ordinary training in every family. Samplers step
+in the *native level* of the family: timestep t, sigma, or flow time t.
 """
 
 from collections.abc import Callable
@@ -15,8 +16,8 @@ from jax.scipy.special import ndtr, ndtri
 
 from cdt.diffusion.schedules import Path
 
-# The float32 just below 1 is 1 - 2**-24; u is kept this far off both ends so that the normal
-# quantile stays finite (|z| <= 5.3).
+# Clip u to this distance from 0 and 1, where the normal quantile is infinite; |z| is then at most
+# 5.3. The largest float32 below 1 is 1 - 2**-24.
 _U_MARGIN = 2.0**-24
 
 Elementwise = Callable[[jax.Array], jax.Array]
@@ -24,38 +25,41 @@ Pairwise = Callable[[jax.Array], tuple[jax.Array, jax.Array]]
 
 
 class Process(NamedTuple):
-    """A Gaussian corruption process. Every function works element by element, on any shape."""
+    """A noise family. Every function is elementwise, for arrays of any shape."""
 
     name: str  # "ddpm", "edm" or "flow"
     num_levels: int | None  # T of a discrete family, None of a continuous one
     level: Elementwise  # u f32 in [0, 1) -> native level f32
-    u: Elementwise  # native level, clean end excluded -> u f32 in [0, 1]
-    alpha_sigma: Pairwise  # native level, clean end included -> (alpha, sigma) f32
+    u: Elementwise  # native level, except the clean end -> u f32 in [0, 1]
+    alpha_sigma: Pairwise  # native level, also the clean end -> (alpha, sigma) f32
     derivatives: Pairwise | None  # native level -> (dalpha/dlevel, dsigma/dlevel); None if discrete
-    time_input: Elementwise  # native level -> the network's time input
-    position: Elementwise  # time input -> f32 in [0, 1], 0 clean: t/(T - 1) if discrete, or u
-    log_snr: Callable[[np.ndarray], np.ndarray]  # u f64, on the host -> log(alpha^2 / sigma^2) f64
+    time_input: Elementwise  # native level -> time input of the network
+    position: Elementwise  # time input -> f32 in [0, 1], 0 clean: t/(T - 1) if discrete, else u
+    log_snr: Callable[[np.ndarray], np.ndarray]  # on the host: u f64 -> log(alpha^2 / sigma^2) f64
 
 
 def ddpm(betas: np.ndarray) -> Process:
-    """Discrete variance-preserving diffusion (Ho et al. 2020, equation 4).
+    """Return the family of discrete variance-preserving diffusion.
 
-    The native level is the timestep t = 0..T-1 as float32; -1 is the clean end. u covers
-    [t/T, (t+1)/T) and u(t) is the middle (t + 1/2)/T, which comes back exactly.
+    The native level is the timestep t = 0..T-1 as float32; -1 is the clean end. Timestep t is the
+    interval [t/T, (t+1)/T) of u. u(t) is its middle (t + 1/2)/T, and level(u(t)) = t exactly.
 
     Args:
-      betas: float64[T] in (0, 1), from `schedules.linear_betas` or `schedules.cosine_betas`.
+      betas: f64[T] in (0, 1), from `schedules.linear_betas` or `schedules.cosine_betas`.
+
     Raises:
-      ValueError: if betas is not one-dimensional or leaves (0, 1).
+      ValueError: betas is not one-dimensional, or has a value outside (0, 1).
+
+    Source: Ho et al. 2020, arXiv 2006.11239, equation 4.
     """
     betas = np.asarray(betas, np.float64)
     if betas.ndim != 1 or not np.all((betas > 0) & (betas < 1)):
         raise ValueError(
-            f"ddpm was given betas {betas} but needs a vector of numbers strictly between 0 and 1; "
-            "use one from schedules"
+            f"The betas of ddpm are {betas}; they must be a vector of numbers strictly between 0 "
+            "and 1. Use linear_betas or cosine_betas."
         )
     num_levels = len(betas)
-    # log alpha_bar as a sum of log1p keeps 1 - alpha_bar exact where beta is small.
+    # A sum of log1p, so that 1 - alpha_bar is precise where beta is small.
     log_alpha_bar = np.concatenate([[0.0], np.cumsum(np.log1p(-betas))])  # entry 0 is level -1
     alphas = np.exp(0.5 * log_alpha_bar).astype(np.float32)
     sigmas = np.sqrt(np.abs(np.expm1(log_alpha_bar))).astype(np.float32)
@@ -83,17 +87,23 @@ def ddpm(betas: np.ndarray) -> Process:
 
 
 def edm(p_mean: float = -1.2, p_std: float = 1.2) -> Process:
-    """Variance-exploding diffusion with log-normal training levels (Karras et al. 2022, table 1).
+    """Return EDM's family: variance-exploding diffusion with log-normal training levels.
 
-    The native level is sigma > 0, with ln sigma ~ N(p_mean, p_std^2) in training; 0 is the clean
-    end. u is the quantile of that log-normal; the float32 quantile is coarse in its far tails, so
-    samplers step in sigma and never through u.
+    The native level is sigma > 0; 0 is the clean end. u is the quantile of sigma with
+    ln sigma ~ N(p_mean, p_std^2). In float32 this quantile is imprecise in the far tails, so
+    samplers step in sigma and do not convert to u.
+
+    Args:
+      p_mean: mean of ln sigma.
+      p_std: standard deviation of ln sigma, > 0.
 
     Raises:
-      ValueError: if p_std is not positive.
+      ValueError: p_std <= 0.
+
+    Source: Karras et al. 2022, arXiv 2206.00364, table 1.
     """
     if not p_std > 0:
-        raise ValueError(f"edm was given p_std = {p_std} but needs a positive one; EDM uses 1.2")
+        raise ValueError(f"EDM's p_std is {p_std}; it must be positive. The paper has 1.2.")
     quantile = np.vectorize(NormalDist().inv_cdf, otypes=[np.float64])
 
     inside = (_U_MARGIN, 1 - _U_MARGIN)
@@ -115,17 +125,19 @@ def edm(p_mean: float = -1.2, p_std: float = 1.2) -> Process:
 
 
 def flow(path: Path) -> Process:
-    """Flow matching (Lipman et al. 2023; Ma et al. 2024, SiT), with t = 0 clean and t = 1 noise.
+    """Return the family of flow matching, with t = 0 clean and t = 1 pure noise.
 
-    The native level is t = u itself, and so is the network's time input (not times 1000). SiT's
-    own code and weights run t the other way.
+    The native level is t = u. It is also the time input of the network, without a factor of 1000.
+    In SiT's code and published weights t runs in the other direction.
 
     Args:
       path: `schedules.linear_path()` or `schedules.gvp_path()`.
+
+    Source: Lipman et al. 2023, arXiv 2210.02747; Ma et al. 2024 (SiT), arXiv 2401.08740.
     """
 
     def log_snr(u: np.ndarray) -> np.ndarray:
-        with np.errstate(divide="ignore"):  # +inf at u = 0 and -inf at u = 1 are meant
+        with np.errstate(divide="ignore"):  # the result is inf at u = 0 and -inf at u = 1
             return path.log_snr(np.asarray(u, np.float64))
 
     return Process(
@@ -142,31 +154,34 @@ def flow(path: Path) -> Process:
 
 
 def noise_variances(process: Process) -> np.ndarray:
-    """sigma^2 = 1 - abar of the timesteps t = 0..T-1 of `ddpm`: f64[T], on the host.
+    """Return sigma^2 = 1 - alpha_bar of the timesteps t = 0..T-1 of `ddpm`: f64[T], on the host.
+
+    Args:
+      process: a discrete noise family.
 
     Raises:
-      ValueError: for a continuous family, which has no timesteps.
+      ValueError: a continuous family, which has no timesteps.
     """
     if process.num_levels is None:
         raise ValueError(
-            f"the timesteps of the continuous family {process.name!r} were asked for but only a "
-            "discrete one has them; use ddpm"
+            f"The family '{process.name}' is continuous and has no timesteps; use ddpm."
         )
     middles = (np.arange(process.num_levels) + 0.5) / process.num_levels
     return 1 / (1 + np.exp(process.log_snr(middles)))
 
 
 def per_example(values: jax.Array, x: jax.Array) -> jax.Array:
-    """Reshape values [B] to [B, 1, ..., 1] so that they scale the examples of x [B, ...]."""
+    """Reshape values [B] to [B, 1, ..., 1], to broadcast with the examples x [B, ...]."""
     return jnp.reshape(values, jnp.shape(values) + (1,) * (x.ndim - jnp.ndim(values)))
 
 
 def corrupt(process: Process, x0: jax.Array, eps: jax.Array, level: jax.Array) -> jax.Array:
-    """x = alpha x0 + sigma eps.
+    """Return the noisy data x = alpha x0 + sigma eps, of x0's shape.
 
     Args:
+      process: noise family.
       x0: clean data [B, ...].
-      eps: standard normal noise of x0's shape.
+      eps: standard normal noise, of x0's shape.
       level: native levels [B].
     """
     alpha, sigma = process.alpha_sigma(level)

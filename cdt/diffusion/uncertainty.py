@@ -1,4 +1,4 @@
-"""A loss weight that is learned: the uncertainty of each noise level (Karras et al. 2024, EDM2)."""
+"""A learned loss weight: the uncertainty of each noise level (Karras et al. 2024, EDM2)."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -10,41 +10,42 @@ import numpy as np
 from cdt.diffusion.process import Process
 
 PyTree = Any
-# (params, native level [B]) -> learned uncertainty f32[B]
+# (params, native level [B]) -> learned log variance f32[B]
 LogVariance = Callable[[PyTree, jax.Array], jax.Array]
 
 NUM_FEATURES = 128
-# ln(sigma / alpha) is infinite at the ends of the flow; no loss varies further out than this.
+# Limit of |ln(sigma / alpha)|, which is infinite at both ends of flow matching. Beyond it the loss
+# is practically constant.
 _LOG_S_LIMIT = 10.0
 
 
 class Uncertainty(NamedTuple):
-    """A loss weight with parameters of its own."""
+    """A loss weight with trained parameters."""
 
-    init: Callable[[], dict[str, jax.Array]]  # () -> its parameters
-    log_variance: LogVariance  # of these parameters
+    init: Callable[[], dict[str, jax.Array]]  # () -> initial parameters
+    log_variance: LogVariance  # takes these parameters
 
 
 def uncertainty_weight(process: Process) -> Uncertainty:
-    """The learned weight of a noise family: 1 everywhere before the first step."""
+    """Return the learned loss weight of a noise family; it is 1 at every level before training."""
     return Uncertainty(init_uncertainty, make_log_variance(process))
 
 
 def init_uncertainty() -> dict[str, jax.Array]:
-    """Parameters {"kernel": f32[128]} of a log variance that is 0 everywhere."""
+    """Return the initial parameters {"kernel": f32[128]}, all 0: the log variance is 0."""
     return {"kernel": jnp.zeros(NUM_FEATURES, jnp.float32)}
 
 
 def make_log_variance(process: Process) -> LogVariance:
     """Return log_variance(params, native level [B]) -> a f32[B].
 
-    A linear map of fixed random Fourier features of ln(sigma / alpha) / 4, which for EDM is the
-    network's own noise input. The squared error m then enters the loss as m exp(-a) + a, minimal
-    where exp(a) is the expected m of the level: all levels pull equally hard.
+    a is a linear function of random Fourier features of ln(sigma / alpha) / 4, which is EDM's time
+    input. With the squared error m of an example, the loss is m exp(-a) + a. It is minimal if
+    exp(a) is the expected m at this level; all levels then have the same weighted error.
 
     Source: Karras et al. 2024, arXiv 2312.02696, equation 14 and appendix B.2.
     """
-    # Constants, not parameters: the same for every run.
+    # Constants, the same for every run.
     rng = np.random.default_rng(0)
     frequencies = (2 * np.pi * rng.standard_normal(NUM_FEATURES)).astype(np.float32)
     phases = (2 * np.pi * rng.random(NUM_FEATURES)).astype(np.float32)

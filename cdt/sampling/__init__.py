@@ -1,13 +1,21 @@
-"""Samplers: from noise at levels[0] to data, each one function under `lax.scan`.
+"""Samplers, the grids of levels that they step on, and their random numbers.
 
 samplers         ancestral, ddim, dpm_solver, euler, heun, euler_maruyama
 grids of levels  rounded_timesteps, strided_timesteps, karras_sigmas, uniform_times,
                  uniform_times_to
 random numbers   keyed_noise, initial_noise, Noise, START
 
-A sampler takes `(denoise, process, levels, x, noise, **options)` and returns x0 [B, ...]: `denoise`
-is `make_denoiser`'s, `levels` a grid, `x` from `initial_noise`, `noise` from `keyed_noise`. An
-example depends on its own key alone, not on its batch.
+A sampler is called as `sampler(denoise, process, levels, x, noise, **options)` and returns
+x0 f32[B, ...]:
+
+    denoise  the function returned by `make_denoiser`
+    process  the noise family
+    levels   a grid: f64 [steps + 1] native levels, the most noise first, the clean end last
+    x        f32[B, ...] at levels[0], from `initial_noise`
+    noise    step -> standard normal f32[B, ...], from `keyed_noise`
+
+Each step of a sampler runs in `jax.lax.scan`. An example depends on its key and its conditioning
+only, not on the rest of the batch.
 """
 
 from cdt.sampling.ancestral import ancestral

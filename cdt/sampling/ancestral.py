@@ -1,4 +1,4 @@
-"""Ancestral sampling (Ho et al. 2020, algorithm 2), between any two levels of any family."""
+"""Ancestral sampling (Ho et al. 2020), for every family and any grid of levels."""
 
 import jax
 import jax.numpy as jnp
@@ -14,12 +14,19 @@ from cdt.sampling.noise import Noise
 def ancestral(
     denoise: Denoise, process: Process, levels: np.ndarray, x: jax.Array, noise: Noise
 ) -> jax.Array:
-    """Draw x_s ~ p(x_s | x_t) down the grid; the last step, to the clean end, adds no noise.
+    """Sample x0 f32[B, ...] by drawing x_s ~ p(x_s | x_t) from level to level.
 
-    The variance is the learned one where the denoiser has it, else the posterior's (the lower
-    bound; DDIM with eta = 1 is the same sampler then).
+    The variance is the learned one if the model has it, otherwise that of the posterior; the
+    sampler is then DDIM with eta = 1. The last step, to the clean end, adds no noise.
 
-    Args: see `cdt.sampling`.
+    Args:
+      denoise: see `make_denoiser`.
+      process: noise family.
+      levels: f64 [steps + 1] native levels, the most noise first, the clean end last.
+      x: f32[B, ...], noise at levels[0].
+      noise: step -> standard normal f32[B, ...].
+
+    Source: Ho et al. 2020, arXiv 2006.11239, algorithm 2.
     """
 
     def step(x: jax.Array, inputs: ScanInputs) -> tuple[jax.Array, None]:

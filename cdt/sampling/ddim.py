@@ -1,4 +1,4 @@
-"""DDIM (Song, Meng & Ermon 2021), in alpha and sigma so that it serves every family."""
+"""DDIM (Song, Meng & Ermon 2021), written in alpha and sigma for every family."""
 
 import jax
 import jax.numpy as jnp
@@ -19,14 +19,24 @@ def ddim(
     noise: Noise,
     eta: float = 0.0,
 ) -> jax.Array:
-    """Steps by equation 12, with eta times the posterior's standard deviation as noise.
+    """Sample x0 f32[B, ...] with DDIM.
 
-    Args: see `cdt.sampling`; eta in [0, 1]: 0 is deterministic, 1 is ancestral sampling.
+    Args:
+      denoise: see `make_denoiser`.
+      process: noise family.
+      levels: f64 [steps + 1] native levels, the most noise first, the clean end last.
+      x: f32[B, ...], noise at levels[0].
+      noise: step -> standard normal f32[B, ...]; not used if eta is 0.
+      eta: in [0, 1], the noise of a step as a fraction of the posterior's standard deviation: 0 is
+        deterministic, 1 is ancestral sampling.
+
     Raises:
-      ValueError: if eta leaves [0, 1].
+      ValueError: eta outside [0, 1].
+
+    Source: Song, Meng & Ermon 2021, arXiv 2010.02502, equation 12.
     """
     if not 0 <= eta <= 1:
-        raise ValueError(f"DDIM was given eta = {eta} but needs it in [0, 1]; 0 is deterministic")
+        raise ValueError(f"DDIM's eta is {eta}; it must lie in [0, 1]. 0 is deterministic.")
 
     def step(x: jax.Array, inputs: ScanInputs) -> tuple[jax.Array, None]:
         i, level, next_level = inputs
@@ -36,8 +46,8 @@ def ddim(
             return alpha * x0 + sigma * eps, None
         q = posterior(process, level, next_level)
         std = eta * jnp.sqrt(q.variance)  # equation 16
-        # sqrt(sigma^2 - std^2), by sigma^2 - q.variance = (q.x_scale sigma_t)^2: the difference
-        # itself cancels in float32 where eta = 1 and x_t is nearly pure noise.
+        # sqrt(sigma^2 - std^2), with sigma^2 - q.variance = (q.x_scale sigma_t)^2: in float32 the
+        # difference itself is imprecise if eta = 1 and x_t is nearly pure noise.
         _, sigma_t = process.alpha_sigma(level)
         direction = jnp.sqrt((1 - eta**2) * sigma**2 + (eta * q.x_scale * sigma_t) ** 2)
         return alpha * x0 + direction * eps + std * noise(i), None  # equation 12

@@ -1,4 +1,4 @@
-"""DPM-Solver++(2M), a multistep solver in the log-SNR (Lu et al. 2022, arXiv 2211.01095)."""
+"""DPM-Solver++(2M), a deterministic multistep solver (Lu et al. 2022), for every family."""
 
 import jax
 import jax.numpy as jnp
@@ -13,22 +13,29 @@ from cdt.sampling.noise import Noise
 def dpm_solver(
     denoise: Denoise, process: Process, levels: np.ndarray, x: jax.Array, noise: Noise
 ) -> jax.Array:
-    """Second-order steps for one evaluation of the denoiser each; deterministic.
+    """Sample x0 f32[B, ...] with second-order steps, one evaluation of the denoiser per step.
 
-    Algorithm 2, in alpha and sigma so that it serves every family. The first step and the last one,
-    which ends at an infinite log-SNR, are of first order.
+    The first step is of first order, and also the last one, where the log-SNR is infinite.
 
-    Args: see `cdt.sampling`; noise is not used.
+    Args:
+      denoise: see `make_denoiser`.
+      process: noise family.
+      levels: f64 [steps + 1] native levels, the most noise first, the clean end last.
+      x: f32[B, ...], noise at levels[0].
+      noise: not used.
+
+    Source: Lu et al. 2022, arXiv 2211.01095, algorithm 2.
     """
     del noise
     inputs = scan_inputs(levels)
     alpha, sigma = process.alpha_sigma(jnp.asarray(levels, jnp.float32))
-    # Of flow matching at u = 1 alpha is 0, or on the GVP path a rounding error of either sign.
+    # In flow matching alpha at u = 1 is 0, and a rounding error could make it negative.
     lambdas = jnp.log(jnp.maximum(alpha, 0.0) / sigma)
     h = jnp.diff(lambdas)
     x_scale = sigma[1:] / sigma[:-1]
     x0_scale = alpha[1:] - alpha[:-1] * x_scale  # -alpha (exp(-h) - 1)
-    # 1 / (2 r) with r = h_{i-1} / h_i; none at both ends, nor after a step from lambda = -inf.
+    # 1 / (2 r) with r = h_{i-1} / h_i; 0 in the first and last step, and after a step from
+    # lambda = -inf.
     slope = jnp.zeros_like(h).at[1:-1].set(h[1:-1] / (2.0 * h[:-2]))
 
     def step(

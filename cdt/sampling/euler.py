@@ -1,4 +1,4 @@
-"""Euler's method on the probability-flow ODE, in the native level."""
+"""Euler's method for the probability-flow ODE in the native level."""
 
 import jax
 import jax.numpy as jnp
@@ -11,18 +11,24 @@ from cdt.sampling.noise import Noise
 
 
 def slope(denoise: Denoise, process: Process, x: jax.Array, level: jax.Array) -> jax.Array:
-    """dx/dlevel = alpha' x0 + sigma' eps, at a scalar level that is not the clean end.
+    """Return the right side of the ODE, dx/dlevel = alpha' x0 + sigma' eps, of x's shape.
 
-    For EDM this is (x - D)/sigma (Karras et al. 2022, equation 3 with s = 1); for flow matching,
-    the velocity (Ma et al. 2024, equation 6).
+    For EDM it is (x - D)/sigma (Karras et al. 2022, equation 3 with s = 1). For flow matching it is
+    the velocity (Ma et al. 2024, section 2).
+
+    Args:
+      denoise: see `make_denoiser`.
+      process: a continuous noise family.
+      x: f32[B, ...] at this level.
+      level: f32[], native level, not the clean end.
 
     Raises:
-      ValueError: for a discrete family, which has no derivative in its level.
+      ValueError: a discrete family, whose alpha and sigma have no derivatives.
     """
     if process.derivatives is None:
         raise ValueError(
-            f"an ODE solver was given the discrete family {process.name!r} but needs edm or flow; "
-            "use the ddim or ancestral sampler"
+            f"The ODE samplers euler and heun need the family edm or flow, not '{process.name}'; "
+            "use ddim, dpm_solver or ancestral."
         )
     x0, eps, _ = denoise(x, jnp.full(len(x), level))
     d_alpha, d_sigma = process.derivatives(level)
@@ -32,11 +38,17 @@ def slope(denoise: Denoise, process: Process, x: jax.Array, level: jax.Array) ->
 def euler(
     denoise: Denoise, process: Process, levels: np.ndarray, x: jax.Array, noise: Noise
 ) -> jax.Array:
-    """First-order steps; deterministic, one evaluation of the denoiser a step.
+    """Sample x0 f32[B, ...] with first-order steps; deterministic, one evaluation per step.
 
-    Args: see `cdt.sampling`; noise is not used.
+    Args:
+      denoise: see `make_denoiser`.
+      process: a continuous noise family.
+      levels: f64 [steps + 1] native levels, the most noise first, the clean end last.
+      x: f32[B, ...], noise at levels[0].
+      noise: not used.
+
     Raises:
-      ValueError: for a discrete family.
+      ValueError: a discrete family.
     """
     del noise
 

@@ -1,4 +1,4 @@
-"""Euler-Maruyama on the reverse-time SDE of flow matching (Ma et al. 2024, SiT)."""
+"""The Euler-Maruyama method for the reverse-time SDE of flow matching (Ma et al. 2024, SiT)."""
 
 import jax
 import jax.numpy as jnp
@@ -13,23 +13,29 @@ from cdt.sampling.noise import Noise
 def euler_maruyama(
     denoise: Denoise, process: Process, levels: np.ndarray, x: jax.Array, noise: Noise
 ) -> jax.Array:
-    """Stochastic steps of dx = [v - w s / 2] dt + sqrt(w) dW with w = 2 sigma, backwards in t.
+    """Sample x0 f32[B, ...] from the SDE dx = [v - w s / 2] dt + sqrt(w) dW, backwards in t.
 
-    s = -eps / sigma is the score, so the drift is v + eps. The last step adds no noise (SiT's
-    "Mean"). One evaluation of the denoiser a step; SiT takes 250, the last from t = 0.04: the grid
-    `uniform_times_to(250, 0.04)`.
+    s = -eps / sigma is the score and w = 2 sigma the diffusion coefficient: the drift is v + eps.
+    The last step adds no noise ("Mean" in SiT's code). Each step evaluates the denoiser once. SiT
+    uses 250 steps with the grid `uniform_times_to(250, 0.04)`.
 
-    Args: see `cdt.sampling`.
+    Args:
+      denoise: see `make_denoiser`.
+      process: a flow-matching family.
+      levels: f64 [steps + 1] native levels, the most noise first, the clean end last.
+      x: f32[B, ...], noise at levels[0].
+      noise: step -> standard normal f32[B, ...].
+
     Raises:
-      ValueError: for a family other than flow.
+      ValueError: a family other than flow.
 
-    Source: Ma et al. 2024 (arXiv 2401.08740), equation 5, in whose code w is "sigma".
+    Source: Ma et al. 2024, arXiv 2401.08740, section 2. SiT's code calls this w "sigma".
     """
     derivatives = process.derivatives
     if process.name != "flow" or derivatives is None:
         raise ValueError(
-            f"Euler-Maruyama was given the family {process.name!r} but needs flow; edm has Heun's "
-            "churn and ddpm the ancestral sampler"
+            f"The sampler euler_maruyama needs the family flow, not '{process.name}'; use heun "
+            "with S_churn for edm, or ancestral for ddpm."
         )
     indices, starts, ends = scan_inputs(levels)
 

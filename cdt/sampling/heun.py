@@ -1,4 +1,4 @@
-"""Heun's method on the probability-flow ODE, with EDM's churn (Karras et al. 2022)."""
+"""Heun's method for the probability-flow ODE, with EDM's churn (Karras et al. 2022)."""
 
 import jax
 import jax.numpy as jnp
@@ -22,22 +22,35 @@ def heun(
     S_max: float = float("inf"),
     S_noise: float = 1.0,
 ) -> jax.Array:
-    """Second-order steps, the last one Euler: 2 steps - 1 evaluations of the denoiser.
+    """Sample x0 f32[B, ...] with second-order steps; 2 steps - 1 evaluations of the denoiser.
 
-    With S_churn = 0 this is algorithm 1 of the paper (for flow matching the same in t), otherwise
-    algorithm 2: each step whose sigma lies in [S_min, S_max] first adds noise up to
-    sigma (1 + min(S_churn / steps, sqrt(2) - 1)), scaled by S_noise.
+    The last step is an Euler step. With S_churn = 0 the sampler is deterministic: algorithm 1 of
+    the paper, in t for flow matching. Otherwise it is algorithm 2: each step with sigma in
+    [S_min, S_max] first adds noise, which raises sigma by the factor
+    1 + min(S_churn / steps, sqrt(2) - 1).
 
-    Args: see `cdt.sampling`.
+    Args:
+      denoise: see `make_denoiser`.
+      process: a continuous noise family.
+      levels: f64 [steps + 1] native levels, the most noise first, the clean end last.
+      x: f32[B, ...], noise at levels[0].
+      noise: step -> standard normal f32[B, ...]; not used if S_churn is 0.
+      S_churn: amount of added noise, >= 0; EDM only.
+      S_min: smallest sigma at which noise is added.
+      S_max: largest sigma at which noise is added.
+      S_noise: factor of the added noise.
+
     Raises:
-      ValueError: for a discrete family, a negative S_churn, or churn on a family other than edm.
+      ValueError: a discrete family, S_churn < 0, or S_churn > 0 for a family other than edm.
+
+    Source: Karras et al. 2022, arXiv 2206.00364, algorithms 1 and 2.
     """
     if S_churn < 0:
-        raise ValueError(f"Heun was given S_churn = {S_churn} but needs 0 or more; 0 is no churn")
+        raise ValueError(f"Heun's S_churn is {S_churn}; it must be at least 0. 0 adds no noise.")
     if S_churn > 0 and process.name != "edm":
         raise ValueError(
-            f"Heun was given S_churn = {S_churn} on the family {process.name!r} but churn is "
-            "defined for edm alone; set S_churn = 0"
+            f"Heun's S_churn is {S_churn} for the family '{process.name}'; it must be 0 except for "
+            "edm."
         )
     indices, starts, ends = scan_inputs(levels)
 
@@ -46,7 +59,7 @@ def heun(
         gamma = jnp.where((level >= S_min) & (level <= S_max), most, 0.0)
         raised = level * (1 + gamma)  # algorithm 2, line 5
         eps = S_noise * noise(i)  # line 4
-        # Line 6; raised^2 - level^2 as a product, which rounding cannot make negative.
+        # Line 6; raised^2 - level^2 as a product, which cannot be negative after rounding.
         return x + level * jnp.sqrt(gamma * (2 + gamma)) * eps, raised
 
     def euler_step(

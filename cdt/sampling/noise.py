@@ -1,4 +1,4 @@
-"""Where samplers get their random numbers: one function from a step to noise."""
+"""Random numbers of the samplers: a function from the step to noise."""
 
 from collections.abc import Callable
 
@@ -8,20 +8,21 @@ import numpy as np
 
 from cdt.diffusion.process import Process
 
-# step index -> standard normal noise f32[B, ...] of x's shape; `START` gives what x starts from
+# step index -> standard normal noise f32[B, ...] of x's shape; `START` is the initial noise
 Noise = Callable[[int | jax.Array], jax.Array]
 
-START = 2**31 - 1  # steps are 0, 1, ...
+START = 2**31 - 1  # larger than any step index
 
 
 def keyed_noise(keys: jax.Array, shape: tuple[int, ...]) -> Noise:
-    """Return noise(step) -> f32[B, *shape], example i drawn from keys[i] and the step alone.
+    """Return noise(step) -> standard normal f32[B, *shape].
 
-    So no draw depends on the rest of the batch, on the grid or on the sampler.
+    The noise of example i depends on keys[i] and the step only, not on the batch, the grid or the
+    sampler.
 
     Args:
-      keys: one PRNG key an example, [B].
-      shape: of one example, without the batch.
+      keys: PRNG keys [B], one per example.
+      shape: shape of one example.
     """
 
     def noise(step: int | jax.Array) -> jax.Array:
@@ -34,11 +35,12 @@ def keyed_noise(keys: jax.Array, shape: tuple[int, ...]) -> Noise:
 
 
 def initial_noise(process: Process, levels: np.ndarray, noise: Noise) -> jax.Array:
-    """sigma(levels[0]) times noise(START): what a sampler starts from, f32[B, ...].
+    """Return the initial x of a sampler, sigma(levels[0]) times noise(START): f32[B, ...].
 
     Args:
-      levels: the sampler's grid, noisiest first.
-      noise: such as `keyed_noise` returns.
+      process: noise family.
+      levels: the sampler's grid, most noise first.
+      noise: the function returned by `keyed_noise`.
     """
     _, sigma = process.alpha_sigma(jnp.float32(levels[0]))
     return sigma * noise(START)

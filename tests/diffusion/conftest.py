@@ -5,7 +5,7 @@ from cdt.diffusion import prediction, process, schedules
 
 @pytest.fixture(params=["ddpm-linear", "ddpm-cosine", "edm", "flow-linear", "flow-gvp"])
 def family(request):
-    """Each noise family with the predictions it allows, by name."""
+    """Yield each noise family with its predictions, by name."""
     if request.param == "edm":
         p = process.edm(-1.2, 1.2)
         return p, {"edm": prediction.edm_prediction(0.5)}

@@ -1,4 +1,4 @@
-"""The denoiser: conversion, clipping, the variance fraction."""
+"""The denoiser: conversion of the output, clipping, variance fraction."""
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ def test_a_perfect_network_gives_x0_and_eps(family):
         assert denoised.var_frac is None
 
 
-def test_clipping_keeps_x_and_rederives_eps(family):
+def test_clipping_keeps_x_and_recomputes_eps(family):
     p, predictions = family
     x = 3 * jax.random.normal(jax.random.key(0), SHAPE)
     output = jax.random.normal(jax.random.key(1), SHAPE)

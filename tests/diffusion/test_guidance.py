@@ -1,4 +1,4 @@
-"""Guidance against two separate calls of the network."""
+"""Guidance against separate calls of the network with and without the condition."""
 
 import jax
 import jax.numpy as jnp
@@ -19,11 +19,11 @@ X = jax.random.normal(jax.random.key(0), (8, 4, 4, 2))
 
 
 def make_network(learn_variance):
-    """Any function of x, level and condition, different in mean and variance channels."""
+    """Return a function of x, level and condition whose mean and variance channels differ."""
 
     def network(x, level, condition):
-        told = condition["label"] + condition["text"].sum(-1)
-        scale = jnp.cos(told + level / 300)[:, None, None, None]
+        conditioning = condition["label"] + condition["text"].sum(-1)
+        scale = jnp.cos(conditioning + level / 300)[:, None, None, None]
         mean = jnp.tanh(x * scale) + scale
         return jnp.concatenate([mean, mean**2 + x], -1) if learn_variance else mean
 
@@ -36,19 +36,19 @@ def make_network(learn_variance):
 def test_two_calls(learn_variance, interval, scale):
     network = make_network(learn_variance)
     guided = classifier_free_guidance(network, P, CONDITION, NULL, scale, interval)
-    nothing = {"label": jnp.full(8, 10), "text": jnp.tile(NULL["text"], (8, 1))}
+    null = {"label": jnp.full(8, 10), "text": jnp.tile(NULL["text"], (8, 1))}
     cond = np.asarray(network(X, LEVEL, CONDITION))
-    uncond = np.asarray(network(X, LEVEL, nothing))
+    uncond = np.asarray(network(X, LEVEL, null))
     w = np.full((8, 1, 1, 1), scale)
-    if interval is not None:  # 299 lies just below u = 0.3, 700 just above 0.7
+    if interval is not None:  # t = 299 is just below u = 0.3, t = 700 just above 0.7
         w[[0, 3, 4, 5, 6]] = 1
     expected = cond.copy()
     expected[..., :2] = uncond[..., :2] + w * (cond - uncond)[..., :2]
     np.testing.assert_allclose(jax.jit(guided)(X, LEVEL), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_of_the_first_channels_alone():
-    """DiT's `forward_with_cfg`: what is not guided is the conditional output."""
+def test_guidance_of_the_first_channels_only():
+    """As DiT's `forward_with_cfg`: the other channels are those of the conditional output."""
     network = make_network(True)
     guided = classifier_free_guidance(network, P, CONDITION, NULL, 4.0, channels=1)
     found = guided(X, LEVEL)
@@ -70,5 +70,5 @@ def test_one_call_of_the_network():
 
 @pytest.mark.parametrize("interval", [(0.7, 0.3), (-0.1, 0.5), (0.5, 1.5)])
 def test_bad_interval(interval):
-    with pytest.raises(ValueError, match="needs 0 <= lo < hi <= 1"):
+    with pytest.raises(ValueError, match="must satisfy 0 <= low < high <= 1"):
         classifier_free_guidance(make_network(False), P, CONDITION, NULL, 2.0, interval)

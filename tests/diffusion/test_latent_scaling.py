@@ -1,3 +1,5 @@
+"""Scaling of latents and pixels: round trips, published statistics, sampled moments."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -30,7 +32,7 @@ def test_every_pixel_comes_back(scaling):
 
 
 @SCALINGS
-def test_scaling_is_undone(scaling):
+def test_unscaling_inverts_scaling(scaling):
     z = 5 * jax.random.normal(jax.random.key(0), (2, 3, 3, 4))
     np.testing.assert_allclose(unscale_latents(scaling, scale_latents(scaling, z)), z, atol=1e-5)
 

@@ -1,4 +1,4 @@
-"""Losses against float64 NumPy computations written from the papers."""
+"""Losses against the formulas of the papers, in float64 NumPy."""
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ BETAS = schedules.linear_betas(1000)
 
 
 def reference_vb(x0, x, x0_hat, v, t):
-    """L_t in bits per dimension (Ho et al. 2020, equations 5-7, 13; Nichol & Dhariwal 2021, 15)."""
+    """Return L_t in bits/dim (Ho et al. 2020, equations 5-7, 13; Nichol & Dhariwal 2021, 15)."""
     alpha_bar = np.cumprod(1 - BETAS)
     previous = np.append(1.0, alpha_bar[:-1])
     beta_tilde = (1 - previous) / (1 - alpha_bar) * BETAS
@@ -30,7 +30,7 @@ def reference_vb(x0, x, x0_hat, v, t):
             std = np.exp(log_var / 2)
             upper = np.where(x0[i] > 0.999, np.inf, x0[i] + 1 / 255)
             lower = np.where(x0[i] < -0.999, -np.inf, x0[i] - 1 / 255)
-            # The mass by whichever tail keeps the digits.
+            # The probability from the tail in which it is precise.
             left = norm.cdf(upper, mean, std) - norm.cdf(lower, mean, std)
             right = norm.sf(lower, mean, std) - norm.sf(upper, mean, std)
             mass = np.where(x0[i] > mean, right, left)
@@ -65,7 +65,7 @@ def test_learned_variance_loss(batch, name):
         "v": prediction.v_prediction(p),
     }[name]
     error = np.random.default_rng(1).normal(size=SHAPE)
-    # A wrong output; at t = 0 once hardly wrong and once so wrong that the floor 1e-12 acts.
+    # A wrong output. At t = 0 one error is small; the other is so large that the bound 1e-12 holds.
     error *= np.array([0.3, 10, 0.3, 0.3, 0.3, 0.3, 0.3, 0.3]).reshape(-1, 1, 1, 1)
     x = alpha * x0 + sigma * eps
     if name == "eps":
@@ -90,7 +90,7 @@ def test_learned_variance_loss(batch, name):
     np.testing.assert_allclose(value, (error**2).mean((1, 2, 3)) + vb, rtol=1e-3)
     np.testing.assert_allclose(value - (error**2).mean((1, 2, 3)), vb, rtol=2e-3, atol=1e-5)
 
-    # The variational term moves the variance channels alone.
+    # The gradient of the variational term is that of the variance channels only.
     gradient = jax.jit(jax.grad(lambda out: loss(out)[0].sum()))(raw)
     np.testing.assert_allclose(gradient[..., :2], 2 * error / error[0].size, rtol=1e-3, atol=1e-6)
     h = 1e-5
@@ -100,7 +100,7 @@ def test_learned_variance_loss(batch, name):
 
 def test_a_perfect_mean_and_variance_has_no_kl(batch):
     x0, eps, *_ = batch
-    output = jnp.concatenate([jnp.float32(eps), -jnp.ones(SHAPE)], -1)  # frac = 0: posterior's
+    output = jnp.concatenate([jnp.float32(eps), -jnp.ones(SHAPE)], -1)  # variance of posterior
     loss = make_loss(process.ddpm(BETAS), prediction.eps_prediction(), learn_variance=True)
     value, eps_error = loss(output, jnp.float32(x0), jnp.float32(eps), jnp.float32(T))
     np.testing.assert_allclose(value[2:], 0, atol=1e-5)
@@ -115,7 +115,7 @@ def test_bin_masses_sum_to_one():
 
 
 def test_loss_and_eps_error_of_every_family(family):
-    """mse of the output itself; eps_error through a full conversion with the real x."""
+    """The loss is the MSE of the output; eps_error is checked by converting with the true x."""
     p, predictions = family
     rng = np.random.default_rng(2)
     x0, eps, error = (jnp.float32(a) for a in rng.normal(size=(3, 8, 4, 4, 2)))
@@ -212,5 +212,5 @@ def test_bf16_outputs_are_compared_in_float32():
 
 
 def test_learned_variance_needs_a_discrete_family():
-    with pytest.raises(ValueError, match="'edm' but needs a discrete one"):
+    with pytest.raises(ValueError, match="family 'edm'; it needs ddpm"):
         make_loss(process.edm(), prediction.edm_prediction(), learn_variance=True)

@@ -1,4 +1,4 @@
-"""Loss weights against the papers' formulas, and against each other through the predictions."""
+"""Loss weights against the formulas of the papers, for every prediction."""
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +32,7 @@ def snr(process, level):
 
 @pytest.mark.parametrize("case", CASES)
 def test_one_weight_means_the_same_for_every_prediction(case):
-    # An error of the output, brought to x0 and to eps, must be weighted as the papers say.
+    # Convert an output error to x0 and eps errors; the papers give the weights of these.
     process, prediction = CASES[case]
     level = process.level(U)
     error = jnp.ones((len(U), 1))
@@ -52,7 +52,7 @@ def test_one_weight_means_the_same_for_every_prediction(case):
     )  # fmt: skip
 
 
-def test_min_snr_as_hang_et_al_state_it():
+def test_min_snr_is_the_formula_of_hang_et_al():
     level, gamma = DDPM.level(U), 5.0
     s = snr(DDPM, level)
     for name, expected in {
@@ -87,7 +87,7 @@ def test_bad_constants():
         loss_weights.p2_weight(DDPM, predictions.eps_prediction(), k=0.0)
 
 
-def test_the_weight_leaves_the_variational_term_alone():
+def test_the_weight_does_not_apply_to_the_variational_term():
     rng = np.random.default_rng(0)
     output, x0, eps = (jnp.asarray(rng.normal(size=(4, 2, 2, c)), jnp.float32) for c in (2, 1, 1))
     level = jnp.array([0.0, 10.0, 500.0, 999.0])
@@ -101,7 +101,7 @@ def test_the_weight_leaves_the_variational_term_alone():
 
 @pytest.mark.parametrize("process", [DDPM, EDM, FLOW], ids=lambda p: p.name)
 def test_learned_uncertainty_finds_the_loss_of_each_level(process):
-    # m exp(-a) + a is least at a = ln m; gradient descent must reach it for a smooth m.
+    # m exp(-a) + a is minimal at a = ln m; gradient descent must reach it for a smooth m.
     level = process.level(jnp.linspace(0.1, 0.9, 64))
     mse = 0.3 + 2 * jnp.linspace(0.1, 0.9, 64) ** 2
     log_variance = make_log_variance(process)

@@ -1,4 +1,4 @@
-"""Parameterisations against the papers' formulas; conversions cycle."""
+"""Predictions against the formulas of the papers, and conversions between them."""
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ def levels_inside(p):
     return p.level(jnp.linspace(0.1, 0.9, 8))
 
 
-def test_targets_give_back_x0_and_eps(family, pair):
+def test_targets_convert_back_to_x0_and_eps(family, pair):
     p, predictions = family
     x0, eps = pair
     level = levels_inside(p)
@@ -34,7 +34,7 @@ def test_targets_give_back_x0_and_eps(family, pair):
 
 @pytest.mark.parametrize("first", ["eps", "x0", "v"])
 def test_conversions_cycle(first):
-    """An arbitrary (wrong) output of one kind, through every other kind and back."""
+    """Convert an arbitrary (wrong) output to every other prediction and back."""
     p = process.ddpm(schedules.linear_betas(1000))
     kinds = {
         "eps": prediction.eps_prediction(),
@@ -52,7 +52,7 @@ def test_conversions_cycle(first):
     np.testing.assert_allclose(output, start, atol=1e-3)
 
 
-def test_v_is_the_papers(pair):
+def test_v_is_the_formula_of_the_paper(pair):
     x0, eps = pair
     p = process.ddpm(schedules.cosine_betas(1000))
     level = levels_inside(p)
@@ -74,7 +74,7 @@ def test_velocity_is_the_derivative_of_the_path(path, pair):
 
 
 @pytest.mark.parametrize("sd", [0.5, 1.3])
-def test_edm_is_the_papers_preconditioning(sd):
+def test_edm_is_the_preconditioning_of_the_paper(sd):
     """c_skip, c_out, c_in of Karras et al. 2022, table 1, in float64."""
     p, kind = process.edm(), prediction.edm_prediction(sd)
     s = np.array([0.002, 0.05, 0.5, 2.0, 80.0])
@@ -95,7 +95,7 @@ def test_edm_is_the_papers_preconditioning(sd):
     np.testing.assert_allclose(noise, (x - d) / s[column], rtol=1e-3, atol=1e-4)
 
 
-def test_c_in_is_one_but_for_edm(family):
+def test_c_in_is_one_except_for_edm(family):
     p, predictions = family
     for name, kind in predictions.items():
         if name != "edm":
@@ -109,12 +109,12 @@ def test_split_output():
     np.testing.assert_array_equal(mean.ravel(), [0, 1, 2])
     np.testing.assert_array_equal(variance.ravel(), [3, 4, 5])
     assert prediction.split_output(output, 6, learn_variance=False)[1] is None
-    with pytest.raises(ValueError, match="returned 6 channels but 3 are expected"):
+    with pytest.raises(ValueError, match="returns 6 channels; it must return 3"):
         prediction.split_output(output, 3, learn_variance=False)
 
 
 def test_bad_predictions():
-    with pytest.raises(ValueError, match="discrete family 'ddpm' but needs a continuous"):
+    with pytest.raises(ValueError, match="'velocity' for the family 'ddpm', which is discrete"):
         prediction.velocity_prediction(process.ddpm(schedules.linear_betas(1000)))
-    with pytest.raises(ValueError, match="sigma_data = 0 but needs a positive"):
+    with pytest.raises(ValueError, match="sigma_data is 0; it must be positive"):
         prediction.edm_prediction(0)

@@ -1,4 +1,4 @@
-"""The noise coordinate and the corruption, against their definitions."""
+"""Noise levels and noisy data against their definitions."""
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ LARGEST_U = np.nextafter(np.float32(1), np.float32(0))
 
 
 @pytest.mark.parametrize("num_levels", [21, 253, 1000, 4000])
-def test_every_timestep_comes_back_from_u(num_levels):
+def test_every_timestep_is_recovered_from_u(num_levels):
     p = process.ddpm(schedules.linear_betas(num_levels))
     t = jnp.arange(num_levels, dtype=jnp.float32)
     np.testing.assert_array_equal(p.level(p.u(t)), t)
@@ -37,7 +37,7 @@ def test_edm_levels_are_the_log_normal_quantiles():
 
 
 @pytest.mark.parametrize("p", [process.edm(), process.flow(schedules.gvp_path())])
-def test_continuous_levels_come_back_from_u(p):
+def test_continuous_levels_are_recovered_from_u(p):
     u = (jnp.arange(1000) + 0.5) / 1000
     np.testing.assert_allclose(p.u(p.level(u)), u, atol=1e-6)
 
@@ -62,7 +62,7 @@ def test_clean_end(family):
     assert p.alpha_sigma(clean) == (1, 0)
 
 
-def test_ddpm_tables_are_the_cumulated_betas():
+def test_ddpm_tables_are_the_cumulative_products():
     for betas in (schedules.linear_betas(1000), schedules.cosine_betas(1000)):
         p = process.ddpm(betas)
         alpha, sigma = p.alpha_sigma(jnp.arange(1000, dtype=jnp.float32))
@@ -107,5 +107,5 @@ def test_bad_betas(betas):
 
 
 def test_bad_p_std():
-    with pytest.raises(ValueError, match="p_std = 0 but needs a positive one"):
+    with pytest.raises(ValueError, match="p_std is 0; it must be positive"):
         process.edm(-1.2, 0)

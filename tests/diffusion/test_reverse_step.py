@@ -1,4 +1,4 @@
-"""The posterior and the reverse step, against the papers' formulas in float64."""
+"""The posterior and the reverse step against the formulas of the papers, in float64."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -68,7 +68,7 @@ def test_reverse_mean_is_that_of_the_predicted_noise():
 
 
 def test_reverse_log_variance_interpolates():
-    """Nichol & Dhariwal 2021, equation 15, also beyond both ends and for a scalar level."""
+    """Nichol & Dhariwal 2021, equation 15; also for fractions outside [0, 1], scalar levels."""
     frac = np.linspace(-0.5, 1.5, len(T) * 4).reshape(len(T), 4)
     low = (1 - ALPHA_BAR[T - 1]) / (1 - ALPHA_BAR[T]) * BETAS[T]
     expected = frac * np.log(BETAS[T])[:, None] + (1 - frac) * np.log(low)[:, None]

@@ -13,8 +13,8 @@ def test_linear_known_values():
     assert betas.dtype == np.float64 and betas.shape == (1000,)
     np.testing.assert_allclose(betas[[0, 999]], [1e-4, 0.02], rtol=1e-15)
     np.testing.assert_allclose(betas[400], 1e-4 + 400 / 999 * 0.0199, rtol=1e-14)
-    # alpha_bar_T = 4.036e-5: -log of it is the sum of b + b^2/2 + b^3/3 + ..., by integrals of b^k
-    # over the range with the trapezoid's end correction.
+    # -log alpha_bar_T is the sum of b + b^2/2 + b^3/3 + ... over all betas b. Each sum of b^k is
+    # the integral over the range plus half of both end values.
     low, high = 1e-4, 0.02
     powers = [
         999 * (high ** (k + 1) - low ** (k + 1)) / ((k + 1) * (high - low)) + (high**k + low**k) / 2
@@ -29,11 +29,11 @@ def test_linear_known_values():
 def test_linear_ends_scale_with_the_number_of_levels(num_levels):
     betas = schedules.linear_betas(num_levels)
     np.testing.assert_allclose(betas[[0, -1]], np.array([0.1, 20.0]) / num_levels, rtol=1e-12)
-    # The same total noise whatever T: log alpha_bar stays about -10.05 (higher orders aside).
+    # The total noise does not depend on T: to first order log alpha_bar is -10.05.
     assert abs(betas.sum() - 10.05) < 1e-9
 
 
-def test_cosine_follows_its_curve_until_the_cap():
+def test_cosine_is_its_formula_until_the_clip():
     num_levels = 1000
     alpha_bar = np.cumprod(1 - schedules.cosine_betas(num_levels))
     t = (np.arange(num_levels) + 1) / num_levels
@@ -62,5 +62,5 @@ def test_gvp_is_variance_preserving():
     "schedule, num_levels", [(schedules.linear_betas, 20), (schedules.cosine_betas, 1)]
 )
 def test_too_few_levels(schedule, num_levels):
-    with pytest.raises(ValueError, match=f"given {num_levels} levels but needs at least"):
+    with pytest.raises(ValueError, match=f"has {num_levels} timesteps; it needs at least"):
         schedule(num_levels)

@@ -1,4 +1,4 @@
-"""Gaussian data, whose denoiser is known in closed form, in every noise family."""
+"""Gaussian data, whose denoiser has a closed form, in every noise family."""
 
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ SHAPE = (2, 2, 1)
 
 
 class Gaussian(NamedTuple):
-    """Data N(mean, variance), pixel by pixel, under one process. Moments are float64."""
+    """Data N(mean, variance) with independent pixels, for one family. Moments are float64."""
 
     process: process.Process
     mean: np.ndarray = np.array([0.5, -0.3, 0.0, 0.8]).reshape(SHAPE)
@@ -26,30 +26,30 @@ class Gaussian(NamedTuple):
         return (np.float64(c) for c in self.process.alpha_sigma(jnp.float32(level)))
 
     def marginal(self, level):
-        """Mean and variance of x at a level."""
+        """Return the mean and variance of x at a level."""
         alpha, sigma = self.alpha_sigma(level)
         return alpha * self.mean, alpha**2 * self.variance + sigma**2
 
     def denoise(self, x, level):
-        """E[x0 | x] and the eps that goes with it."""
+        """Return E[x0 | x] and the corresponding eps."""
         alpha, sigma = (jnp.reshape(c, (-1, 1, 1, 1)) for c in self.process.alpha_sigma(level))
         mean, variance = jnp.float32(self.mean), jnp.float32(self.variance)
         gap = (x - alpha * mean) / (alpha**2 * variance + sigma**2)
         return Denoised(mean + alpha * variance * gap, sigma * gap, None)
 
     def start(self, grid, n):
-        """The noise of n examples and their x of the exact marginal at the grid's first level."""
+        """Return the noise of n examples, and their x drawn from the marginal at grid[0]."""
         noise = keyed_noise(jax.random.split(jax.random.key(7), n), SHAPE)
         mean, variance = self.marginal(grid[0])
         return noise, jnp.float32(mean) + jnp.float32(np.sqrt(variance)) * noise(START)
 
     def flow_map(self, x, level):
-        """The probability-flow ODE's exact solution at the clean end, from x at a level."""
+        """Return the exact solution of the probability-flow ODE at the clean end, from x."""
         mean, variance = self.marginal(level)
         return self.mean + np.sqrt(self.variance / variance) * (np.asarray(x, np.float64) - mean)
 
     def assert_moments(self, x, mean, variance, slack=0.0):
-        """Moments of samples [B, ...], to 5 standard errors plus a share of each scale."""
+        """Assert the moments of samples [B, ...] to 5 standard errors plus a relative tolerance."""
         n = len(x)
         x = np.asarray(x, np.float64)
         error = abs(x.mean(0) - mean) / np.sqrt(variance)
@@ -74,19 +74,19 @@ FAMILIES = {
 
 @pytest.fixture
 def gaussian():
-    """The constructor, for a test that names its own process."""
+    """Return the class, for a test with its own noise family."""
     return Gaussian
 
 
 @pytest.fixture(params=FAMILIES)
 def family(request):
-    """(Gaussian data under a process, its grid of n steps), for every family."""
+    """Yield (Gaussian data, function n -> grid of n steps) for every family."""
     p, grid = FAMILIES[request.param]
     return Gaussian(p), grid
 
 
 @pytest.fixture(params=["edm", "flow-linear", "flow-gvp"])
 def continuous(request):
-    """As `family`, for the families with an ODE in their native level."""
+    """Yield the same as `family` for the continuous families."""
     p, grid = FAMILIES[request.param]
     return Gaussian(p), grid

@@ -1,4 +1,4 @@
-"""Ancestral sampling on Gaussian data: exact moments at any number of steps."""
+"""Ancestral sampling of Gaussian data: exact moments for any number of steps."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,8 +10,8 @@ from cdt.sampling.ancestral import ancestral
 
 
 def test_the_right_variance_fraction_gives_the_exact_distribution(family):
-    """p(x_s | x_t) of Gaussian data is Gaussian; with its variance the sampler has no error but
-    that of the last, noiseless step."""
+    """p(x_s | x_t) of Gaussian data is Gaussian. With its variance the only error of the sampler is
+    that of the last step, which adds no noise."""
     data, make_grid = family
     steps = 10
     grid = make_grid(steps)
@@ -23,7 +23,9 @@ def test_the_right_variance_fraction_gives_the_exact_distribution(family):
         exact = 1 / (1 / prior + (alpha_t / alpha_s) ** 2 / beta)
         low = beta * (sigma_s / sigma_t) ** 2
         fractions[i] = np.log(exact / low) / np.log(beta / low)
-    fractions[-1] = np.linspace(-3, 4, data.mean.size).reshape(data.mean.shape)  # must not matter
+    fractions[-1] = np.linspace(-3, 4, data.mean.size).reshape(
+        data.mean.shape
+    )  # must have no effect
 
     def denoise(x, level):
         i = jnp.argmin(abs(jnp.float32(grid[:-1]) - level[0]))
@@ -49,7 +51,7 @@ def test_many_steps_give_the_exact_distribution_without_learned_variance(gaussia
 
 
 def test_the_last_step_adds_no_noise(gaussian):
-    """Whatever the variance fraction: a network's may well leave [0, 1]."""
+    """For any variance fraction; that of a network can lie outside [0, 1]."""
     data, grid = gaussian(process.flow(schedules.linear_path())), np.array([0.5, 0.0])
     noise, x = data.start(grid, 64)
     fractions = jnp.linspace(-3, 4, x.size).reshape(x.shape)
@@ -66,7 +68,7 @@ def test_the_fraction_interpolates_the_log_variances(gaussian):
     data, grid = gaussian(process.flow(schedules.gvp_path())), np.array([0.5, 0.4])
     n = 20_000
     noise, x = data.start(grid, n)
-    x = jnp.broadcast_to(x[:1], x.shape)  # one x, so that the spread is the step's own noise
+    x = jnp.broadcast_to(x[:1], x.shape)  # the same x: the variance is that of the step
     fractions = np.array([0.0, 0.3, 0.7, 1.0]).reshape(data.mean.shape)
 
     def denoise(x, level):

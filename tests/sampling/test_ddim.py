@@ -1,4 +1,4 @@
-"""DDIM on Gaussian data: the exact flow, its order, and its stochastic limits."""
+"""DDIM on Gaussian data: error against the exact ODE, order of convergence, stochastic case."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +10,7 @@ from cdt.sampling.ancestral import ancestral
 from cdt.sampling.ddim import ddim
 
 
-def test_recovers_the_flow_to_first_order(family):
+def test_converges_to_the_ode_with_order_1(family):
     data, grid = family
     errors = []
     for n in (64, 128):
@@ -30,8 +30,8 @@ def test_eta_1_is_ancestral_sampling(family):
 
 
 @pytest.mark.parametrize("eta", [0.5, 1.0])
-def test_moments_follow_the_papers_equation_12(gaussian, eta):
-    """The linear recursion of mean and variance, in alpha_bar and float64 (Song et al. 2021)."""
+def test_moments_follow_equation_12(gaussian, eta):
+    """The recursion of mean and variance, in alpha_bar and float64 (Song et al. 2021)."""
     betas = schedules.linear_betas(1000)
     data, grid = gaussian(process.ddpm(betas)), grids.strided_timesteps(1000, 20)
     alpha_bar = np.append(np.cumprod(1 - betas), 1.0)  # index -1 is the clean end
@@ -50,5 +50,5 @@ def test_moments_follow_the_papers_equation_12(gaussian, eta):
 
 def test_bad_eta():
     p = process.ddpm(schedules.linear_betas(1000))
-    with pytest.raises(ValueError, match=r"eta = 1.5 but needs it in \[0, 1\]"):
+    with pytest.raises(ValueError, match=r"eta is 1.5; it must lie in \[0, 1\]"):
         ddim(None, p, grids.strided_timesteps(1000, 10), jnp.zeros((1, 1)), None, eta=1.5)

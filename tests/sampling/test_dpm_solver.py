@@ -1,4 +1,4 @@
-"""DPM-Solver++(2M) on Gaussian data: against the paper's lines, measured order, limits."""
+"""DPM-Solver++(2M) on Gaussian data: algorithm of the paper, order of convergence, few steps."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,14 +11,14 @@ from cdt.sampling.dpm_solver import dpm_solver
 
 
 def even_in_lambda(p, steps, least=1e-4):
-    """Levels from near noise to near the clean end, evenly spaced in the log-SNR."""
+    """Return levels from near pure noise to near the clean end, equally spaced in log-SNR."""
     u = np.linspace(least, 1.0 - least, 200_001)
     log_snr = p.log_snr(u)
     inner = np.interp(np.linspace(log_snr[-1], log_snr[0], steps), log_snr[::-1], u[::-1])
     return np.append(np.float64(p.level(jnp.float32(inner))), 0.0)
 
 
-def test_recovers_the_flow_at_second_order(continuous):
+def test_converges_to_the_ode_with_order_2(continuous):
     data, _ = continuous
     errors = []
     for n in (100, 200):
@@ -30,7 +30,7 @@ def test_recovers_the_flow_at_second_order(continuous):
     np.testing.assert_allclose(np.log2(errors[0] / errors[1]), 2, atol=0.15)
 
 
-def test_comes_closer_than_ddim_for_the_same_evaluations(family):
+def test_has_a_smaller_error_than_ddim_for_the_same_evaluations(family):
     data, grid = family
     noise, x = data.start(grid(200), 64)
     errors = [
@@ -45,7 +45,7 @@ def test_comes_closer_than_ddim_for_the_same_evaluations(family):
 
 @pytest.mark.parametrize("name", ["ddpm", "edm"])
 def test_is_algorithm_2(gaussian, name):
-    """A plain float64 loop over the paper's lines, in lambda = log(alpha / sigma)."""
+    """Against a float64 loop of the algorithm, in lambda = log(alpha / sigma)."""
     p, grid = {
         "ddpm": (process.ddpm(schedules.linear_betas(1000)), grids.rounded_timesteps(1000, 12)),
         "edm": (process.edm(), grids.karras_sigmas(12)),
@@ -75,8 +75,8 @@ def test_is_algorithm_2(gaussian, name):
 
 
 @pytest.mark.parametrize("steps", [1, 2])
-def test_one_step_is_ddims_and_two_are_nearly(family, steps):
-    """Both ends are of first order, and there DPM-Solver++ is DDIM (section 3 of the paper)."""
+def test_one_and_two_steps_are_those_of_ddim(family, steps):
+    """First and last step are of first order, where DPM-Solver++ is DDIM (section 3)."""
     data, grid = family
     noise, x = data.start(grid(steps), 16)
     out = dpm_solver(data.denoise, data.process, grid(steps), x, noise)

@@ -1,4 +1,4 @@
-"""Grids against their definitions."""
+"""Grids of levels against their definitions."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -49,12 +49,12 @@ def test_scan_inputs():
     [
         (
             lambda: grids.rounded_timesteps(1000, 1001),
-            "given 1001 steps but needs between 1 and 1000",
+            "has 1001 steps; the number must be between 1 and 1000",
         ),
-        (lambda: grids.strided_timesteps(1000, 300), "300 steps but need a divisor of the 1000"),
-        (lambda: grids.karras_sigmas(0), "given 0 steps but needs at least 1"),
-        (lambda: grids.karras_sigmas(10, 80, 0.002), "need 0 < sigma_min < sigma_max"),
-        (lambda: grids.uniform_times(-1), "given -1 steps"),
+        (lambda: grids.strided_timesteps(1000, 300), "300 steps; the number must divide the 1000"),
+        (lambda: grids.karras_sigmas(0), "has 0 steps; the number must be at least 1"),
+        (lambda: grids.karras_sigmas(10, 80, 0.002), "must satisfy 0 < sigma_min < sigma_max"),
+        (lambda: grids.uniform_times(-1), "has -1 steps"),
         (lambda: grids.scan_inputs(np.array([0.0, 0.5, 1.0])), "strictly decreasing"),
     ],
 )

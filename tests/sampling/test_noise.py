@@ -1,4 +1,4 @@
-"""Example i depends on its own key alone, and a sampler draws nothing but what it is given."""
+"""Noise of samplers: example i depends on its key only, and all noise is that of `noise`."""
 
 from functools import partial
 
@@ -66,18 +66,18 @@ def test_samples_do_not_depend_on_the_batch(gaussian, p, grid, sampler):
 
 @pytest.mark.parametrize("p, grid, sampler", STOCHASTIC)
 def test_a_sampler_takes_all_its_noise_from_the_function(gaussian, p, grid, sampler):
-    """Noise in one step alone moves the example that it is given to, and no other."""
+    """Noise for one example in one step changes this example only."""
     data = gaussian(p)
     x = jnp.broadcast_to(data.start(grid, 1)[1], (3, 2, 2, 1))
-    pushed = jnp.zeros_like(x).at[1].set(1.0)
+    one_example = jnp.zeros_like(x).at[1].set(1.0)
 
     @jax.jit
     def sample(step):
-        return sampler(data.denoise, p, grid, x, lambda i: jnp.where(i == step, pushed, 0.0))
+        return sampler(data.denoise, p, grid, x, lambda i: jnp.where(i == step, one_example, 0.0))
 
-    still = sample(START)
-    assert jnp.all(still == still[0])
-    for step in range(len(grid) - 2):  # the last step may add none
+    without = sample(START)
+    assert jnp.all(without == without[0])
+    for step in range(len(grid) - 2):  # the last step can add no noise
         out = sample(step)
-        assert jnp.all(out[::2] == still[::2])
-        assert jnp.abs(out[1] - still[1]).min() > 1e-5
+        assert jnp.all(out[::2] == without[::2])
+        assert jnp.abs(out[1] - without[1]).min() > 1e-5

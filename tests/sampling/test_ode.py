@@ -1,4 +1,4 @@
-"""Euler and Heun on Gaussian data: the exact flow, measured order, churn."""
+"""Euler and Heun on Gaussian data: error against the exact ODE, order of convergence, churn."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +12,7 @@ from cdt.sampling.heun import heun
 
 
 @pytest.mark.parametrize("sampler, order, largest", [(euler, 1, 0.05), (heun, 2, 2e-3)])
-def test_recovers_the_flow_at_its_order(continuous, sampler, order, largest):
+def test_converges_to_the_ode_with_its_order(continuous, sampler, order, largest):
     data, grid = continuous
     errors = []
     for n in (64, 128):
@@ -24,7 +24,7 @@ def test_recovers_the_flow_at_its_order(continuous, sampler, order, largest):
 
 
 def test_edm_euler_is_ddim(gaussian):
-    """In sigma the ODE's Euler step and DDIM coincide (Karras et al. 2022, section 4)."""
+    """In sigma the Euler step and DDIM are equal (Karras et al. 2022, section 4)."""
     data, grid = gaussian(process.edm()), grids.karras_sigmas(20)
     noise, x = data.start(grid, 64)
     out = euler(data.denoise, data.process, grid, x, noise)
@@ -33,7 +33,7 @@ def test_edm_euler_is_ddim(gaussian):
 
 
 def test_heun_is_algorithm_1(gaussian):
-    """Against a plain float64 loop over the paper's lines, sigma(t) = t and s(t) = 1."""
+    """Against a float64 loop of the algorithm, with sigma(t) = t and s(t) = 1."""
     data, grid = gaussian(process.edm()), grids.karras_sigmas(12)
     noise, x = data.start(grid, 64)
 
@@ -77,14 +77,14 @@ def test_churn_keeps_the_distribution(gaussian):
     options = {"S_churn": 20.0, "S_min": 0.05, "S_max": 50.0, "S_noise": 1.0}
     out = heun(data.denoise, data.process, grid, x, noise, **options)
     data.assert_moments(out, data.mean, data.variance, slack=0.02)
-    # It is noise indeed: the result has little to do with the deterministic one.
+    # The result differs from the deterministic one.
     plain = heun(data.denoise, data.process, grid, x, noise)
     assert np.corrcoef(np.ravel(out[..., 1, 1, 0]), np.ravel(plain[..., 1, 1, 0]))[0, 1] < 0.9
 
 
 @pytest.mark.parametrize("S_churn", [3.0, 1000.0])
 def test_churn_is_algorithm_2(gaussian, S_churn):
-    """Variance after each churned Euler/Heun step by the linear recursion, in float64."""
+    """The variance after each step with churn, by its recursion in float64."""
     S_min, S_max, S_noise, n = 0.05, 50.0, 1.1, 12
     data, grid = gaussian(process.edm()), grids.karras_sigmas(n)
     _, variance = data.marginal(grid[0])
@@ -110,10 +110,10 @@ def test_errors(gaussian):
     x = jnp.zeros((1, 2, 2, 1))
     discrete = gaussian(process.ddpm(schedules.linear_betas(1000)))
     for sampler in (euler, heun):
-        with pytest.raises(ValueError, match="'ddpm' but needs edm or flow"):
+        with pytest.raises(ValueError, match="need the family edm or flow, not 'ddpm'"):
             sampler(discrete.denoise, discrete.process, grids.rounded_timesteps(1000, 5), x, None)
     flow = gaussian(process.flow(schedules.linear_path()))
-    with pytest.raises(ValueError, match="'flow' but churn is defined for edm alone"):
+    with pytest.raises(ValueError, match="for the family 'flow'; it must be 0 except for edm"):
         heun(flow.denoise, flow.process, grids.uniform_times(5), x, None, S_churn=1.0)
-    with pytest.raises(ValueError, match="S_churn = -1 but needs 0 or more"):
+    with pytest.raises(ValueError, match="S_churn is -1; it must be at least 0"):
         heun(flow.denoise, flow.process, grids.uniform_times(5), x, None, S_churn=-1)

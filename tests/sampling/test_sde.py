@@ -1,4 +1,4 @@
-"""Euler-Maruyama on Gaussian data: the exact recursion of the moments, and its limit."""
+"""Euler-Maruyama on Gaussian data: the recursion of the moments, and many small steps."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -23,9 +23,9 @@ PATHS = {
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("steps", [2, 12])
 def test_moments_follow_the_sde_step_by_step(gaussian, path, steps):
-    """The SDE of Gaussian data is linear: each step scales and shifts, and adds 2 sigma dt.
+    """The SDE of Gaussian data is linear: a step scales, shifts and adds the variance 2 sigma dt.
 
-    Written with the score of the marginal, -(x - mean)/variance, not with the denoiser's eps.
+    Computed from the score of the marginal, -(x - mean)/variance, not from the eps of the denoiser.
     """
     make, coefficients = PATHS[path]
     data, grid = gaussian(process.flow(make())), grids.uniform_times_to(steps, 0.04)
@@ -47,13 +47,13 @@ def test_moments_follow_the_sde_step_by_step(gaussian, path, steps):
     data.assert_moments(out, mean, variance)
 
 
-@pytest.mark.long  # many steps of many samples; the moments step by step are above
+@pytest.mark.long  # many steps of many samples
 def test_many_small_steps_give_the_data(gaussian):
     data, grid = gaussian(process.flow(schedules.linear_path())), grids.uniform_times_to(500, 0.004)
     noise, x = data.start(grid, 20_000)
     out = euler_maruyama(data.denoise, data.process, grid, x, noise)
     data.assert_moments(out, data.mean, data.variance, slack=0.02)
-    # The noise it starts from is forgotten at the rate w / (2 variance), beside the flow's scaling.
+    # The correlation with the initial noise decays at the rate w / (2 variance).
     t = np.linspace(0, 1, 10_001)
     marginal = (1 - t) ** 2 * data.variance[1, 1, 0] + t**2
     expected = np.exp(-np.trapezoid(t / marginal, t))
@@ -61,7 +61,7 @@ def test_many_small_steps_give_the_data(gaussian):
     np.testing.assert_allclose(found, expected, atol=0.03)
 
 
-def test_an_example_depends_on_its_own_key_alone(gaussian):
+def test_an_example_depends_on_its_own_key_only(gaussian):
     data, grid = gaussian(process.flow(schedules.linear_path())), grids.uniform_times_to(5, 0.04)
     noise, x = data.start(grid, 6)
     out = euler_maruyama(data.denoise, data.process, grid, x, noise)
@@ -72,8 +72,8 @@ def test_an_example_depends_on_its_own_key_alone(gaussian):
 def test_errors(gaussian):
     x = jnp.zeros((1, 2, 2, 1))
     edm = gaussian(process.edm())
-    with pytest.raises(ValueError, match="'edm' but needs flow"):
+    with pytest.raises(ValueError, match="needs the family flow, not 'edm'"):
         euler_maruyama(edm.denoise, edm.process, grids.karras_sigmas(5), x, None)
     for last in (0, 1, -0.1):
-        with pytest.raises(ValueError, match="last step of"):
+        with pytest.raises(ValueError, match="last step of the grid is"):
             grids.uniform_times_to(5, last)
