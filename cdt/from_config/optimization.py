@@ -93,7 +93,9 @@ def optimizer(
         raise UserError(f"config.optim.eps is {c.eps}; it must be positive.")
     warmup = steps(config, "optim.warmup", num_examples, least=0)
     schedule = optim.learning_rate(c.schedule, c.lr, warmup, total_steps)
-    tx = optim.optimizer(c.name, schedule, c.b1, c.b2, c.eps, c.weight_decay, c.clip_norm or None)
+    tx = optim.make_optimizer(
+        c.name, schedule, c.b1, c.b2, c.eps, c.weight_decay, c.clip_norm or None
+    )
     return tx, schedule
 
 

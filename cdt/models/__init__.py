@@ -1,4 +1,4 @@
-"""Networks: Flax modules from (noisy input, time input, label) to the raw network output.
+"""Networks: Flax modules from (noisy input, time input, conditioning) to the raw output.
 
 diffusion transformers  DiT, named_dit, DIT_SIZES
 U-Nets                  UNet, adm, ddpmpp, ADM_SIZES, DDPMPP_SIZES

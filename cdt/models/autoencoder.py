@@ -1,9 +1,10 @@
-"""The autoencoder of Stable Diffusion: images <-> latents of an eighth of the side.
+"""The autoencoder of Stable Diffusion, AutoencoderKL in `diffusers`.
 
-Rombach et al. 2022 (arXiv 2112.10752), as `diffusers` calls it AutoencoderKL. Submodules bear the
-names of its state dict, with `_0` for `.0`, by which `interop.autoencoder_files` reads its files.
-Everything is computed in full float32: the faster default of accelerators would make latents
-depend on the device that encoded them.
+Submodules have the names of its state dict, with `_0` for `.0`; `interop.autoencoder_files` reads
+its files by these names. Every product is computed in full float32, because with the lower default
+precision of accelerators the latents would depend on the device that encoded them.
+
+Source: Rombach et al. 2022, arXiv 2112.10752.
 """
 
 from typing import Any, NamedTuple
@@ -18,21 +19,22 @@ _HIGHEST = jax.lax.Precision.HIGHEST
 
 
 class Moments(NamedTuple):
-    """The Gaussian that an image is encoded to, independent in every element."""
+    """The Gaussian distribution of the latents of an image; its elements are independent."""
 
     mean: jax.Array  # f32[B, h, w, C]
     log_variance: jax.Array  # f32[B, h, w, C] in [-30, 20]
 
 
 class Autoencoder(nn.Module):
-    """Encoder and decoder; the defaults are those of Stable Diffusion 1 and 2.
+    """Encoder and decoder, with the sizes of Stable Diffusion 1 and 2 as defaults.
 
     Attributes:
-        block_channels: width at each resolution; each but the last halves the side.
-        layers_per_block: residual blocks a resolution, one more in the decoder.
-        latent_channels: C.
-        image_channels: of the images.
-        groups: of every group normalisation; must divide each width.
+        block_channels: channels at each resolution, from the images to the latents. From one to
+            the next the side is halved.
+        layers_per_block: residual blocks per resolution; the decoder has one more.
+        latent_channels: C, channels of the latents.
+        image_channels: channels of the images.
+        groups: groups of every group normalisation; must divide each number of channels.
     """
 
     block_channels: tuple[int, ...] = (128, 256, 512, 512)
@@ -43,7 +45,7 @@ class Autoencoder(nn.Module):
 
     @property
     def downsampling(self) -> int:
-        """The side of an image over the side of its latents."""
+        """The side of an image divided by the side of its latents."""
         return 2 ** (len(self.block_channels) - 1)
 
     def setup(self) -> None:
@@ -54,31 +56,37 @@ class Autoencoder(nn.Module):
         self.post_quant_conv = _conv(self.latent_channels, side=1)
 
     def __call__(self, images: jax.Array) -> jax.Array:
-        """Images encoded to their mean and decoded: touches every parameter, for `init`."""
+        """Encode images to the mean and decode it; for `init`, as this uses every parameter."""
         return self.decode(self.encode(images).mean)
 
     def encode(self, images: jax.Array) -> Moments:
-        """Images f32[B, H, W, image_channels], normally in [-1, 1], -> moments [B, h, w, C].
+        """Encode images to the moments of their latents.
+
+        Args:
+            images: f32 [B, H, W, image_channels], usually in [-1, 1].
+
+        Returns:
+            mean and log variance, f32 [B, h, w, C], where h = H / downsampling.
 
         Raises:
-            ValueError: if H or W is not divisible by `downsampling`.
+            ValueError: H or W is not divisible by `downsampling`.
         """
         height, width = images.shape[1:3]
         if height % self.downsampling or width % self.downsampling:
             raise ValueError(
-                f"images of {height}x{width} cannot be encoded: both sides must be divisible by "
-                f"{self.downsampling}."
+                f"The autoencoder cannot encode images of {height}x{width}: both sides must be "
+                f"divisible by {self.downsampling}."
             )
         mean, log_variance = jnp.split(self.quant_conv(self.encoder(images)), 2, axis=-1)
         return Moments(mean, jnp.clip(log_variance, -30.0, 20.0))
 
     def decode(self, latents: jax.Array) -> jax.Array:
-        """Latents f32[B, h, w, C], unscaled, -> images in the range that was encoded, unclipped."""
+        """Decode raw latents f32 [B, h, w, C] to images f32 [B, H, W, channels], unclipped."""
         return self.decoder(self.post_quant_conv(latents))
 
 
 class Encoder(nn.Module):
-    """Images [B, H, W, .] -> [B, h, w, out_channels], before the 1x1 convolution to moments."""
+    """Images [B, H, W, .] -> [B, h, w, out_channels]; a 1x1 convolution to moments follows."""
 
     block_channels: tuple[int, ...]
     layers_per_block: int
@@ -90,17 +98,17 @@ class Encoder(nn.Module):
         x = _conv(self.block_channels[0], name="conv_in")(x)
         last = len(self.block_channels) - 1
         for i, channels in enumerate(self.block_channels):
-            block = DownBlock(
-                channels, self.layers_per_block, self.groups, i < last, name=f"down_blocks_{i}"
-            )
-            x = block(x)
+            resample = "down" if i < last else None
+            x = ResolutionBlock(
+                channels, self.layers_per_block, self.groups, resample, name=f"down_blocks_{i}"
+            )(x)
         x = MidBlock(self.groups, name="mid_block")(x)
         x = nn.silu(_norm(self.groups, name="conv_norm_out")(x))
         return _conv(self.out_channels, name="conv_out")(x)
 
 
 class Decoder(nn.Module):
-    """Latents [B, h, w, C], after their 1x1 convolution, -> images [B, H, W, out_channels]."""
+    """Latents [B, h, w, C], after a 1x1 convolution, -> images [B, H, W, out_channels]."""
 
     block_channels: tuple[int, ...]
     layers_per_block: int
@@ -113,46 +121,37 @@ class Decoder(nn.Module):
         x = MidBlock(self.groups, name="mid_block")(x)
         last = len(self.block_channels) - 1
         for i, channels in enumerate(reversed(self.block_channels)):
-            block = UpBlock(
-                channels, self.layers_per_block + 1, self.groups, i < last, name=f"up_blocks_{i}"
-            )
-            x = block(x)
+            resample = "up" if i < last else None
+            x = ResolutionBlock(
+                channels, self.layers_per_block + 1, self.groups, resample, name=f"up_blocks_{i}"
+            )(x)
         x = nn.silu(_norm(self.groups, name="conv_norm_out")(x))
         return _conv(self.out_channels, name="conv_out")(x)
 
 
-class DownBlock(nn.Module):
-    """Residual blocks, then half the side: [B, H, W, .] -> [B, H/2, W/2, channels]."""
+class ResolutionBlock(nn.Module):
+    """Residual blocks, then a change of resolution: [B, H, W, .] -> [B, H', W', channels].
+
+    Attributes:
+        resample: "down" halves the side, "up" doubles it, None keeps it.
+    """
 
     channels: int
     layers: int
     groups: int
-    downsample: bool
+    resample: str | None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         for i in range(self.layers):
             x = ResidualBlock(self.channels, self.groups, name=f"resnets_{i}")(x)
-        return Downsample(name="downsamplers_0")(x) if self.downsample else x
-
-
-class UpBlock(nn.Module):
-    """Residual blocks, then twice the side: [B, H, W, .] -> [B, 2H, 2W, channels]."""
-
-    channels: int
-    layers: int
-    groups: int
-    upsample: bool
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        for i in range(self.layers):
-            x = ResidualBlock(self.channels, self.groups, name=f"resnets_{i}")(x)
-        return Upsample(name="upsamplers_0")(x) if self.upsample else x
+        if self.resample == "down":
+            return Downsample(name="downsamplers_0")(x)
+        return Upsample(name="upsamplers_0")(x) if self.resample == "up" else x
 
 
 class MidBlock(nn.Module):
-    """Residual block, attention, residual block, at the lowest resolution: shape preserved."""
+    """Residual block, attention, residual block, at the lowest resolution; keeps the shape."""
 
     groups: int
 
@@ -164,9 +163,10 @@ class MidBlock(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """x + conv(silu(norm(conv(silu(norm(x)))))), x through a 1x1 convolution if its width changes.
+    """Residual block: [B, H, W, .] -> [B, H, W, channels].
 
-    [B, H, W, .] -> [B, H, W, channels].
+    x + conv(silu(norm(conv(silu(norm(x)))))); the first x passes a 1x1 convolution if its number of
+    channels differs from `channels`.
     """
 
     channels: int
@@ -184,7 +184,7 @@ class ResidualBlock(nn.Module):
 
 
 class Attention(nn.Module):
-    """x + self-attention of all pixels, with one head: [B, H, W, D] -> the same."""
+    """x + self-attention over all pixels, with one head: [B, H, W, D] -> [B, H, W, D]."""
 
     groups: int
 
@@ -196,7 +196,7 @@ class Attention(nn.Module):
             Dense(channels, precision=_HIGHEST, name=name)(tokens)
             for name in ("to_q", "to_k", "to_v")
         )
-        # Not jax.nn.dot_product_attention, which has no way to ask for full precision.
+        # Not jax.nn.dot_product_attention, which has no argument for the precision.
         scores = jnp.einsum("bqd,bkd->bqk", query, key, precision=_HIGHEST) * channels**-0.5
         attended = jnp.einsum("bqk,bkd->bqd", nn.softmax(scores), value, precision=_HIGHEST)
         out = Dense(channels, precision=_HIGHEST, name="to_out_0")(attended)
@@ -204,7 +204,7 @@ class Attention(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Half the side by a convolution of stride 2, padded below and right only."""
+    """Halve the side with a convolution of stride 2, padded at the bottom and right only."""
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -212,7 +212,7 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Each pixel becomes 2x2 pixels, then a convolution."""
+    """Repeat each pixel to 2x2 pixels, then convolve."""
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -230,5 +230,5 @@ def _conv(
 
 
 def _norm(groups: int, **options: Any) -> nn.GroupNorm:
-    # The fast variance is E[x^2] - E[x]^2, whose cancellation costs digits.
+    # The fast variance, E[x^2] - E[x]^2, is less precise.
     return nn.GroupNorm(groups, epsilon=1e-6, use_fast_variance=False, **options)

@@ -1,4 +1,4 @@
-"""What the network is told beside the image: the noise level and the class."""
+"""Embeddings of the noise level, the class label and the augmentation."""
 
 import math
 from typing import Any
@@ -19,20 +19,20 @@ _NORMAL_002 = nn.initializers.normal(stddev=0.02)
 def timestep_embedding(
     time: jax.Array, dim: int = FREQUENCY_DIM, max_period: float = MAX_PERIOD
 ) -> jax.Array:
-    """Sinusoidal features of the network's time input, [cos, sin].
+    """Return sinusoidal features of the network's time input, [cos, sin].
 
-    Feature i of each half is cos or sin of time * max_period^(-i / (dim / 2)).
+    Feature i of each half is the cos or sin of time * max_period^(-i / (dim / 2)).
 
     Args:
         time: float [B]; any real number (DDPM: 0..T-1, EDM: ln(sigma)/4, flow: [0, 1]).
         dim: number of features, even.
-        max_period: the longest period, over 2 pi, in units of `time`.
+        max_period: longest period divided by 2 pi, in units of `time`.
 
     Returns:
         float32 [B, dim] in [-1, 1].
 
-    Source: Ho et al. 2020 (arXiv 2006.11239), in the order of Peebles & Xie 2023
-    (arXiv 2212.09748).
+    Source: Ho et al. 2020, arXiv 2006.11239; the order is that of Peebles & Xie 2023,
+    arXiv 2212.09748.
     """
     half = dim // 2
     frequencies = np.exp(-math.log(max_period) * np.arange(half, dtype=np.float64) / half)
@@ -43,23 +43,44 @@ def timestep_embedding(
 def augment_embed(
     labels: jax.Array, features: int, kernel_init: nn.initializers.Initializer, dtype: DTypeLike
 ) -> jax.Array:
-    """What was done to images, float [B, L] -> [B, features], in the module that is being called.
+    """Return the embedding of augmentation labels, as a layer of the calling Flax module.
 
-    Without a bias: zeros, of images as they were, add nothing (Karras et al. 2022, appendix F.2).
+    The layer has no bias, so the labels of an image without augmentation, zeros, embed to zero.
+
+    Args:
+        labels: float [B, L].
+        features: width of the embedding.
+        kernel_init: initializer of the kernel.
+        dtype: dtype of the result.
+
+    Returns:
+        [B, features].
+
+    Source: Karras et al. 2022, arXiv 2206.00364, appendix F.2.
     """
     layer = nn.Dense(features, use_bias=False, kernel_init=kernel_init, name="augment_embed")
     return layer(labels.astype(jnp.float32)).astype(dtype)
 
 
 def check_label(label: jax.Array | None, num_classes: int | None, network: str) -> None:
-    """Raise ValueError unless a label is given if and only if the network has classes."""
-    if (label is None) != (num_classes is None):
-        given = "no label" if label is None else "a label"
-        raise ValueError(f"{given} was given to a {network} with num_classes={num_classes}.")
+    """Check that a label is given if and only if the network has classes.
+
+    Args:
+        label: int32 [B], or None.
+        num_classes: number of classes, or None for an unconditional network.
+        network: name of the network, for the message.
+
+    Raises:
+        ValueError: a label without classes, or classes without a label.
+    """
+    if label is None and num_classes is not None:
+        raise ValueError(f"The {network} has {num_classes} classes; it needs a label per example.")
+    if label is not None and num_classes is None:
+        raise ValueError(f"The {network} has no classes; it takes no label.")
 
 
 class TimestepEmbedder(nn.Module):
-    """Sinusoidal features through a two-layer SiLU MLP: time [B] -> [B, hidden_size]."""
+    """Sinusoidal features and a two-layer MLP with SiLU: time [B] -> [B, hidden_size]."""
 
     hidden_size: int
     dtype: DTypeLike = jnp.float32
@@ -74,11 +95,11 @@ class TimestepEmbedder(nn.Module):
 
 
 class LabelEmbedder(nn.Module):
-    """Class table with one row more for the null class: label int32 [B] -> [B, hidden_size].
+    """Table of class embeddings with a row for the null class: label int32 [B] -> [B, hidden_size].
 
-    Labels are 0..num_classes, where num_classes is the null id of classifier-free guidance
-    (Ho & Salimans 2022, arXiv 2207.12598). A label outside that range embeds to zero. Dropping
-    labels in training is the caller's work.
+    Labels are 0..num_classes; num_classes is the null class of classifier-free guidance (Ho &
+    Salimans 2022, arXiv 2207.12598). Any other label embeds to zero. The train step, not this
+    module, drops labels.
     """
 
     num_classes: int
@@ -90,22 +111,23 @@ class LabelEmbedder(nn.Module):
         rows = self.num_classes + 1
         table = self.param("table", _NORMAL_002, (rows, self.hidden_size), jnp.float32)
         # A product with one-hot rows, not a gather: the gradient of a gather is a scatter-add,
-        # whose order of summation a GPU does not fix. HIGHEST copies the row exactly.
+        # which is nondeterministic on a GPU. With HIGHEST the result is exactly the row.
         one_hot = jax.nn.one_hot(label, rows, dtype=jnp.float32)
         return jnp.dot(one_hot, table, precision=jax.lax.Precision.HIGHEST).astype(self.dtype)
 
 
 def with_classes(fresh: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:
-    """The parameters of a trained network, made to know another number of classes.
+    """Return the parameters of a trained network for another number of classes.
 
     Args:
-        fresh: parameters of a new network, a DiT or a U-Net, with or without classes.
-        params: of the trained one, which differs in its classes alone; it may know none.
+        fresh: parameters of a newly initialised DiT or U-Net, with or without classes.
+        params: parameters of the trained network, which differs in its classes only; it can have
+            none.
 
     Returns:
-        `params`, but where the numbers differ with the class embeddings of `fresh`. What the
-        trained network adds for no class is kept: the last row of a DiT's table, the bias of
-        DDPM++ (ADM adds nothing).
+        `params` if the classes are equal. Otherwise `params` with the class embeddings of `fresh`,
+        except the trained embedding of the null class: the last row of a DiT's table, or the bias
+        of DDPM++ (ADM has none).
     """
     unet = "condition" in fresh
     name = "label" if unet else "label_embed"
@@ -118,5 +140,5 @@ def with_classes(fresh: dict[str, Any], params: dict[str, Any]) -> dict[str, Any
     table = ours["table"]
     if theirs:
         null = table.at[-1].set(theirs["table"][-1])
-        table = jax.device_put(null, table.sharding)  # where the run has it
+        table = jax.device_put(null, table.sharding)  # keep the sharding
     return params | {name: {"table": table}}

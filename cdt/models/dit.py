@@ -1,6 +1,7 @@
-"""DiT: the diffusion transformer with adaLN-Zero blocks (Peebles & Xie 2023, arXiv 2212.09748).
+"""DiT: the diffusion transformer with adaLN-Zero blocks.
 
-Text enters by cross-attention, as in PixArt-alpha (Chen et al. 2023, arXiv 2310.00426).
+Source: Peebles & Xie 2023, arXiv 2212.09748. Text is read with cross-attention, as in PixArt-alpha
+(Chen et al. 2023, arXiv 2310.00426).
 """
 
 from collections.abc import Callable
@@ -27,7 +28,7 @@ from cdt.models.layers import (
 from cdt.models.remat import rematerialised
 from cdt.models.routing import Routing
 
-# name: (depth, width, attention heads); table 1 of the paper.
+# name -> (depth, width, attention heads), table 1 of the paper.
 DIT_SIZES = {
     "S": (12, 384, 6),
     "B": (12, 768, 12),
@@ -37,30 +38,35 @@ DIT_SIZES = {
 
 
 def named_dit(name: str, **options: Any) -> "DiT":
-    """A DiT of a named size and patch: `named_dit("XL/2", out_channels=8, num_classes=1000)`.
+    """Return the DiT of a size in the paper: `named_dit("XL/2", out_channels=8, num_classes=1000)`.
 
     Args:
-        name: "SIZE/PATCH", SIZE one of `DIT_SIZES`, PATCH a positive integer.
-        **options: the other fields of `DiT`.
+        name: "SIZE/PATCH", with SIZE one of `DIT_SIZES` and PATCH a positive integer.
+        **options: the other attributes of `DiT`.
 
     Raises:
-        ValueError: if the name is not of that form.
+        ValueError: a name of another form.
     """
     size, _, patch = name.partition("/")
     if size not in DIT_SIZES or not patch.isdecimal() or int(patch) < 1:
-        raise ValueError(f"{name!r} is not a DiT: expected SIZE/PATCH, SIZE of {[*DIT_SIZES]}.")
+        raise ValueError(
+            f"The name of the DiT is '{name}'; it must be SIZE/PATCH, such as 'B/2', with SIZE one "
+            f"of {', '.join(DIT_SIZES)}."
+        )
     depth, width, heads = DIT_SIZES[size]
     return DiT(patch_size=int(patch), hidden_size=width, depth=depth, num_heads=heads, **options)
 
 
 class DiTBlock(nn.Module):
-    """Attention and MLP, each normalised, shifted, scaled and gated by the condition; between them,
-    where there is text, attention to it.
+    """A block of the DiT: self-attention, cross-attention to the text if there is any, and an MLP.
 
-    Takes tokens [B, N, D], silu(condition) [B, D], a mask of channels [B, D] or None, and of the
-    text states [B, L, D] and how many of them count, int32[B]; returns (tokens, None), as a scan
-    wants it. Masked channels pass it by and are added again: Block(m x) + (1 - m) x (Park et al.
-    2023, arXiv 2310.07138), so that all channels receive what the block computes.
+    The condition shifts and scales the normalised input of self-attention and MLP, and gates their
+    outputs (adaLN-Zero). With a mask m of the channels the block returns Block(m x) + (1 - m) x
+    (Park et al. 2023, arXiv 2310.07138).
+
+    Called with tokens [B, N, D], silu(condition) [B, D], mask [B, D] or None and, for text, the
+    states [B, L, D] and their lengths int32 [B]. Returns (tokens [B, N, D], None), the form that
+    `nn.scan` needs.
     """
 
     num_heads: int
@@ -80,40 +86,40 @@ class DiTBlock(nn.Module):
         attention = SelfAttention(self.num_heads, self.dtype, self.separate_qkv, name="attention")
         mlp = Mlp(self.mlp_hidden_size, self.dtype, name="mlp")
         if mask is not None:
-            x, around = mask[:, None] * x, (1 - mask[:, None]) * x
+            x, bypass = mask[:, None] * x, (1 - mask[:, None]) * x
         x = x + gated(attention(adaptive_layer_norm(x, shift_1, scale_1)), gate_1)
         x = self.constrain(x)
         if text:
             x = x + CrossAttention(self.num_heads, self.dtype, name="cross_attention")(x, *text)
         x = x + gated(mlp(adaptive_layer_norm(x, shift_2, scale_2)), gate_2)
         if mask is not None:
-            x = x + around
+            x = x + bypass
         return self.constrain(x), None
 
 
 class DiT(nn.Module):
     """Diffusion transformer on patches of images or latents.
 
-    Parameters are float32; those of the blocks are stored stacked, [depth, ...], whether the
-    blocks run scanned or unrolled. At initialisation the output is zero (adaLN-Zero).
+    Parameters are float32. Those of the blocks are stacked, [depth, ...], also with `unroll`.
+    At initialisation the output is zero (adaLN-Zero).
 
     Attributes:
         patch_size: side of a square patch, in pixels.
         hidden_size: width D of the tokens; divisible by 4 and by `num_heads`.
         depth: number of blocks.
-        num_heads: attention heads.
-        out_channels: channels of the output; twice the input's where the variance is learned.
-        mlp_ratio: width of the MLP's hidden layer over D.
-        num_classes: number of classes, or None for a network that knows none.
-        text_width: width W of the text states, or None for a network that reads no text.
+        num_heads: number of attention heads.
+        out_channels: channels of the output; twice those of the input for a learned variance.
+        mlp_ratio: width of the MLP's hidden layer divided by D.
+        num_classes: number of classes, or None for a network without class labels.
+        text_width: width W of the text states, or None for a network without text.
         dtype: compute dtype, float32 or bfloat16. Softmax and normalisation statistics are float32.
-        unroll: run the blocks unrolled (faster, compiles in time proportional to depth) instead
-            of in one scan.
-        remat: what a block computes again in the backward pass, see `remat.REMATS`.
-        constrain: x [B, ...] -> x, applied to what passes between blocks: where examples lie.
-        separate_qkv: compute queries, keys and values in three products, see `SplitDense`.
-        routing: which channels of its input a block sees at which noise level, see
-            `routing.task_routing`; None: all.
+        unroll: True to unroll the loop over the blocks. It runs faster than a scan; the compile
+            time grows with `depth`.
+        remat: which results of a block are recomputed in the backward pass, see `remat.REMATS`.
+        constrain: x [B, ...] -> x, a sharding constraint on the activations between blocks.
+        separate_qkv: True to compute queries, keys and values in three products, see `SplitDense`.
+        routing: channels that a block uses at each noise level, see `routing.task_routing`; None
+            for all channels.
     """
 
     patch_size: int
@@ -141,29 +147,31 @@ class DiT(nn.Module):
         text_length: jax.Array | None = None,
         augment: jax.Array | None = None,
     ) -> jax.Array:
-        """The raw network output.
+        """Return the raw network output.
 
         Args:
             x: float [B, H, W, C], scaled to about unit variance.
             time: float [B], the family's time input; any real number.
-            label: int32 [B] in 0..num_classes (num_classes: the null class); None if and only if
-                the network has no classes.
-            text: float [B, L, W], states of a text encoder; None if and only if it reads no text.
-            text_length: int32 [B] in 1..L, how many of an example's states count.
-            augment: float [B, 9], what was done to the images, see `cdt.training.augment`; None:
-                nothing.
+            label: int32 [B] in 0..num_classes, where num_classes is the null class; None if and
+                only if the network has no classes.
+            text: float [B, L, W], states of a text encoder; None if and only if the network has no
+                text.
+            text_length: int32 [B] in 1..L, number of states of each example; the rest is padding.
+            augment: float [B, 9], augmentation labels, see `cdt.training.augment`; None for
+                images without augmentation.
 
         Returns:
-            float32 [B, H, W, out_channels].
+            f32 [B, H, W, out_channels].
 
         Raises:
-            ValueError: if H or W is not divisible by `patch_size`, the width not by `num_heads`
-                or 4, or `label` does not fit `num_classes` or `text` `text_width`.
+            ValueError: H or W not divisible by `patch_size`; D not divisible by `num_heads` and 4;
+                a label without `num_classes` or the reverse; text without `text_width`, of another
+                width, or missing.
         """
         check_label(label, self.num_classes, "DiT")
         if (None if text is None else text.shape[-1]) != self.text_width:
-            given = "no text was" if text is None else f"states of width {text.shape[-1]} were"
-            raise ValueError(f"{given} given to a DiT with text_width={self.text_width}.")
+            given = "there is no text" if text is None else f"the text has width {text.shape[-1]}"
+            raise ValueError(f"The DiT has text_width {self.text_width}, but {given}.")
         rows, columns = x.shape[1] // self.patch_size, x.shape[2] // self.patch_size
 
         tokens = patchify(x, self.patch_size).astype(self.dtype)
@@ -181,12 +189,12 @@ class DiT(nn.Module):
                 augment, self.hidden_size, nn.initializers.zeros, self.dtype
             )
         condition = self.constrain(nn.silu(condition))
-        read: tuple[jax.Array | None, ...] = ()
+        text_inputs: tuple[jax.Array | None, ...] = ()
         if text is not None:
             states = Mlp(self.hidden_size, self.dtype, self.hidden_size, name="text_embed")(
                 text.astype(self.dtype)
             )
-            read = (self.constrain(states), text_length)
+            text_inputs = (self.constrain(states), text_length)
         mask = None
         if self.routing is not None:
             mask = self.constrain(self.routing(time, self.hidden_size).astype(self.dtype))
@@ -206,7 +214,7 @@ class DiT(nn.Module):
             self.constrain,
             self.separate_qkv,
             name="blocks",
-        )(tokens, condition, mask, *read)
+        )(tokens, condition, mask, *text_inputs)
 
         zeros = nn.initializers.zeros
         modulation = Dense(

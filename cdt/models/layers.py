@@ -1,4 +1,4 @@
-"""Building blocks that the networks share. Images are NHWC, tokens [B, N, D]."""
+"""Layers of the networks. Images are [B, H, W, C], tokens [B, N, D]."""
 
 import flax.linen as nn
 import jax
@@ -6,18 +6,24 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
-from cdt.models.dense import Dense, SplitDense, spread
+from cdt.models.dense import Dense, SplitDense, broadcast
 
 
 def unconstrained(x: jax.Array) -> jax.Array:
-    """What a network does with activations [B, ...] that may lie as the compiler likes; see
-    `cdt.devices.sharding.split_batch` for the other choice."""
+    """Return x: no sharding constraint; `cdt.devices.sharding.split_batch` returns one."""
     return x
 
 
 def has_fused_attention(dtype: DTypeLike, head_dim: int) -> bool:
-    """Whether cuDNN's fused kernel, which never writes the [N, L] scores to memory, can attend: in
-    half precision, on an NVIDIA GPU since Ampere, with a head width of 128 or less, by eights."""
+    """Return True if cuDNN's fused attention, which does not store the [N, L] scores, is available.
+
+    It needs an NVIDIA GPU of the Ampere generation or later, bfloat16 or float16, and a head width
+    that is a multiple of 8 and at most 128.
+
+    Args:
+        dtype: dtype of queries, keys and values.
+        head_dim: width of a head.
+    """
     half = dtype in (jnp.bfloat16, jnp.float16)
     if not half or head_dim % 8 or head_dim > 128 or jax.default_backend() != "gpu":
         return False
@@ -28,15 +34,16 @@ def has_fused_attention(dtype: DTypeLike, head_dim: int) -> bool:
 def attention(
     query: jax.Array, key: jax.Array, value: jax.Array, lengths: jax.Array | None = None
 ) -> jax.Array:
-    """softmax(query key^T / sqrt(d)) value of each head, the softmax in float32.
+    """Return softmax(query key^T / sqrt(d)) value of each head, with the softmax in float32.
 
     Args:
         query: [B, N, heads, d].
-        key, value: [B, L, heads, d].
-        lengths: int32 [B] in 1..L, how many of an example's keys count; None: all.
+        key: [B, L, heads, d].
+        value: [B, L, heads, d].
+        lengths: int32 [B] in 1..L, number of keys of each example, the rest is padding; None for L.
 
     Returns:
-        [B, N, heads, d], of the query's type.
+        [B, N, heads, d], of query's dtype.
     """
     fused = has_fused_attention(query.dtype, query.shape[-1])
     return jax.nn.dot_product_attention(
@@ -49,24 +56,24 @@ def attention(
 
 
 def _token_statistics(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """(mean, 1 / deviation) over the last axis, which is kept."""
+    """Return (mean, 1 / standard deviation) over the last axis, which stays with size 1."""
     mean = x.mean(axis=-1, keepdims=True)
     variance = jnp.square(x - mean).mean(axis=-1, keepdims=True)
     return mean, jax.lax.rsqrt(variance + 1e-6)
 
 
 def _token_sums(values: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-    # Without the barrier XLA:GPU computes what needs these sums in the kernel that sums, which goes
-    # over a token at a time: badly, and the sums over all tokens have to read everything again.
+    # Without the barrier XLA:GPU fuses the operations that follow into the kernel of these sums,
+    # which works on one token at a time. That is slow, and sums over all tokens read x again.
     return jax.lax.optimization_barrier(values)
 
 
 @jax.custom_vjp
 def adaptive_layer_norm(x: jax.Array, shift: jax.Array, scale: jax.Array) -> jax.Array:
-    """Layer normalisation of x [B, N, D] over D, times 1 + scale [B, D], plus shift [B, D].
+    """Return layer normalisation of x [B, N, D] over D, times 1 + scale [B, D], plus shift [B, D].
 
-    Computed in float32, whatever the types, and rounded once. The derivative is written out: it
-    keeps x and two numbers a token, and reads x and the gradient twice.
+    Computed in float32 and rounded once to x's dtype. The backward pass is written by hand: it
+    stores x and two numbers per token.
     """
     return _adaptive_layer_norm_forward(x, shift, scale)[0]
 
@@ -102,17 +109,22 @@ adaptive_layer_norm.defvjp(_adaptive_layer_norm_forward, _adaptive_layer_norm_ba
 
 
 def gated(x: jax.Array, gate: jax.Array) -> jax.Array:
-    """x [B, N, D] times gate [B, D]."""
-    return spread(gate[:, None], x.shape) * x
+    """Return x [B, N, D] times gate [B, D]."""
+    return broadcast(gate[:, None], x.shape) * x
+
+
+def _check_heads(width: int, num_heads: int) -> None:
+    if width % num_heads:
+        raise ValueError(f"The width {width} must be divisible by the {num_heads} attention heads.")
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention over tokens [B, N, D] -> [B, N, D], with a fused qkv kernel.
+    """Multi-head self-attention over tokens [B, N, D] -> [B, N, D], with one kernel for q, k and v.
 
-    `separate_qkv`: see `SplitDense`.
-
-    Raises:
-        ValueError: if D is not divisible by `num_heads`.
+    Attributes:
+        num_heads: number of heads; must divide D, otherwise the call raises ValueError.
+        dtype: compute dtype.
+        separate_qkv: True to compute queries, keys and values in three products, see `SplitDense`.
     """
 
     num_heads: int
@@ -122,8 +134,7 @@ class SelfAttention(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         batch, tokens, width = x.shape
-        if width % self.num_heads:
-            raise ValueError(f"width {width} is not divisible by {self.num_heads} attention heads.")
+        _check_heads(width, self.num_heads)
         head = (batch, tokens, self.num_heads, width // self.num_heads)
         if self.separate_qkv:
             qkv = SplitDense(width, 3, dtype=self.dtype, name="qkv")(x)
@@ -134,13 +145,14 @@ class SelfAttention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Multi-head attention from tokens [B, N, D] to states [B, L, W] -> [B, N, D].
+    """Multi-head attention from tokens [B, N, D] to states [B, L, W]: [B, N, D].
 
-    Only the first `length` int32[B] states of an example are attended to. At initialisation the
-    output is zero.
+    Called with tokens, states and lengths int32 [B]: the number of states of each example, the rest
+    is padding. At initialisation the output is zero.
 
-    Raises:
-        ValueError: if D is not divisible by `num_heads`.
+    Attributes:
+        num_heads: number of heads; must divide D, otherwise the call raises ValueError.
+        dtype: compute dtype.
     """
 
     num_heads: int
@@ -149,8 +161,7 @@ class CrossAttention(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, states: jax.Array, length: jax.Array) -> jax.Array:
         batch, tokens, width = x.shape
-        if width % self.num_heads:
-            raise ValueError(f"width {width} is not divisible by {self.num_heads} attention heads.")
+        _check_heads(width, self.num_heads)
         head = (self.num_heads, width // self.num_heads)
         query = Dense(width, dtype=self.dtype, name="q")(x).reshape(batch, tokens, *head)
         kv = Dense(2 * width, dtype=self.dtype, name="kv")(states)
@@ -162,18 +173,21 @@ class CrossAttention(nn.Module):
         )
 
 
-# Checkpointed: the backward pass reads the input alone, and not also the powers and the hyperbolic
-# tangent of the forward pass.
+# Checkpointed, so that the backward pass reads the input only, and not the intermediate results of
+# the forward pass.
 @jax.checkpoint
 def gelu(x: jax.Array) -> jax.Array:
-    """The Gaussian error linear unit in its tanh form, [...] -> [...]."""
+    """Return the tanh form of the Gaussian error linear unit, [...] -> [...]."""
     return nn.gelu(x, approximate=True)
 
 
 class Mlp(nn.Module):
-    """Dense, tanh-GELU, Dense: [B, N, D] -> [B, N, out] through a hidden layer of width H.
+    """Two dense layers with tanh-GELU between them: [B, N, D] -> [B, N, out_size].
 
-    `out_size` None: D.
+    Attributes:
+        hidden_size: width of the hidden layer.
+        dtype: compute dtype.
+        out_size: width of the output; None for D.
     """
 
     hidden_size: int
@@ -187,15 +201,16 @@ class Mlp(nn.Module):
 
 
 def patchify(x: jax.Array, patch_size: int) -> jax.Array:
-    """Images [B, H, W, C] -> tokens [B, (H/p) (W/p), p p C], both row by row.
+    """Convert images [B, H, W, C] to tokens [B, (H/p) (W/p), p p C], p = patch_size, row by row.
 
     Raises:
-        ValueError: if H or W is not divisible by `patch_size`.
+        ValueError: H or W is not divisible by `patch_size`.
     """
     batch, height, width, channels = x.shape
     if height % patch_size or width % patch_size:
         raise ValueError(
-            f"image size {height}x{width} is not divisible by patch size {patch_size}."
+            f"The image size {height}x{width} is not divisible by the patch size {patch_size}; "
+            "change one of them."
         )
     rows, columns = height // patch_size, width // patch_size
     x = x.reshape(batch, rows, patch_size, columns, patch_size, channels)
@@ -203,7 +218,10 @@ def patchify(x: jax.Array, patch_size: int) -> jax.Array:
 
 
 def unpatchify(tokens: jax.Array, patch_size: int, rows: int, columns: int) -> jax.Array:
-    """Tokens [B, rows columns, p p C] -> images [B, rows p, columns p, C]: `patchify` undone."""
+    """Convert tokens [B, rows columns, p p C] to images [B, rows p, columns p, C].
+
+    It is the inverse of `patchify`.
+    """
     batch = tokens.shape[0]
     x = tokens.reshape(batch, rows, columns, patch_size, patch_size, -1)
     x = x.transpose(0, 1, 3, 2, 4, 5)
@@ -211,18 +229,18 @@ def unpatchify(tokens: jax.Array, patch_size: int, rows: int, columns: int) -> j
 
 
 def position_embedding(rows: int, columns: int, dim: int) -> np.ndarray:
-    """Fixed sine-cosine table of a grid of tokens, row by row: float32 [rows columns, dim].
+    """Return the sine-cosine position embedding of a grid of tokens: f32 [rows columns, dim].
 
-    The first half of the features encodes the column (the coordinate along the width), the second
-    half the row, each as [sin(k w_i), cos(k w_i)] with w_i = 10000^(-i / (dim / 4)).
+    The tokens are ordered row by row. The first half of the features encodes the column k, the
+    second half the row k, as [sin(k w_i), cos(k w_i)] with w_i = 10000^(-i / (dim / 4)).
 
     Raises:
-        ValueError: if `dim` is not divisible by 4.
+        ValueError: `dim` is not divisible by 4.
 
-    Source: the ViT table (Chen et al. 2021, arXiv 2104.02057) as used by Peebles & Xie 2023.
+    Source: Chen et al. 2021, arXiv 2104.02057, as in Peebles & Xie 2023.
     """
     if dim % 4:
-        raise ValueError(f"width {dim} is not divisible by 4, as its position embedding needs.")
+        raise ValueError(f"The width {dim} must be divisible by 4, for the position embedding.")
     frequencies = 10_000.0 ** (-np.arange(dim // 4, dtype=np.float64) / (dim // 4))
     row, column = np.meshgrid(np.arange(rows), np.arange(columns), indexing="ij")
     angles = [axis.reshape(-1, 1) * frequencies for axis in (column, row)]

@@ -1,4 +1,4 @@
-"""What a block keeps of its forward pass for its backward pass."""
+"""Rematerialisation: which results a block recomputes in its backward pass instead of storing."""
 
 from typing import Any
 
@@ -6,22 +6,25 @@ import flax.linen as nn
 import jax
 from jax.extend.core import Primitive
 
-# What is computed again in the backward pass: nothing | all but dense products and convolutions |
-# everything but the block's input.
+# Results that are recomputed in the backward pass:
+#   none         nothing
+#   elementwise  everything except products with weights and convolutions
+#   block        everything; only the block's input is stored
 REMATS = ("none", "elementwise", "block")
 
 
 def rematerialised(block: type[nn.Module], remat: str, prevent_cse: bool = True) -> type[nn.Module]:
-    """`block` with a backward pass that keeps less and computes more.
+    """Return `block` with a backward pass that stores less and recomputes more.
 
     Args:
-        block: a Flax module.
-        remat: one of `REMATS`.
-        prevent_cse: must be True but in the body of a scan: XLA would merge what is computed again
-            with the originals.
+        block: a class of Flax modules.
+        remat: one of `REMATS`: "none", "elementwise" (recomputes all but products with weights and
+            convolutions), "block" (recomputes everything from the input).
+        prevent_cse: False only in the body of a scan. Elsewhere XLA would merge the recomputed
+            results with the stored ones.
 
     Raises:
-        ValueError: an unknown name.
+        ValueError: an unknown `remat`.
     """
     if remat == "none":
         return block
@@ -29,12 +32,15 @@ def rematerialised(block: type[nn.Module], remat: str, prevent_cse: bool = True)
         return nn.remat(block, prevent_cse=prevent_cse, policy=_is_expensive)
     if remat == "block":
         return nn.remat(block, prevent_cse=prevent_cse)
-    raise ValueError(f"remat is {remat!r}, which is none of {', '.join(REMATS)}.")
+    raise ValueError(f"remat is '{remat}'; it must be one of {', '.join(REMATS)}.")
 
 
 def _is_expensive(primitive: Primitive, *args: Any, **params: Any) -> bool:
-    """A policy of `jax.checkpoint`: keep results of convolutions and of products with weights, but
-    not of attention, whose [N, N] scores are large."""
+    """Return True for results to store: those of convolutions and of products with weights.
+
+    This is a policy of `jax.checkpoint`. Products of attention are not stored: their [N, N] scores
+    are large.
+    """
     if primitive.name == "conv_general_dilated":
         return True
     return jax.checkpoint_policies.dots_with_no_batch_dims_saveable(primitive, *args, **params)

@@ -1,7 +1,9 @@
-"""The ADM and DDPM++ U-Nets, with the settings of EDM (Karras et al. 2022, arXiv 2206.00364).
+"""The U-Nets ADM and DDPM++, with the settings of EDM.
 
-ADM is Dhariwal & Nichol's (2021, arXiv 2105.05233), DDPM++ Song et al.'s (2021, arXiv 2011.13456).
-They are one network of one kind of block; a `Style` holds all that sets them apart.
+Both are the same module with different settings, which are in a `Style`.
+
+Source: ADM, Dhariwal & Nichol 2021, arXiv 2105.05233; DDPM++, Song et al. 2021, arXiv 2011.13456;
+settings, Karras et al. 2022, arXiv 2206.00364.
 """
 
 import math
@@ -32,18 +34,18 @@ from cdt.models.unet_layers import (
 
 
 class Style(NamedTuple):
-    """What sets the two U-Nets apart. The initialisations are those of EDM's code."""
+    """Settings in which the two U-Nets differ. The initialisations are those of EDM's code."""
 
-    condition: type[nn.Module]
-    adaptive_scale: bool  # the condition scales and shifts what is normalised; or is added before
-    head_channels: int | None  # width of an attention head; None: there is one head
-    skip_scale: float  # of each sum of a branch and what goes past it
-    resample_projection: bool  # what goes past a resampling block is projected as well
-    attend_once_up: bool  # on the way up only the last block of a resolution attends
+    condition: type[nn.Module]  # module that computes the condition from time, label and augment
+    adaptive_scale: bool  # True: the condition scales and shifts after normalisation; else: added
+    head_channels: int | None  # width of an attention head; None for one head
+    skip_scale: float  # factor of each sum of a branch and its skip connection
+    resample_projection: bool  # project the skip connection of a block that changes the resolution
+    attend_once_up: bool  # in the decoder only the last block of a level has attention
     norm_epsilon: float
     init: Init
     attention_init: Init  # of queries, keys and values
-    last_init: Init  # of each last layer before a sum, and of the output
+    last_init: Init  # of the last layer of each branch, and of the output layer
 
 
 ADM = Style(
@@ -73,10 +75,9 @@ DDPMPP = Style(
 
 
 class Attention(nn.Module):
-    """What self-attention between all pixels adds: [B, H, W, C] -> [B, H, W, C]; softmax float32.
+    """Normalised self-attention over all pixels, without the sum: [B, H, W, C] -> [B, H, W, C].
 
-    Raises:
-        ValueError: if C is not divisible by the number of heads.
+    The call raises ValueError if C is not divisible by the number of heads.
     """
 
     style: Style
@@ -85,10 +86,13 @@ class Attention(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         batch, height, width, channels = x.shape
-        # A network narrower than one head has one narrower head.
+        # With fewer channels than head_channels there is one head.
         heads = max(1, channels // (self.style.head_channels or channels))
         if channels % heads:
-            raise ValueError(f"{channels} channels are not divisible by {heads} attention heads.")
+            raise ValueError(
+                f"A level of the U-Net has {channels} channels; the number must be divisible by "
+                f"the {heads} attention heads."
+            )
         x = group_norm(x, self.style.norm_epsilon, "norm")
         x = x.reshape(batch, height * width, channels)
         qkv = dense(x, 3 * channels, self.style.attention_init, self.dtype, "qkv")
@@ -99,12 +103,17 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """A residual block, then attention where asked for.
+    """A residual block, with self-attention after it if `attention` is True.
 
-    Takes x [B, H, W, C] and the condition [B, D]; returns [B, H', W', out_channels].
+    Called with x [B, H, W, C] and the condition [B, D]; returns [B, H', W', out_channels].
 
     Attributes:
-        resample: `downsample`, `upsample` or None; of both the branch and what goes past it.
+        out_channels: channels of the output.
+        attention: True to add self-attention.
+        dropout: probability that a feature of the branch is dropped.
+        style: `ADM` or `DDPMPP`.
+        dtype: compute dtype.
+        resample: `downsample`, `upsample` or None, for the branch and the skip connection.
     """
 
     out_channels: int
@@ -130,43 +139,45 @@ class Block(nn.Module):
         else:
             hidden = group_norm(hidden + modulation, style.norm_epsilon, "norm_out")
         hidden = nn.silu(hidden)
-        # No random numbers for dropout: no dropout, as in evaluation.
+        # Without the random stream "dropout" nothing is dropped, as in evaluation.
         hidden = nn.Dropout(self.dropout, deterministic=not self.has_rng("dropout"))(hidden)
         hidden = conv(hidden, features, style.last_init, dtype, "conv_out")
 
-        past = resample(x)
+        skip = resample(x)
         if project:
-            past = dense(past, features, style.init, dtype, "skip")
-        x = (past + hidden) * style.skip_scale
+            skip = dense(skip, features, style.init, dtype, "skip")
+        x = (skip + hidden) * style.skip_scale
         if self.attention:
             x = (x + Attention(style, dtype, name="attention")(x)) * style.skip_scale
         return x
 
 
 class UNet(nn.Module):
-    """ADM or DDPM++, for images or latents: made by `adm` and `ddpmpp`.
+    """U-Net for images or latents; use `adm` or `ddpmpp` to create one.
 
-    A stem, `num_blocks` blocks a level on the way down, two blocks in the middle of which the first
-    attends, and `num_blocks + 1` blocks a level on the way up, each given what one block (or the
-    stem, or a downsampling) put out on the way down. Every level halves the image.
+    The layers are a stem; an encoder with `num_blocks` blocks per level; two middle blocks, the
+    first with attention; a decoder with `num_blocks + 1` blocks per level. Each decoder block gets
+    the output of one encoder layer (block, stem or downsampling) as a skip connection. From one
+    level to the next the side of the image is halved.
 
-    Parameters are float32. At initialisation the output is zero (ADM), or smaller than 1e-3
-    (DDPM++, whose last layers start at 1e-5 of the usual size).
+    Parameters are float32. At initialisation the output is zero (ADM) or below 1e-3 (DDPM++, whose
+    last layers have 1e-5 of the usual initial scale).
 
     Attributes:
-        channels: of the stem; a level has `channels` times its multiplier. A multiple of 32.
-        channel_mult: multiplier of each level, the finest first.
-        num_blocks: blocks of a level on the way down.
-        attention_resolutions: heights, in pixels, of the images that the blocks attend to. The
-            parameters thus belong to one size of images.
-        dropout: probability with which a feature is dropped in a block's branch, where the flax
-            stream "dropout" is given; without it nothing is dropped.
-        out_channels: channels of the output; twice the input's where the variance is learned.
+        channels: channels of the stem, a multiple of 32; a level has `channels` times its
+            multiplier.
+        channel_mult: multiplier of each level, the highest resolution first.
+        num_blocks: blocks per level of the encoder.
+        attention_resolutions: heights in pixels of the levels with attention. The parameters
+            therefore depend on the image size.
+        dropout: probability that a feature of a block's branch is dropped. Nothing is dropped
+            without the Flax random stream "dropout".
+        out_channels: channels of the output; twice those of the input for a learned variance.
         style: `ADM` or `DDPMPP`.
         num_classes: number of classes, or None for an unconditional network.
         dtype: compute dtype, float32 or bfloat16. Softmax and normalisation statistics are float32.
-        remat: what a block computes again in the backward pass, see `remat.REMATS`.
-        constrain: x [B, ...] -> x, applied to what passes between blocks: where examples lie.
+        remat: which results of a block are recomputed in the backward pass, see `remat.REMATS`.
+        constrain: x [B, ...] -> x, a sharding constraint on the activations between blocks.
     """
 
     channels: int
@@ -189,24 +200,24 @@ class UNet(nn.Module):
         label: jax.Array | None = None,
         augment: jax.Array | None = None,
     ) -> jax.Array:
-        """The raw network output.
+        """Return the raw network output.
 
         Args:
             x: float [B, H, W, C], scaled to about unit variance.
             time: float [B], the family's time input; any real number.
             label: int32 [B] in 0..num_classes; None if and only if the network is unconditional.
-                num_classes is the null class. It has no row of its own: it embeds to zero, as a
-                dropped label does in EDM, so that the parameters are those of the published nets.
-            augment: float [B, 9], what was done to the images, see `cdt.training.augment`; None:
-                nothing.
+                The null class, num_classes, embeds to zero like a dropped label in EDM; so the
+                parameters are those of EDM's published networks.
+            augment: float [B, 9], augmentation labels, see `cdt.training.augment`; None for
+                images without augmentation.
 
         Returns:
-            float32 [B, H, W, out_channels].
+            f32 [B, H, W, out_channels].
 
         Raises:
-            ValueError: if H or W cannot be halved once a level, no level has a resolution that
-                attention is asked for, the channels do not split into groups and heads, or `label`
-                does not fit `num_classes`.
+            ValueError: H or W cannot be halved at every level; an attention resolution that no
+                level has; channels not divisible by groups or heads; a label without `num_classes`
+                or the reverse.
         """
         check_label(label, self.num_classes, "U-Net")
         self._check_size(*x.shape[1:3])
@@ -259,31 +270,31 @@ class UNet(nn.Module):
         halvings = len(self.channel_mult) - 1
         if height % 2**halvings or width % 2**halvings:
             raise ValueError(
-                f"image size {height}x{width} cannot be halved {halvings} times, as a U-Net of "
-                f"{halvings + 1} levels does."
+                f"The image size {height}x{width} cannot be halved {halvings} times, which a U-Net "
+                f"of {halvings + 1} levels needs; use fewer levels or another size."
             )
         heights = [height >> level for level in range(halvings + 1)]
         if missing := set(self.attention_resolutions) - set(heights):
             raise ValueError(
-                f"attention is asked for at resolution {max(missing)}; the levels of this U-Net "
-                f"have {', '.join(map(str, heights))}."
+                f"attention_resolutions has {max(missing)}; the levels of this U-Net have the "
+                f"resolutions {', '.join(map(str, heights))}."
             )
 
 
 def adm(**fields: Any) -> UNet:
-    """An ADM U-Net: `adm(**ADM_SIZES["imagenet64"], out_channels=3, num_classes=1000)`.
+    """Return an ADM U-Net: `adm(**ADM_SIZES["imagenet64"], out_channels=3, num_classes=1000)`.
 
     Args:
-        **fields: those of `UNet` but `style`.
+        **fields: the attributes of `UNet` except `style`.
     """
     return UNet(style=ADM, **fields)
 
 
 def ddpmpp(**fields: Any) -> UNet:
-    """A DDPM++ U-Net: `ddpmpp(**DDPMPP_SIZES["cifar10"], out_channels=3)`.
+    """Return a DDPM++ U-Net: `ddpmpp(**DDPMPP_SIZES["cifar10"], out_channels=3)`.
 
     Args:
-        **fields: those of `UNet` but `style`.
+        **fields: the attributes of `UNet` except `style`.
     """
     return UNet(style=DDPMPP, **fields)
 

@@ -36,7 +36,7 @@ from cdt.run.images import Generator, make_generator
 from cdt.run.open_run import OpenRun, open_run
 from cdt.run.training_run import TrainingRun, open_training
 from cdt.run.weights import initial_params, put_together
-from cdt.training.state import TrainState, from_items, starting_from, to_items
+from cdt.training.state import TrainState, from_items, to_items, with_params
 from cdt.training.step import Batch, several_steps
 from cdt.training.validation import make_validation
 from cdt.workdir.record import record_config
@@ -216,7 +216,7 @@ def first_state(setup: Setup, programs: Programs) -> TrainState:
         return from_items(setup.items)
     state = programs.init(jax.random.key(setup.run.config.seed))
     if setup.weights is not None:
-        state = starting_from(state, with_classes(state.params, setup.weights))
+        state = with_params(state, with_classes(state.params, setup.weights))
         print(f"starting from the weights of {setup.run.config.init_from}")
     overview = parameter_overview.get_parameter_overview(
         setup.training.state.params, include_stats=False

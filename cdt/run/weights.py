@@ -73,7 +73,7 @@ def put_together(
     )
     steps = [step, *(older for older in checkpoints.steps() if older < step)]
     stored = list(itertools.product(steps, stds))
-    weights = dict(zip(stored, posthoc_ema.weights(stored, std).tolist(), strict=True))
+    weights = dict(zip(stored, posthoc_ema.coefficients(stored, std).tolist(), strict=True))
     total = None
     for at in steps:
         if at != step:

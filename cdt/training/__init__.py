@@ -1,14 +1,14 @@
-"""The train step and what it is made of: state, optimizer, averages, augmentation, validation.
+"""The train step and its parts: state, optimizer, EMAs, augmentation, validation.
 
-the step      make_init, make_train_step, several_steps, StepOptions, TrainStep, Batch,
+train step    make_init, make_train_step, several_steps, StepOptions, TrainStep, Batch,
               Augment
 state         TrainState, BadSteps
-optimizer     optimizer, learning_rate, Schedule
-averages      ema, fixed_decay, half_life, power_function, Ema
+optimizer     make_optimizer, learning_rate, Schedule
+EMAs          ema, fixed_decay, half_life, power_function, Ema
 augmentation  make_augment, NUM_LABELS
 validation    make_validation
 
-`posthoc_ema` computes averages of other widths after training.
+`posthoc_ema` computes EMAs of other widths after training.
 """
 
 from cdt.training.augment import NUM_LABELS, make_augment
@@ -19,7 +19,7 @@ from cdt.training.optim import (
     fixed_decay,
     half_life,
     learning_rate,
-    optimizer,
+    make_optimizer,
     power_function,
 )
 from cdt.training.state import BadSteps, TrainState
@@ -37,5 +37,5 @@ from cdt.training.validation import make_validation
 __all__ = [
     "Augment", "BadSteps", "Batch", "Ema", "NUM_LABELS", "Schedule", "StepOptions", "TrainState",
     "TrainStep", "ema", "fixed_decay", "half_life", "learning_rate", "make_augment", "make_init",
-    "make_train_step", "make_validation", "optimizer", "power_function", "several_steps",
+    "make_optimizer", "make_train_step", "make_validation", "power_function", "several_steps",
 ]  # fmt: skip

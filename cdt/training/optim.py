@@ -1,4 +1,4 @@
-"""Optimizer chain, learning-rate schedules and exponential moving averages of the parameters."""
+"""Optimizer, learning-rate schedules, and exponential moving averages (EMAs) of the weights."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -11,21 +11,21 @@ from jax import Array
 from cdt.training.posthoc_ema import gamma
 
 PyTree = Any
-Schedule = Callable[[Array], Array]
+Schedule = Callable[[Array], Array]  # int32 step index -> f32
 
 
 def learning_rate(name: str, peak: float, warmup_steps: int, total_steps: int) -> Schedule:
-    """int32 step -> f32 learning rate.
+    """Return the schedule int32 step -> f32 learning rate, with a linear warm-up from 0.
 
     Args:
-      name: after a linear warm-up from 0, "constant" stays at `peak`; "cosine" falls to 0 at
+      name: schedule after the warm-up. "constant" stays at `peak`; "cosine" falls to 0 at
         `total_steps`; "rsqrt" is peak * sqrt(warmup_steps / step) (Vaswani et al. 2017).
-      peak: highest learning rate, >= 0; 0 trains nothing.
-      warmup_steps: >= 0; "rsqrt" needs >= 1, as its decay starts there.
-      total_steps: length of the run.
+      peak: highest learning rate, >= 0.
+      warmup_steps: length of the warm-up, >= 0 and < total_steps; >= 1 for "rsqrt".
+      total_steps: length of the run in steps.
 
     Raises:
-      ValueError: "rsqrt" without a warm-up, a warm-up as long as the run, or an unknown name.
+      ValueError: an unknown name, a warm-up as long as the run, or "rsqrt" without a warm-up.
     """
     if warmup_steps >= total_steps:
         raise ValueError(
@@ -39,18 +39,22 @@ def learning_rate(name: str, peak: float, warmup_steps: int, total_steps: int) -
         after = optax.cosine_decay_schedule(peak, total_steps - warmup_steps)
     elif name == "rsqrt":
         if warmup_steps < 1:
-            raise ValueError("The schedule 'rsqrt' needs a warm-up of at least one step.")
+            raise ValueError(
+                "The learning-rate schedule is 'rsqrt', which needs a warm-up of at least one step."
+            )
 
         def after(count: Array) -> Array:
             return peak * jnp.sqrt(warmup_steps / (count + warmup_steps))
     else:
-        raise ValueError(f"The schedule '{name}' is none of constant, cosine, rsqrt.")
+        raise ValueError(
+            f"The learning-rate schedule is '{name}'; it must be one of constant, cosine, rsqrt."
+        )
     if warmup_steps == 0:
         return after
     return optax.join_schedules([warmup, after], [warmup_steps])
 
 
-def optimizer(
+def make_optimizer(
     name: str,
     schedule: Schedule,
     b1: float,
@@ -59,50 +63,57 @@ def optimizer(
     weight_decay: float,
     clip_norm: float | None,
 ) -> optax.GradientTransformation:
-    """Adam or AdamW after clipping by the global norm.
+    """Return Adam or AdamW, with gradient clipping by the global norm before it.
 
     Args:
-      name: "adam" or "adamw" (decoupled decay, Loshchilov & Hutter 2019).
+      name: "adam" or "adamw" (decoupled weight decay, Loshchilov & Hutter 2019).
       schedule: int32 step -> learning rate.
-      b1, b2, eps: Adam's constants.
-      weight_decay: for "adamw", applied to every parameter; 0 in DiT.
-      clip_norm: gradients are scaled to at most this global norm; None never.
+      b1: Adam's decay of the first moment, in [0, 1).
+      b2: Adam's decay of the second moment, in [0, 1).
+      eps: Adam's epsilon.
+      weight_decay: weight decay of every parameter, with "adamw" only; 0 in DiT.
+      clip_norm: largest global norm of the gradient; None for no clipping.
 
     Raises:
-      ValueError: an unknown name, or a weight decay with Adam.
+      ValueError: an unknown name, or weight decay with Adam.
     """
     if name == "adamw":
         update = optax.adamw(schedule, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay)
     elif name == "adam":
         if weight_decay:
-            raise ValueError(f"weight_decay is {weight_decay} but Adam has none; use 'adamw'.")
+            raise ValueError(
+                f"weight_decay is {weight_decay} for 'adam', which has none; set it to 0, or use "
+                "'adamw'."
+            )
         update = optax.adam(schedule, b1=b1, b2=b2, eps=eps)
     else:
-        raise ValueError(f"The optimizer '{name}' is neither adam nor adamw.")
+        raise ValueError(f"The optimizer is '{name}'; it must be adam or adamw.")
     if clip_norm is None:
         return update
     return optax.chain(optax.clip_by_global_norm(clip_norm), update)
 
 
 class Ema(NamedTuple):
-    """Several averages side by side, as one dict name -> params."""
+    """One or more EMAs of the weights, in a dict name -> params."""
 
-    init: Callable[[PyTree], dict[str, PyTree]]  # params -> copies of them
+    init: Callable[[PyTree], dict[str, PyTree]]  # params -> copies of params
     update: Callable[[dict[str, PyTree], PyTree, Array], dict[str, PyTree]]  # (ema, params, step)
 
 
 def fixed_decay(decay: float) -> Schedule:
-    """beta = decay at every step (DiT: 0.9999)."""
+    """Return the schedule beta = decay, the same at every step; 0.9999 in DiT."""
     return lambda step: jnp.float32(decay)
 
 
 def half_life(images: float, batch_size: int, ramp: float = 0.05) -> Schedule:
-    """beta = 0.5^(batch / min(half-life, ramp * images seen)) (EDM, Karras et al. 2022).
+    """Return the schedule beta = 0.5^(batch_size / min(images, ramp * images seen)).
 
     Args:
-      images: half-life in images.
-      batch_size: images a step.
-      ramp: early on the half-life is this fraction of the images seen so far.
+      images: half-life of the EMA, in images.
+      batch_size: images per step.
+      ramp: upper bound of the half-life as a fraction of the images seen, for the start of a run.
+
+    Source: EDM (Karras et al. 2022, arXiv 2206.00364).
     """
 
     def beta(step: Array) -> Array:
@@ -113,25 +124,32 @@ def half_life(images: float, batch_size: int, ramp: float = 0.05) -> Schedule:
 
 
 def power_function(std: float) -> Schedule:
-    """beta = (1 - 1/n)^(gamma + 1) at the n-th step (EDM2, Karras et al. 2024, section 3.1).
+    """Return the schedule beta = (1 - 1/n)^(gamma + 1) in step n = 1, 2, ...
 
     Args:
-      std: relative width, see `cdt.training.posthoc_ema`.
+      std: relative width of the EMA, see `cdt.training.posthoc_ema`.
+
+    Raises:
+      ValueError: std out of range, see `posthoc_ema.gamma`.
+
+    Source: EDM2 (Karras et al. 2024, arXiv 2312.02696), section 3.1.
     """
     exponent = gamma(std) + 1.0
-    # By log1p, as float32 knows 1 - 1/n to a few per cent of 1/n only, after a million steps.
+    # With log1p: after a million steps 1 - 1/n in float32 has an error of a few per cent of 1/n.
     return lambda step: jnp.exp(exponent * jnp.log1p(-1.0 / (step + 1)))
 
 
 def ema(decays: Mapping[str, Schedule]) -> Ema:
-    """Averages that start as copies of the weights: avg <- beta avg + (1 - beta) params.
+    """Return EMAs of the weights, which are copies of them before the first step.
+
+    The update is average <- beta average + (1 - beta) params.
 
     Args:
-      decays: name -> (int32 step index -> beta).
+      decays: name of an EMA -> schedule of beta.
     """
 
     def init(params: PyTree) -> dict[str, PyTree]:
-        # Copies: the train step donates params and averages, which must not share buffers.
+        # Copies: the train step donates params and EMAs, so they must not share buffers.
         return {name: jax.tree.map(jnp.copy, params) for name in decays}
 
     def update(averages: dict[str, PyTree], params: PyTree, step: Array) -> dict[str, PyTree]:

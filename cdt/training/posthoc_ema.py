@@ -1,12 +1,14 @@
-"""Post-hoc EMA: any power-function average from two stored ones (Karras et al. 2024, EDM2,
-arXiv 2312.02696, section 3 and appendix C).
+"""Post-hoc EMA: EMAs of any width, computed after training from stored EMAs of other widths.
 
-A power-function average at step t weighs the parameters of step tau by p(tau) = (gamma + 1)
-tau^gamma / t^(gamma + 1): its width is a fraction of the run so far and not a number of steps.
-Its name is its relative standard deviation, std = sqrt(gamma + 1) / ((gamma + 2) sqrt(gamma + 3)).
+A power-function EMA at step t has the profile p(tau) = (gamma + 1) tau^gamma / t^(gamma + 1), the
+weight of the parameters of step tau. Its width is a fraction of the steps so far, not a number of
+steps. It is given as the relative standard deviation
+std = sqrt(gamma + 1) / ((gamma + 2) sqrt(gamma + 3)).
 
-Two averages that are tracked while training and kept in some checkpoints span a space of profiles;
-the profile of any other width is approximated in it by least squares.
+Training stores EMAs of two widths in several checkpoints. The profile of another width is
+approximated by a linear combination of their profiles, by least squares.
+
+Source: Karras et al. 2024 (EDM2), arXiv 2312.02696, section 3 and appendix C.
 """
 
 from collections.abc import Sequence
@@ -15,14 +17,17 @@ import numpy as np
 
 
 def gamma(std: float) -> float:
-    """The exponent of the power function of a relative standard deviation.
+    """Return the exponent gamma of the power function with a relative standard deviation.
+
+    Args:
+      std: in (0, 0.288); 0.288 is the width of gamma = 0, the mean over all steps.
 
     Raises:
-      ValueError: unless 0 < std < 0.288, the width of gamma = 0, the plain mean.
+      ValueError: std outside this range.
     """
     if not 0.0 < std < 12**-0.5:
         raise ValueError(
-            f"the relative width of a power-function average is {std:g}; it must lie between 0 and "
+            f"The relative width of a power-function EMA is {std:g}; it must lie between 0 and "
             "0.288, such as 0.05 or 0.1."
         )
     # (gamma + 1) / std^2 = (gamma + 2)^2 (gamma + 3)
@@ -30,18 +35,20 @@ def gamma(std: float) -> float:
     return float(np.max(roots.real))
 
 
-def weights(
+def coefficients(
     stored: Sequence[tuple[float, float]], std: float, step: float | None = None
 ) -> np.ndarray:
-    """How to add up stored averages so that their profile comes closest to the wanted one.
+    """Return the coefficients of the stored EMAs in the linear combination for another width.
+
+    The profile of the combination is the least-squares approximation of the wanted profile.
 
     Args:
-      stored: (step, std) of each, steps > 0.
-      std: of the wanted average.
-      step: at which it is wanted; the largest of `stored` by default.
+      stored: (step, std) of each stored EMA, step > 0.
+      std: relative width of the wanted EMA.
+      step: step of the wanted EMA; None for the largest step of `stored`.
 
     Returns:
-      float64[len(stored)], whose sum is 1.
+      f64[len(stored)], with sum 1.
 
     Raises:
       ValueError: a width out of range, see `gamma`.
@@ -52,14 +59,14 @@ def weights(
     wanted = np.array(gamma(std))
     products = _inner_product(steps[:, None], gammas[:, None], steps, gammas)
     found = np.linalg.solve(products, _inner_product(steps, gammas, end, wanted))
-    # Beyond the paper: what does not move must come out as it is, and parameters move little.
+    # Not in the paper: with sum 1 a constant parameter keeps its value.
     return found / found.sum()
 
 
 def _inner_product(
     t_a: np.ndarray, gamma_a: np.ndarray, t_b: np.ndarray, gamma_b: np.ndarray
 ) -> np.ndarray:
-    """The integral of p_a(tau) p_b(tau)."""
+    """Return the integral of p_a(tau) p_b(tau) over tau."""
     exponent = np.where(t_a < t_b, gamma_b, -gamma_a)
     scale = (gamma_a + 1) * (gamma_b + 1) / ((gamma_a + gamma_b + 1) * np.maximum(t_a, t_b))
     return scale * (t_a / t_b) ** exponent

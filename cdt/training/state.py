@@ -1,4 +1,4 @@
-"""The train state: arrays only, everything that must survive a restart."""
+"""The train state: all arrays that a run needs to resume."""
 
 from typing import Any
 
@@ -15,46 +15,46 @@ _RECENT = 8
 
 
 class BadSteps(flax.struct.PyTreeNode):
-    """Counts steps whose loss or gradient had NaN or inf; they changed nothing."""
+    """Counters of bad steps: steps with NaN or inf in loss or gradient, which change no weights."""
 
-    in_a_row: Array  # int32[]
+    in_a_row: Array  # int32[], consecutive bad steps until now
     total: Array  # int32[]
-    # int32[R], the last of them as steps done before them, the newest first; -1: none. For the log
-    # alone: no checkpoint has it.
+    # int32[R], indices of the last bad steps, newest first, -1 for none. Only for the log; it is
+    # not saved in checkpoints.
     recent: Array
 
 
 class TrainState(flax.struct.PyTreeNode):
-    """One training run at the end of step `step` - 1.
+    """State of a training run after `step` steps.
 
-    The data position is `step` itself: a batch is a pure function of (seed, step, rows).
+    It needs no data position: a batch is a pure function of (seed, step, rows).
     """
 
     step: Array  # int32[], steps done
     params: PyTree  # f32
-    ema: dict[str, PyTree]  # name -> averaged params, f32
+    ema: dict[str, PyTree]  # name -> EMA of params, f32
     opt_state: PyTree
-    timesteps: PyTree  # state of the timestep sampler, the curriculum's stage included
+    timesteps: PyTree  # state of the timestep sampler, with the stage of the curriculum
     clusters: ClusterStatistics
     bad: BadSteps
 
 
 def no_bad_steps() -> BadSteps:
-    """Counters at zero."""
+    """Return the counters at zero."""
     return BadSteps(
         in_a_row=jnp.int32(0), total=jnp.int32(0), recent=jnp.full(_RECENT, -1, jnp.int32)
     )
 
 
-def starting_from(state: TrainState, params: PyTree) -> TrainState:
-    """A state before the first step, with other weights, of which each average is a copy."""
-    # Copies: the train step donates params and averages, which must not share buffers.
+def with_params(state: TrainState, params: PyTree) -> TrainState:
+    """Return the state with other weights, and copies of them as EMAs; for the start of a run."""
+    # Copies: the train step donates params and EMAs, so they must not share buffers.
     ema = {name: jax.tree.map(jnp.copy, params) for name in state.ema}
     return state.replace(params=params, ema=ema)
 
 
 def to_items(state: TrainState) -> dict[str, PyTree]:
-    """The state as the separate items of a checkpoint; of arrays or jax.ShapeDtypeStruct."""
+    """Return the state as the items of a checkpoint; leaves are arrays or jax.ShapeDtypeStruct."""
     return {
         "params": state.params,
         "ema": state.ema,
@@ -69,7 +69,8 @@ def to_items(state: TrainState) -> dict[str, PyTree]:
 
 
 def from_items(items: dict[str, PyTree]) -> TrainState:
-    """The state of a checkpoint, with a fresh chance for a run that bad numbers stopped."""
+    """Return the state of a checkpoint, with the counter of consecutive bad steps at zero."""
+    # Otherwise a run that bad steps have stopped would stop again at once.
     counters = items["counters"]
     total = counters["bad"]["total"]
     return TrainState(

@@ -1,4 +1,4 @@
-"""The train step: a pure function (state, batch) -> (state, metrics), compiled once a run."""
+"""The train step: a pure function (state, batch) -> (state, metrics), compiled once per run."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -19,10 +19,10 @@ from cdt.training.optim import Ema
 from cdt.training.state import BadSteps, TrainState, no_bad_steps
 
 PyTree = Any
-# image: what a `ToX0` takes, [B, ...]; the rest is the condition
+# "image": images [B, ...] as `ToX0` takes them; all other entries are conditioning [B, ...]
 Batch = dict[str, Array]
 
-# (x0 f32[B, H, W, C], PRNG key) -> (x0, labels f32[B, L]), which the network is told as "augment".
+# (x0 f32[B, H, W, C], PRNG key) -> (x0, labels f32[B, L]), labels are conditioning "augment"
 Augment = Callable[[Array, Array], tuple[Array, Array]]
 
 # x0 [B, ...], eps [B, ...], u [B], weight [B], condition
@@ -30,8 +30,8 @@ LossInputs = tuple[Array, Array, Array, Array, Condition]
 
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]
 
-# Named streams of random numbers, each folded into the key of the step. They are part of a run's
-# reproducibility: never renumber one.
+# Streams of random numbers, folded into the key of the step. Do not renumber them: this would
+# change the random numbers of every run.
 (
     STREAM_TIMESTEPS,
     STREAM_NOISE,
@@ -43,7 +43,7 @@ TrainStep = Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]
 
 
 def condition_of(batch: Batch) -> Condition:
-    """All that a batch holds beside the images."""
+    """Return the conditioning of a batch: all entries except "image"."""
     return {name: values for name, values in batch.items() if name != "image"}
 
 
@@ -55,8 +55,16 @@ def make_init(
     num_clusters: int,
     num_validated: int,
 ) -> Callable[[Array], TrainState]:
-    """Return init(PRNG key) -> TrainState before the first step, with statistics for clusters that
-    are trained on and for those that are validated on."""
+    """Return init(PRNG key) -> TrainState before the first step.
+
+    Args:
+      init_params: PRNG key -> parameters f32.
+      tx: optimizer.
+      ema: EMAs of the weights.
+      timesteps: timestep sampler.
+      num_clusters: number of training clusters.
+      num_validated: number of validation clusters.
+    """
 
     def init(key: Array) -> TrainState:
         params = init_params(key)
@@ -74,15 +82,15 @@ def make_init(
 
 
 class StepOptions(NamedTuple):
-    """What a train step does beside the loss, the optimizer and the draw of noise levels."""
+    """Options of a train step."""
 
-    null: Condition | None = None  # stands for no condition, of one example, without the axis [B]
-    condition_dropout: float = 0.0  # probability that a condition becomes `null`, in [0, 1]
-    accumulate: int = 1  # microbatches; must divide the batch
-    log_every: int = 1  # steps of a window of the per-cluster sums
-    max_bad_steps: int = 20  # steps with NaN or inf in a row after which nothing changes any more
-    to_x0: ToX0 = pixels_to_x0  # what the network is trained on, from the images of the batch
-    augment: Augment | None = None  # changes x0 before noise is added
+    null: Condition | None = None  # null condition of one example, without the axis [B]
+    condition_dropout: float = 0.0  # probability that a condition is replaced by `null`, in [0, 1]
+    accumulate: int = 1  # number of microbatches; must divide the batch
+    log_every: int = 1  # steps in a window of the per-cluster loss sums
+    max_bad_steps: int = 20  # after this many consecutive bad steps the state is frozen
+    to_x0: ToX0 = pixels_to_x0  # images of the batch -> x0
+    augment: Augment | None = None  # augmentation of x0, before noise is added
 
 
 def make_train_step(
@@ -94,46 +102,47 @@ def make_train_step(
     seed: int,
     options: StepOptions,
 ) -> TrainStep:
-    """Return step(state, batch) -> (state, metrics), to be jitted with the state donated.
+    """Return step(state, batch) -> (state, metrics); jit it with the state donated.
 
-    Noise levels, noise and dropped conditions are drawn for the *global* batch, keyed by seed, step
-    and the example's global index: they depend neither on sharding nor on accumulation.
+    Noise levels, noise and dropped conditions are drawn for the global batch. They depend on the
+    seed, the step and the example's index in the batch, not on sharding or accumulation.
 
-    A loss or gradient with NaN or inf changes nothing but `step` and the counters in `state.bad`.
-    After `options.max_bad_steps` of them in a row nothing changes any more, so the last good state
-    is still there when the loop looks.
+    A bad step (NaN or inf in loss or gradient) changes only `step` and the counters `state.bad`.
+    After `options.max_bad_steps` consecutive bad steps the state is frozen in the same way, so that
+    the training loop can still save the last good state.
 
     Args:
       example_loss: loss of each example at given noise levels, see `ExampleLoss`.
       tx: optimizer.
-      ema: parameter averages.
-      timesteps: draws u and learns from the losses.
-      edges: f32[N+1] cluster edges, for the statistics.
-      seed: of every random stream.
+      ema: EMAs of the weights.
+      timesteps: timestep sampler, which draws u and learns from the losses.
+      edges: f32[N+1] edges of the clusters, for the loss per cluster.
+      seed: random seed of all streams.
       options: see `StepOptions`.
 
-    Metrics: loss (optimised: mean of weight times loss), grad_norm (before clipping), cluster_loss
-    f32[N] (mean over the window so far), bad_steps, bad_steps_in_a_row, recent_bad_steps
-    (`BadSteps.recent`), and the sampler's own.
+    Returns:
+      The step. Its metrics are loss (mean of weight times loss), grad_norm (before clipping),
+      cluster_loss f32[N] (mean over the current window), bad_steps, bad_steps_in_a_row,
+      recent_bad_steps (`BadSteps.recent`), and those of the timestep sampler.
     """
     gradient = make_gradient(example_loss, options.accumulate)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
 
-        draw, examples = _drawn(key, batch, timesteps, state.timesteps, options)
+        draw, examples = _draw_inputs(key, batch, timesteps, state.timesteps, options)
 
         # --- Loss and gradient ---
         network_key = jax.random.fold_in(key, STREAM_NETWORK)
         loss, feedback, grads = gradient(state.params, network_key, examples)
-        # A dot product of each leaf: on the CPU faster than a norm, which writes the squares.
+        # A dot product of each leaf: faster on the CPU than a norm, which stores the squares.
         grad_norm = jnp.sqrt(sum(jnp.tensordot(g, g, g.ndim) for g in jax.tree.leaves(grads)))
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
         good = finite & (state.bad.in_a_row < options.max_bad_steps)
 
-        # --- Update; a step that is not good leaves everything as it was ---
+        # --- Update, if the step is good ---
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
-        # Selected before the averages read them, so that one pass writes the parameters.
+        # Select before the EMAs read the parameters, so that one pass writes them.
         params = _select(good, optax.apply_updates(state.params, updates), state.params)
         averages = _select(good, ema.update(state.ema, params, state.step), state.ema)
         opt_state = _select(good, opt_state, state.opt_state)
@@ -146,7 +155,7 @@ def make_train_step(
             valid=good,
             restart=state.step % options.log_every == 0,
         )
-        bad = _counted(state.bad, state.step, finite, good)
+        bad = _count_bad_steps(state.bad, state.step, finite, good)
 
         metrics = {
             "loss": loss,
@@ -171,14 +180,22 @@ def make_train_step(
     return step
 
 
-def _drawn(
+def _draw_inputs(
     key: Array,
     batch: Batch,
     timesteps: TimestepSampler,
     timesteps_state: PyTree,
     options: StepOptions,
 ) -> tuple[Draw, LossInputs]:
-    """All that is drawn for the global batch of a step, from the key of the step."""
+    """Draw the noise levels, noise and dropped conditions of a global batch.
+
+    Args:
+      key: PRNG key of the step.
+      batch: images and conditioning, [B, ...].
+      timesteps: timestep sampler.
+      timesteps_state: its state.
+      options: see `StepOptions`.
+    """
     x0 = options.to_x0(batch["image"], jax.random.fold_in(key, STREAM_POSTERIOR))
     condition = condition_of(batch)
     if options.augment is not None:
@@ -200,13 +217,13 @@ def _drawn(
 def make_gradient(
     example_loss: ExampleLoss, accumulate: int
 ) -> Callable[[PyTree, Array, LossInputs], tuple[Array, Feedback, PyTree]]:
-    """Return gradient(params, key, examples) -> (loss f32[], feedback [B], gradient of the loss).
+    """Return gradient(params, PRNG key, inputs) -> (loss f32[], feedback [B], gradient).
 
-    The loss is the mean of weight times loss over the global batch, computed one microbatch after
-    the other.
+    The loss is the mean of weight times loss over the global batch. The microbatches are computed
+    one after the other.
 
     Args:
-      example_loss: see `ExampleLoss`.
+      example_loss: loss of each example at given noise levels, see `ExampleLoss`.
       accumulate: number of microbatches; must divide the batch.
     """
 
@@ -228,8 +245,8 @@ def make_gradient(
         (loss, feedback), grads = value_and_grad(params, *examples, key)
         return loss, feedback, grads
 
-    # Microbatch j holds the examples j, j + A, j + 2A, ...: a contiguous shard of the batch gives
-    # a contiguous shard of every microbatch, so no example changes device.
+    # Microbatch j has the examples j, j + A, j + 2A, ... A contiguous shard of the batch is then a
+    # contiguous shard of every microbatch, and no example moves to another device.
     def split(x: Array) -> Array:
         return jnp.moveaxis(x.reshape(-1, accumulate, *x.shape[1:]), 1, 0)
 
@@ -257,8 +274,15 @@ def _select(good: Array, new: PyTree, old: PyTree) -> PyTree:
     return jax.tree.map(lambda a, b: jnp.where(good, a, b), new, old)
 
 
-def _counted(bad: BadSteps, step: Array, finite: Array, good: Array) -> BadSteps:
-    """The counters after a step; `good` is a finite one before too many bad ones in a row."""
+def _count_bad_steps(bad: BadSteps, step: Array, finite: Array, good: Array) -> BadSteps:
+    """Return the counters after a step.
+
+    Args:
+      bad: the counters before it.
+      step: int32[], index of the step.
+      finite: bool[], False if the loss or gradient has NaN or inf.
+      good: bool[], True if the step is finite and the state not frozen.
+    """
     newest_first = jnp.concatenate([step[None], bad.recent[:-1]])
     return BadSteps(
         in_a_row=jnp.where(good, 0, bad.in_a_row + ~finite),
@@ -270,8 +294,13 @@ def _counted(bad: BadSteps, step: Array, finite: Array, good: Array) -> BadSteps
 def several_steps(
     step: TrainStep,
 ) -> Callable[[TrainState, list[Batch]], tuple[TrainState, dict[str, Array]]]:
-    """Return steps(state, batches) -> (state, metrics of the last step): one step a batch, in one
-    program. Where a step is shorter than what the host needs to start it, that saves the rest."""
+    """Return steps(state, batches) -> (state, metrics of the last step), one step per batch.
+
+    All steps are one program. Use it if a step takes less time than the host needs to start one.
+
+    Args:
+      step: a train step.
+    """
 
     def steps(state: TrainState, batches: list[Batch]) -> tuple[TrainState, dict[str, Array]]:
         if len(batches) == 1:

@@ -1,4 +1,4 @@
-"""Validation loss per timestep cluster, on images, noise and levels that never change."""
+"""Validation loss per cluster, on fixed images, noise and noise levels."""
 
 from collections.abc import Callable
 from typing import Any
@@ -20,18 +20,21 @@ def make_validation(
 ) -> Callable[[PyTree, dict[str, Array]], Array]:
     """Return validate(params, batch) -> f32[N], the mean loss in each cluster.
 
-    In every cluster the M images of the batch meet M levels, the midpoints of M equal parts of its
-    interval of u, and noise that depends on `seed` and the cluster alone. So the curves of a run,
-    and those of two runs with the same edges, differ by the parameters only.
+    The interval of a cluster is divided into M equal parts, for the M images of the batch; image i
+    gets the midpoint of part i as its noise level. The noise depends on `seed` and the cluster
+    only. Validation losses of different steps, and of runs with the same edges, therefore differ
+    only because of the parameters.
 
     Args:
-      example_loss: see `cdt.diffusion.loss.ExampleLoss`.
-      edges: f32[N+1].
-      seed: of the noise, and of latents drawn from their moments: the same in every cluster.
-      to_x0: see `cdt.diffusion.pixels.ToX0`.
+      example_loss: loss of each example at given noise levels, see
+        `cdt.diffusion.loss.ExampleLoss`.
+      edges: f32[N+1], edges of the clusters in u.
+      seed: random seed of the noise, and of latents drawn from their moments. These latents are the
+        same in every cluster.
+      to_x0: images of the batch -> x0, see `cdt.diffusion.pixels.ToX0`.
     """
     table = jnp.asarray(edges)
-    # The clusters' noise counts from 0, so this never meets it.
+    # No cluster has this index, so its key differs from those of the noise.
     posterior_key = jax.random.fold_in(jax.random.key(seed), 2**32 - 1)
 
     def validate(params: PyTree, batch: dict[str, Array]) -> Array:

@@ -1,3 +1,5 @@
+"""Edges of clusters, and the cluster of a noise level."""
+
 import jax.numpy as jnp
 import numpy as np
 import pytest

@@ -1,3 +1,5 @@
+"""The noise families, with their predictions."""
+
 import pytest
 
 from cdt.diffusion import prediction, process, schedules

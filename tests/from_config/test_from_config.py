@@ -150,7 +150,7 @@ BAD = {
     "negative decay": ({"optim.weight_decay": -0.1}, "must be at least 0"),
     "clipping": ({"optim.clip_norm": -1.0}, "must be at least 0"),
     "seed": ({"seed": -1}, "config.seed is -1; it must be at least 0"),
-    "weight decay": ({"optim.name": "adam", "optim.weight_decay": 0.1}, "use 'adamw'"),
+    "weight decay": ({"optim.name": "adam", "optim.weight_decay": 0.1}, "set it to 0, or use"),
     "condition dropout": ({"train.condition_dropout": 1.5}, "lie in"),
     "missing data": ({"data.name": "npz", "data.path": "nowhere.npz"}, "no data file"),
     "nothing prepared": (

@@ -1,6 +1,6 @@
-"""The autoencoder's layers against what they are by definition, and how its weights are read.
+"""Layers of the autoencoder against their definitions, and reading of its weights.
 
-The whole network is compared with diffusers in tests/peers.
+tests/peers compares the whole network with diffusers.
 """
 
 import jax
@@ -63,7 +63,7 @@ def test_sides_that_cannot_be_halved(params):
 
 
 def kernel_with(tap):
-    """The identity on two channels, at one place of the window."""
+    """Return parameters whose kernel is the identity on two channels at one tap, zero elsewhere."""
     kernel = np.zeros((3, 3, 2, 2), np.float32)
     kernel[tap] = np.eye(2)
     return {"params": {"conv": {"kernel": kernel, "bias": np.zeros(2, np.float32)}}}
@@ -85,7 +85,7 @@ def test_upsample_repeats_pixels():
     np.testing.assert_array_equal(up, np.kron(x, np.ones((1, 2, 2, 1), np.float32)))
 
 
-def test_attention_without_preference_is_the_mean():
+def test_attention_with_equal_scores_is_the_mean():
     x = np.random.default_rng(0).standard_normal((2, 3, 4, 8)).astype(np.float32)
     params = jax.jit(Attention(groups=2).init)(jax.random.key(0), x)["params"]
     params["to_q"]["kernel"] *= 0
@@ -143,7 +143,7 @@ def test_the_first_mismatch_is_named():
             autoencoder_params(NETWORK, state)
 
 
-def test_config_gives_the_sizes():
+def test_sizes_are_read_from_the_config():
     assert NETWORK == Autoencoder((8, 16), 1, 4, 3, 4)
     assert autoencoder_of({}) == Autoencoder()
 

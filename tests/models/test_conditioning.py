@@ -1,4 +1,4 @@
-"""Time and label embeddings."""
+"""Embeddings of time and label, and a change of the number of classes."""
 
 import jax
 import jax.numpy as jnp
@@ -21,11 +21,11 @@ def test_timestep_embedding_formula(time):
         angle = time * 10000.0 ** (-i / 128)
         expected[i], expected[128 + i] = np.cos(angle), np.sin(angle)
     actual = timestep_embedding(jnp.array([time], jnp.float32))
-    # A float32 angle of 999 is good to 999 * 2^-24 = 6e-5.
+    # The rounding error of a float32 angle of 999 is up to 999 * 2^-24 = 6e-5.
     np.testing.assert_allclose(actual[0], expected, atol=2e-4)
 
 
-def test_timestep_embedding_takes_integers():
+def test_timestep_embedding_accepts_integers():
     time = jnp.array([0, 3, 999])
     np.testing.assert_array_equal(
         timestep_embedding(time), timestep_embedding(time.astype(jnp.float32))
@@ -40,12 +40,12 @@ def test_timestep_embedder_has_two_layers_of_std_002():
         np.testing.assert_array_equal(params[layer]["bias"], 0)
 
 
-def test_label_embedder_looks_rows_up_exactly():
+def test_label_embedder_returns_rows_exactly():
     module = LabelEmbedder(num_classes=10, hidden_size=64)
     label = jnp.array([3, 10, 0, 3])
     params = jax.jit(module.init)(jax.random.key(0), label)
     table = params["params"]["table"]
-    assert table.shape == (11, 64)  # the null class has a row of its own
+    assert table.shape == (11, 64)  # the null class has a row
     assert np.std(table) == pytest.approx(0.02, rel=0.1)
     np.testing.assert_array_equal(jax.jit(module.apply)(params, label), table[label])
 
@@ -59,8 +59,8 @@ def test_label_embedder_gradient_counts_labels():
 
 
 @pytest.mark.parametrize("make", [adm, ddpmpp])
-def test_a_unet_is_given_other_classes(make):
-    """Of ours the classes, of theirs everything else, DDPM++'s bias too."""
+def test_a_unet_with_other_classes(make):
+    """The classes are those of the fresh network, all else is trained, also the bias of DDPM++."""
 
     def params(num_classes, seed):
         network = make(

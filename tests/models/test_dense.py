@@ -1,4 +1,4 @@
-"""Dense layers: their forms for each backend agree, and their gradients are summed in float32."""
+"""Dense layers: the variants for each backend are equal, and gradients are summed in float32."""
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,7 @@ def assert_close(ours, expected):
 
 @pytest.mark.parametrize("cpu", [True, False])
 @pytest.mark.parametrize("features", [3, 7, 32])  # both branches of the CPU's gradient
-def test_dense_is_the_plain_formula(features, cpu, monkeypatch):
+def test_dense_against_its_formula(features, cpu, monkeypatch):
     monkeypatch.setattr(dense, "cpu_matmuls", lambda: cpu)
     module, x = dense.Dense(features, bias_init=jax.nn.initializers.normal()), normal(0, 4, 5, 7)
     params = module.init(jax.random.key(1), x)
@@ -51,7 +51,7 @@ def test_split_dense_is_one_dense_layer_in_parts():
 
 
 @pytest.mark.parametrize("backend, flat", [("cpu", True), ("gpu", False), ("tpu", False)])
-def test_dense_sees_one_matrix_on_the_cpu_alone(monkeypatch, backend, flat):
+def test_dense_uses_one_matrix_on_the_cpu_only(monkeypatch, backend, flat):
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
     x = jnp.ones((4, 5, 7))
     params = dense.Dense(3).init(jax.random.key(0), x)
@@ -59,26 +59,26 @@ def test_dense_sees_one_matrix_on_the_cpu_alone(monkeypatch, backend, flat):
     assert ("f32[20,7]" in program) == flat
 
 
-def test_spread_is_broadcasting():
+def test_broadcast_is_that_of_numpy():
     x = normal(0, 3, 1, 2)
 
     def loss(broadcast):
         return lambda x: jnp.sum(jnp.sin(broadcast(x, (3, 5, 2)) * normal(1, 3, 5, 2)))
 
     assert_close(
-        jax.value_and_grad(loss(dense.spread))(x), jax.value_and_grad(loss(jnp.broadcast_to))(x)
+        jax.value_and_grad(loss(dense.broadcast))(x), jax.value_and_grad(loss(jnp.broadcast_to))(x)
     )
 
 
-def test_spread_sums_bfloat16_in_float32():
+def test_the_gradient_of_broadcast_is_summed_in_float32():
     program = str(
-        jax.make_jaxpr(jax.grad(lambda x: jnp.sum(dense.spread(x, (4096, 2)).astype(jnp.float32))))(
-            jnp.ones((1, 2), jnp.bfloat16)
-        )
+        jax.make_jaxpr(
+            jax.grad(lambda x: jnp.sum(dense.broadcast(x, (4096, 2)).astype(jnp.float32)))
+        )(jnp.ones((1, 2), jnp.bfloat16))
     )
     assert "f32[2] = reduce_sum" in program
-    # Each term is 1: in bfloat16 their sum stops at 256, where adding 1 rounds back.
-    gradient = jax.grad(lambda x: jnp.sum(dense.spread(x, (4096, 2)).astype(jnp.float32)))(
+    # Each term is 1. A sum in bfloat16 would stop at 256, because 256 + 1 is rounded to 256.
+    gradient = jax.grad(lambda x: jnp.sum(dense.broadcast(x, (4096, 2)).astype(jnp.float32)))(
         jnp.ones((1, 2), jnp.bfloat16)
     )
     np.testing.assert_array_equal(gradient, [[4096, 4096]])

@@ -1,4 +1,4 @@
-"""The DiT: shapes, initialisation, and that no choice of how it runs changes what it computes."""
+"""The DiT: shapes, initialisation, and the same result with every way to run it."""
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ LABEL = jnp.array([0, 5, 9, 10], jnp.int32)
 
 
 def perturbed(module, *args):
-    """Parameters away from the zeros of the initialisation."""
+    """Return parameters without the zeros of the initialisation."""
     params = jax.jit(module.init)(jax.random.key(0), *args)
     leaves, tree = jax.tree.flatten(params)
     keys = jax.random.split(jax.random.key(2), len(leaves))
@@ -44,7 +44,7 @@ def reference(params):
     return loss_and_gradient(SMALL, params)
 
 
-# Trainable parameters in millions, at patch 2, 4 channels, learned sigma, 1000 classes.
+# Trainable parameters in millions, with patch size 2, 4 channels, learned variance, 1000 classes.
 @pytest.mark.parametrize(
     "size, millions", [("S", 32.87), ("B", 130.32), ("L", 457.84), ("XL", 674.83)]
 )
@@ -71,7 +71,7 @@ def test_initialisation():
     params = params["params"]
     blocks = params["blocks"]
     for kernel, fan_in, fan_out in [
-        (params["patch_embed"]["kernel"], 16, 384),  # the flattened patch, not a convolution's fans
+        (params["patch_embed"]["kernel"], 16, 384),  # fan-in: flattened patch
         (blocks["attention"]["qkv"]["kernel"], 384, 3 * 384),  # the fused kernel
         (blocks["attention"]["out"]["kernel"], 384, 384),
         (blocks["mlp"]["in"]["kernel"], 384, 1536),
@@ -84,10 +84,12 @@ def test_initialisation():
     for zero in (blocks["adaln"], params["final_adaln"], params["final"]):
         jax.tree.map(lambda p: np.testing.assert_array_equal(p, 0), zero)
     first, second = blocks["mlp"]["in"]["kernel"][:2]
-    assert abs(np.corrcoef(first.ravel(), second.ravel())[0, 1]) < 0.01  # each block its own draw
+    assert (
+        abs(np.corrcoef(first.ravel(), second.ravel())[0, 1]) < 0.01
+    )  # blocks are drawn independently
 
 
-# Each choice once; the long ones are the other combinations.
+# Each value once; the other combinations have the marker `long`.
 @pytest.mark.parametrize(
     "unroll, remat",
     [
@@ -116,8 +118,8 @@ def test_remat_of_elementwise_work_keeps_the_dense_products(params, cpu, monkeyp
         model = SMALL.clone(remat=remat, unroll=True)
         program = jax.jit(lambda p, m=model: loss_and_gradient(m, p)).lower(params).compile()
         flops[remat] = program.cost_analysis()["flops"]
-    again = (flops["elementwise"] - flops["none"]) / (flops["block"] - flops["none"])
-    assert 0.0 < again < 0.3  # attention's products and element-wise work
+    recomputed = (flops["elementwise"] - flops["none"]) / (flops["block"] - flops["none"])
+    assert 0.0 < recomputed < 0.3  # products of attention, and elementwise operations
 
 
 def test_separate_queries_keys_and_values_change_nothing(params, reference):
@@ -137,7 +139,7 @@ def test_flattened_tokens_change_nothing(params, reference, monkeypatch):
     )
 
 
-def test_every_input_matters_to_its_own_example_alone(params, output):
+def test_every_input_affects_its_own_example_only(params, output):
     changed = [
         jax.jit(SMALL.apply)(params, X.at[0].add(1.0), TIME, LABEL),
         jax.jit(SMALL.apply)(params, X, TIME.at[0].set(0.5), LABEL),
@@ -167,17 +169,17 @@ def test_bfloat16_is_close_to_float32(params, output):
     rounded = jax.jit(model.apply)(params, X, TIME, LABEL)
     assert rounded.dtype == jnp.float32
     error = np.linalg.norm(rounded - output) / np.linalg.norm(output)
-    assert 1e-5 < error < 0.02  # a bfloat16 has 8 bits
+    assert 1e-5 < error < 0.02  # bfloat16 has 8 bits
 
 
 @pytest.mark.parametrize(
     "change, image, label, message",
     [
-        ({}, X[:, :7], LABEL, "image size 7x8 is not divisible by patch size 2"),
-        ({"num_heads": 5}, X, LABEL, "width 32 is not divisible by 5 attention heads"),
-        ({"hidden_size": 30, "num_heads": 5}, X, LABEL, "width 30 is not divisible by 4"),
-        ({}, X, None, "no label was given to a DiT with num_classes=10"),
-        ({"num_classes": None}, X, LABEL, "a label was given to a DiT with num_classes=None"),
+        ({}, X[:, :7], LABEL, "image size 7x8 is not divisible by the patch size 2"),
+        ({"num_heads": 5}, X, LABEL, "width 32 must be divisible by the 5 attention heads"),
+        ({"hidden_size": 30, "num_heads": 5}, X, LABEL, "width 30 must be divisible by 4"),
+        ({}, X, None, "DiT has 10 classes; it needs a label"),
+        ({"num_classes": None}, X, LABEL, "DiT has no classes; it takes no label"),
     ],
 )
 def test_bad_input(change, image, label, message):
@@ -188,5 +190,5 @@ def test_bad_input(change, image, label, message):
 
 @pytest.mark.parametrize("name", ["M/2", "S", "S/0", "S/x", "S/2/2", ""])
 def test_bad_name(name):
-    with pytest.raises(ValueError, match="expected SIZE/PATCH"):
+    with pytest.raises(ValueError, match="must be SIZE/PATCH"):
         named_dit(name, out_channels=1)

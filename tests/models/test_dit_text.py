@@ -1,4 +1,4 @@
-"""The DiT that reads text: attention by its formula, and who may see what."""
+"""The DiT with text: cross-attention against its formula, and the effect of the text."""
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,7 @@ LENGTH = jnp.array([1, 6, 3, 4], jnp.int32)
 
 @pytest.fixture(scope="module")
 def params():
-    """Parameters away from the zeros of the initialisation."""
+    """Return parameters without the zeros of the initialisation."""
     params = jax.jit(SMALL.init)(jax.random.key(0), X, TIME, LABEL, TEXT, LENGTH)
     leaves, tree = jax.tree.flatten(params)
     keys = jax.random.split(jax.random.key(2), len(leaves))
@@ -39,8 +39,8 @@ def output(params):
     return jax.jit(SMALL.apply)(params, X, TIME, LABEL, TEXT, LENGTH)
 
 
-def test_cross_attention_by_its_formula():
-    """softmax(q k^T / sqrt(d)) v, head by head and example by example, in float64."""
+def test_cross_attention_against_its_formula():
+    """softmax(q k^T / sqrt(d)) v for each head and example, in float64."""
     heads, width = 2, 8
     x = jax.random.normal(jax.random.key(4), (3, 5, width))
     states, length = TEXT[:3], np.array([1, 6, 3])
@@ -53,9 +53,9 @@ def test_cross_attention_by_its_formula():
     p = jax.tree.map(lambda a: np.asarray(a, np.float64), params)
     expected = np.zeros((3, 5, width))
     for b in range(3):
-        known = np.asarray(states[b, : length[b]], np.float64)
+        used = np.asarray(states[b, : length[b]], np.float64)
         q = np.asarray(x[b], np.float64) @ p["q"]["kernel"]
-        k, v = np.split(known @ p["kv"]["kernel"], 2, axis=-1)
+        k, v = np.split(used @ p["kv"]["kernel"], 2, axis=-1)
         for h in range(heads):
             part = slice(h * width // heads, (h + 1) * width // heads)
             scores = np.exp(q[:, part] @ k[:, part].T / np.sqrt(width / heads))
@@ -64,21 +64,21 @@ def test_cross_attention_by_its_formula():
 
 
 def test_at_initialisation_text_changes_nothing(params):
-    """Its attention starts at zero, so that it can be added to a network that knows none."""
+    """The output of cross-attention is zero, as in the network without text."""
     zeroed = jax.tree_util.tree_map_with_path(
         lambda path, p: p * 0 if "cross_attention" in str(path) and "'out'" in str(path) else p,
         params,
     )
     plain = SMALL.clone(text_width=None)
-    known = jax.eval_shape(plain.init, jax.random.key(0), X, TIME, LABEL)
-    shared = {name: params["params"][name] for name in known["params"]}
-    blocks = {name: shared["blocks"][name] for name in known["params"]["blocks"]}
+    shapes = jax.eval_shape(plain.init, jax.random.key(0), X, TIME, LABEL)
+    shared = {name: params["params"][name] for name in shapes["params"]}
+    blocks = {name: shared["blocks"][name] for name in shapes["params"]["blocks"]}
     expected = jax.jit(plain.apply)({"params": shared | {"blocks": blocks}}, X, TIME, LABEL)
     found = jax.jit(SMALL.apply)(zeroed, X, TIME, LABEL, TEXT, LENGTH)
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
-def test_an_example_reads_its_own_text_as_far_as_it_goes(params, output):
+def test_an_example_reads_its_own_text_without_the_padding(params, output):
     beyond = jnp.arange(6) >= LENGTH[:, None]
     changed = jnp.where(beyond[..., None], 100.0, TEXT)
     found = jax.jit(SMALL.apply)(params, X, TIME, LABEL, changed, LENGTH)
@@ -110,8 +110,8 @@ def test_bfloat16_is_close_to_float32(params, output):
 
 @pytest.mark.parametrize(
     "text, message",
-    [(None, "no text was given to a DiT with text_width=12"),
-     (TEXT[..., :7], "states of width 7 were given")],
+    [(None, "text_width 12, but there is no text"),
+     (TEXT[..., :7], "but the text has width 7")],
 )  # fmt: skip
 def test_bad_input(params, text, message):
     with pytest.raises(ValueError, match=message):

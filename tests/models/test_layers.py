@@ -1,4 +1,4 @@
-"""Layers against independent float64 formulas."""
+"""Layers against formulas in float64."""
 
 from types import SimpleNamespace
 
@@ -24,7 +24,7 @@ def test_patchify_row_by_row():
 
 
 @pytest.mark.parametrize("patch_size", [1, 2, 4])
-def test_unpatchify_undoes_patchify(patch_size):
+def test_unpatchify_inverts_patchify(patch_size):
     image = normal(0, 2, 8, 12, 3)
     tokens = layers.patchify(image, patch_size)
     restored = layers.unpatchify(tokens, patch_size, 8 // patch_size, 12 // patch_size)
@@ -32,7 +32,7 @@ def test_unpatchify_undoes_patchify(patch_size):
 
 
 def test_patchify_rejects_an_indivisible_image():
-    with pytest.raises(ValueError, match="image size 8x9 is not divisible by patch size 2"):
+    with pytest.raises(ValueError, match="image size 8x9 is not divisible by the patch size 2"):
         layers.patchify(jnp.zeros((1, 8, 9, 1)), 2)
 
 
@@ -49,7 +49,7 @@ def test_position_embedding_formula():
 
 
 def test_position_embedding_rejects_an_indivisible_width():
-    with pytest.raises(ValueError, match="width 10 is not divisible by 4"):
+    with pytest.raises(ValueError, match="width 10 must be divisible by 4"):
         layers.position_embedding(2, 2, 10)
 
 
@@ -106,7 +106,7 @@ def test_attention_formula():
 
 
 def test_attention_rejects_an_indivisible_width():
-    with pytest.raises(ValueError, match="width 8 is not divisible by 3 attention heads"):
+    with pytest.raises(ValueError, match="width 8 must be divisible by the 3 attention heads"):
         layers.SelfAttention(num_heads=3).init(jax.random.key(0), jnp.zeros((1, 2, 8)))
 
 

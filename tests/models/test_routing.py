@@ -1,4 +1,4 @@
-"""Task routing against its formulas: the masks, a masked block in NumPy, and the DiT around it."""
+"""Task routing: the masks against their formula, a masked block in NumPy, and the whole DiT."""
 
 import flax.linen as nn
 import jax
@@ -24,7 +24,7 @@ LABEL = jnp.array([0, 5, 9, 10], jnp.int32)
 
 
 def perturbed(params, seed=2):
-    """Parameters away from the zeros of the initialisation."""
+    """Return parameters without the zeros of the initialisation."""
     leaves, tree = jax.tree.flatten(params)
     keys = jax.random.split(jax.random.key(seed), len(leaves))
     leaves = [p + 0.1 * jax.random.normal(k, p.shape) for p, k in zip(leaves, keys, strict=True)]
@@ -36,11 +36,11 @@ def params():
     return perturbed(jax.jit(ROUTED.init)(jax.random.key(0), X, TIME, LABEL))
 
 
-def expected_masks(share, width, alpha, beta):
-    """A window of floor(beta C) ones in C, whose start is rounded."""
+def expected_masks(position, width, alpha, beta):
+    """Return windows of floor(beta D) ones, with a rounded start."""
     kept = int(np.floor(beta * width))
-    masks = np.zeros((len(share), width))
-    for row, s in zip(masks, share, strict=True):
+    masks = np.zeros((len(position), width))
+    for row, s in zip(masks, position, strict=True):
         start = int(np.rint(s**alpha * (width - kept)))
         row[start : start + kept] = 1
     return masks
@@ -76,7 +76,7 @@ def test_respaced_timesteps_keep_their_masks():
 
 
 def block_in_numpy(p, x, condition, heads):
-    """adaLN-Zero (Peebles & Xie 2023) of one example, in float64: tokens [N, D]."""
+    """Return the adaLN-Zero block (Peebles & Xie 2023) of one example, float64 tokens [N, D]."""
 
     def dense(layer, y):
         return y @ layer["kernel"] + layer["bias"]
@@ -98,7 +98,7 @@ def block_in_numpy(p, x, condition, heads):
     return x + gate_2 * dense(p["mlp"]["out"], hidden)
 
 
-def test_a_masked_block_by_its_formula():
+def test_a_masked_block_against_its_formula():
     heads, width = 2, 16
     x = jax.random.normal(jax.random.key(3), (4, 5, width))
     condition = jax.random.normal(jax.random.key(4), (4, width))
@@ -118,8 +118,8 @@ def test_a_masked_block_by_its_formula():
         assert np.abs(found[i] - x[i]).min(0).min() > 0  # masked channels are updated too
 
 
-def test_blocks_of_the_dit_are_masked_alike(params):
-    """The whole network, block after block, each routed outside of it by hand."""
+def test_every_block_of_the_dit_is_masked(params):
+    """Against the network without routing, with each call of a block masked from outside."""
     plain, masks = ROUTED.clone(routing=None), routing_mask(TIME / 999, 32)[:, None]
 
     def routed_outside(method, args, kwargs, context):
@@ -130,7 +130,7 @@ def test_blocks_of_the_dit_are_masked_alike(params):
         return method(masks * x, condition, None)[0] + (1 - masks) * x, None
 
     with nn.intercept_methods(routed_outside):
-        # A function of its own: JAX would take what it traced here for `plain.apply` elsewhere too.
+        # A new function: otherwise JAX would reuse this trace for `plain.apply` below.
         expected = jax.jit(lambda p: plain.apply(p, X, TIME, LABEL))(params)
     found = jax.jit(ROUTED.apply)(params, X, TIME, LABEL)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
@@ -159,7 +159,7 @@ def test_unroll_and_remat_change_nothing(params, reference, unroll, remat):
     )
 
 
-def test_all_channels_are_the_plain_dit(params):
+def test_routing_of_all_channels_is_the_plain_dit(params):
     plain = ROUTED.clone(routing=None)
     jax.tree.map(
         np.testing.assert_array_equal,
@@ -176,5 +176,5 @@ def test_bad_constants():
     for beta in (0.0, 1.1):
         with pytest.raises(ValueError, match=r"must lie in \(0, 1\]"):
             task_routing(DDPM.position, beta=beta)
-    with pytest.raises(ValueError, match="leaves none of 32 channels; give at least 0.03125"):
+    with pytest.raises(ValueError, match="leaves none of 32 channels; it must be at least 0.03125"):
         routing_mask(TIME, 32, beta=0.01)

@@ -1,5 +1,5 @@
-"""The U-Nets: sizes, initialisation, where they attend and drop, and that no choice of how they run
-changes what they compute."""
+"""The U-Nets: sizes, initialisation, attention, dropout, and the same result with every way to run
+them."""
 
 import functools
 import math
@@ -35,7 +35,7 @@ def shapes_of(model, *args):
 
 
 def random_params(model, *args):
-    """Parameters of the usual size, none at the zeros of the initialisation."""
+    """Return random parameters of the usual scale, without the zeros of the initialisation."""
     rng = np.random.default_rng(0)
 
     def draw(path, leaf):
@@ -63,7 +63,7 @@ def case(request):
     return Case(request.param)
 
 
-# Parameters of EDM's networks without the inputs of their augmentation: 295.9, 55.7 and 61.8 M.
+# EDM's networks without their augmentation layer: 295.9, 55.7 and 61.8 million parameters.
 @pytest.mark.parametrize(
     "style, size, side, classes, total",
     [
@@ -84,10 +84,14 @@ def test_parameter_totals(style, size, side, classes, total):
 
 @each_style
 def test_initialisation(style):
-    """Uniform within the limits of the source, and an output that is zero or next to it."""
+    """Uniform within the limits of the paper's code; the output is zero or nearly zero."""
     model = CONSTRUCTORS[style](**SINGLE)
     params = random_params(model, X, TIME, LABEL)
-    for part in ("condition", "middle_0", "final"):  # drawn again, by the network; all take long
+    for part in (
+        "condition",
+        "middle_0",
+        "final",
+    ):  # the network initialises these again; all of it is slow
         del params["params"][part]
     initialise = functools.partial(model.apply, mutable="params")
     output, params = jax.jit(initialise)(params, X, TIME, LABEL, rngs={"params": KEY})
@@ -125,7 +129,7 @@ def test_initialisation(style):
 
 
 @each_style
-def test_attention_is_where_it_is_asked_for_and_in_the_middle(style):
+def test_attention_is_at_its_resolutions_and_in_the_middle(style):
     model = CONSTRUCTORS[style](
         **SMALL | dict(channel_mult=(1, 1, 2), attention_resolutions=(16, 4))
     )
@@ -141,7 +145,7 @@ def test_attention_is_where_it_is_asked_for_and_in_the_middle(style):
     "style, channels, heads",
     [("adm", 192, 3), ("adm", 32, 1), ("ddpmpp", 192, 1), ("ddpmpp", 32, 1)],
 )
-def test_heads_are_64_channels_wide_in_adm_alone(style, channels, heads, monkeypatch):
+def test_heads_have_64_channels_in_adm_only(style, channels, heads, monkeypatch):
     shapes = []
     monkeypatch.setattr(
         unet, "attention", lambda q, k, v: shapes.append(q.shape) or attention(q, k, v)
@@ -166,7 +170,7 @@ def test_dropout_needs_random_numbers(style):
         assert np.std(a - b) > 0.1 * np.std(whole)
 
 
-def test_the_whole_network_drops_only_where_random_numbers_are_given(case):
+def test_the_network_drops_features_only_with_random_numbers(case):
     def program(**rngs):
         apply = functools.partial(case.model.apply, **rngs)
         return str(jax.make_jaxpr(apply)(case.params, X, TIME, LABEL))
@@ -206,7 +210,7 @@ def test_remat_changes_nothing(remat):
     )
 
 
-def test_every_input_matters_to_its_own_example_alone(case):
+def test_every_input_affects_its_own_example_only(case):
     changed = [
         case.apply(case.params, X.at[0].add(1.0), TIME, LABEL),
         case.apply(case.params, X, TIME.at[0].set(0.5), LABEL),
@@ -218,7 +222,7 @@ def test_every_input_matters_to_its_own_example_alone(case):
 
 
 def test_the_null_label_embeds_to_zero(case):
-    """Whatever the classes' embeddings are; where they are zero, each class is the null class."""
+    """For any class embeddings; with zero embeddings every class equals the null class."""
     params = jax.tree.map(lambda p: p, case.params)
     kernel = params["params"]["condition"]["label"]["kernel"]
     params["params"]["condition"]["label"]["kernel"] = 0 * kernel
@@ -251,7 +255,7 @@ def test_bfloat16_is_close_to_float32(style):
     )
     assert rounded.dtype == jnp.bfloat16
     error = np.linalg.norm(rounded.astype(jnp.float32) - exact) / np.linalg.norm(exact)
-    assert 1e-5 < error < 0.02  # a bfloat16 has 8 bits
+    assert 1e-5 < error < 0.02  # bfloat16 has 8 bits
 
 
 def test_bfloat16_runs_through_the_whole_network(case):
@@ -260,7 +264,7 @@ def test_bfloat16_runs_through_the_whole_network(case):
     (output,) = program.out_avals
     assert output.dtype == jnp.float32
     convolved = [e for e in program.eqns if e.primitive.name == "conv_general_dilated"]
-    assert len(convolved) == 22  # two a block, stem and final
+    assert len(convolved) == 22  # two per block, stem and output
     assert {v.aval.dtype for e in convolved for v in e.invars} == {jnp.dtype(jnp.bfloat16)}
 
 
@@ -269,11 +273,21 @@ def test_bfloat16_runs_through_the_whole_network(case):
     [
         ({}, X[:, :7], LABEL, "image size 7x8 cannot be halved 1 times"),
         ({"channel_mult": (1, 1, 1, 1, 1)}, X, LABEL, "image size 8x8 cannot be halved 4 times"),
-        ({"attention_resolutions": (4, 16)}, X, LABEL, "at resolution 16; .* have 8, 4"),
-        ({"channels": 50}, X, LABEL, "50 channels .* in 12 groups; make .* a multiple of 32"),
-        ({"channels": 224, "channel_mult": (1,)}, X, LABEL, "not divisible by 3 attention heads"),
-        ({}, X, None, "no label was given to a U-Net with num_classes=10"),
-        ({"num_classes": None}, X, LABEL, "a label was given to a U-Net with num_classes=None"),
+        (
+            {"attention_resolutions": (4, 16)},
+            X,
+            LABEL,
+            "attention_resolutions has 16; .* resolutions 8, 4",
+        ),
+        ({"channels": 50}, X, LABEL, "50 channels, .* into 12 groups; make .* a multiple of 32"),
+        (
+            {"channels": 224, "channel_mult": (1,)},
+            X,
+            LABEL,
+            "must be divisible by the 3 attention heads",
+        ),
+        ({}, X, None, "U-Net has 10 classes; it needs a label"),
+        ({"num_classes": None}, X, LABEL, "U-Net has no classes; it takes no label"),
     ],
 )
 def test_bad_input(change, image, label, message):

@@ -1,3 +1,5 @@
+"""Schedules, optimizer and EMAs against their formulas."""
+
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -34,7 +36,7 @@ def test_schedule_without_warm_up_starts_at_its_peak():
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("linear", 1.0, 0, 10), "none of"),
+        (("linear", 1.0, 0, 10), "must be one of"),
         (("rsqrt", 1.0, 0, 10), "needs a warm-up"),
         (("constant", 1.0, 10, 10), "not shorter"),
     ],
@@ -45,7 +47,7 @@ def test_wrong_schedules(arguments, words):
 
 
 def test_adamw_with_clipping_against_numpy():
-    tx = optim.optimizer("adamw", lambda s: 0.1, 0.9, 0.99, 1e-8, 0.01, clip_norm=1.0)
+    tx = optim.make_optimizer("adamw", lambda s: 0.1, 0.9, 0.99, 1e-8, 0.01, clip_norm=1.0)
     params = {"w": jnp.array([1.0, -2.0])}
     state, m, v, w = tx.init(params), np.zeros(2), np.zeros(2), np.array([1.0, -2.0])
     for t in range(1, 5):
@@ -58,11 +60,11 @@ def test_adamw_with_clipping_against_numpy():
         np.testing.assert_allclose(params["w"], w, rtol=1e-5)
 
 
-def test_adam_has_no_decay():
-    with pytest.raises(ValueError, match="use 'adamw'"):
-        optim.optimizer("adam", lambda s: 0.1, 0.9, 0.99, 1e-8, 0.01, None)
-    with pytest.raises(ValueError, match="neither"):
-        optim.optimizer("sgd", lambda s: 0.1, 0.9, 0.99, 1e-8, 0.0, None)
+def test_adam_has_no_weight_decay():
+    with pytest.raises(ValueError, match="set it to 0, or use"):
+        optim.make_optimizer("adam", lambda s: 0.1, 0.9, 0.99, 1e-8, 0.01, None)
+    with pytest.raises(ValueError, match="must be adam or adamw"):
+        optim.make_optimizer("sgd", lambda s: 0.1, 0.9, 0.99, 1e-8, 0.0, None)
 
 
 def test_ema_against_numpy():
@@ -80,7 +82,7 @@ def test_ema_against_numpy():
     np.testing.assert_allclose(state["b"]["w"], [b], rtol=1e-5)
 
 
-def test_ema_starts_as_a_copy_that_donation_cannot_reach():
+def test_ema_starts_as_a_copy_with_its_own_buffers():
     params = {"w": jnp.ones(3)}
     state = optim.ema({"a": optim.fixed_decay(0.9)}).init(params)
     assert state["a"]["w"] is not params["w"]

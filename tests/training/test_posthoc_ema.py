@@ -1,5 +1,4 @@
-"""Post-hoc EMA: widths in closed form, averages against sums, reconstruction against the average
-itself."""
+"""Post-hoc EMA: widths and profiles, and reconstructed EMAs against tracked ones."""
 
 import json
 
@@ -16,7 +15,7 @@ from cdt.monitoring.writers import read_history
 from cdt.run.open_run import open_run
 from cdt.run.weights import load_params, put_together
 from cdt.training import optim
-from cdt.training.posthoc_ema import gamma, weights
+from cdt.training.posthoc_ema import coefficients, gamma
 from cdt.workdir.checkpoint import Checkpointer
 from smoke_runs import arrays, smoke
 
@@ -24,7 +23,7 @@ TRACKS = (0.05, 0.10)
 
 
 def profile(std, step, points):
-    """p(tau) at the points, which may lie beyond the step."""
+    """Return p(tau) at the points, which can lie beyond the step."""
     g = gamma(std)
     return np.where(points <= step, (g + 1) * points**g / step ** (g + 1), 0.0)
 
@@ -38,7 +37,7 @@ def test_gamma_has_the_width(std):
     assert np.sqrt((p * (tau - mean) ** 2).mean()) == pytest.approx(std, rel=1e-4)
 
 
-def test_the_papers_exponents():
+def test_the_exponents_of_the_paper():
     assert gamma(0.05) == pytest.approx(16.97, abs=0.005)
     assert gamma(0.10) == pytest.approx(6.94, abs=0.005)
     for std in (0.0, -0.1, 0.29, np.nan):
@@ -46,32 +45,32 @@ def test_the_papers_exponents():
             gamma(std)
 
 
-def test_the_average_is_the_power_function_itself():
-    """After n steps of parameters 1, 2, ... against their sum with weights from the integral."""
+def test_the_ema_has_the_power_function_profile():
+    """Against the sum of the parameters, weighted with the integral of the profile."""
     averages = optim.ema({"a": optim.power_function(0.1)})
     state = averages.init({"w": jnp.float32(5.0)})
     for step in range(40):
         state = averages.update(state, {"w": jnp.float32((step + 1) ** 2)}, jnp.int32(step))
-    edges = (np.arange(41) / 40) ** (gamma(0.1) + 1)  # cumulated profile
+    edges = (np.arange(41) / 40) ** (gamma(0.1) + 1)  # cumulative profile
     expected = np.sum(np.diff(edges) * np.arange(1, 41) ** 2)
     np.testing.assert_allclose(state["a"]["w"], expected, rtol=1e-5)
 
 
-def test_a_stored_average_is_itself():
+def test_a_stored_ema_is_reconstructed_exactly():
     stored = [(step, std) for step in (100, 200, 300) for std in TRACKS]
-    found = weights(stored, 0.1, 200)
+    found = coefficients(stored, 0.1, 200)
     np.testing.assert_allclose(found, [0, 0, 0, 1, 0, 0], atol=1e-8)
 
 
 @pytest.mark.parametrize(("std", "largest"), [(0.03, 0.2), (0.07, 0.03), (0.15, 0.1), (0.2, 0.2)])
-def test_the_profile_is_the_nearest_in_its_space(std, largest):
-    """Against least squares over densely sampled profiles."""
+def test_the_profile_is_the_least_squares_approximation(std, largest):
+    """Against least squares with densely sampled profiles."""
     stored = [(step, width) for step in range(125, 1001, 125) for width in TRACKS]
     tau = np.arange(0.05, 1000.0, 0.1)
     basis = np.stack([profile(width, step, tau) for step, width in stored], axis=1)
     wanted = profile(std, 1000, tau)
     nearest, *_ = np.linalg.lstsq(basis, wanted, rcond=None)
-    found = weights(stored, std)
+    found = coefficients(stored, std)
     assert found.sum() == pytest.approx(1.0)
     np.testing.assert_allclose(found, nearest / nearest.sum(), atol=2e-3 * abs(nearest).max())
     error = np.linalg.norm(basis @ found - wanted)
@@ -79,7 +78,7 @@ def test_the_profile_is_the_nearest_in_its_space(std, largest):
 
 
 def run_config(**overrides):
-    """Three tracks; every second step is kept."""
+    """Return the config of a run with EMAs of three widths that keeps every second step."""
     return smoke(
         **{"ema.decays": (), "ema.power_stds": (*TRACKS, 0.07), "checkpoint.every": "2 steps",
            "checkpoint.keep": 1, "checkpoint.keep_every": "2 steps", "optim.lr": 1e-3,
@@ -95,8 +94,8 @@ def workdir(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_a_run_keeps_what_is_needed_and_the_average_is_found(workdir):
-    """The track of width 0.07, from the two others alone."""
+def test_an_ema_is_reconstructed_from_the_kept_checkpoints(workdir):
+    """The EMA of width 0.07, from the two others only."""
     config = run_config()
     checkpoints = Checkpointer(workdir / "checkpoints", keep=1)
     assert checkpoints.steps() == list(range(24, 0, -2))
@@ -113,32 +112,32 @@ def test_a_run_keeps_what_is_needed_and_the_average_is_found(workdir):
     wanted = saved["ema"]["power0.07"]
     nearest = min(distance(saved["ema"][f"power{std:g}"], wanted) for std in TRACKS)
     assert distance(found, wanted) < 0.03 * nearest
-    # As a command asks for it, with all three.
+    # As the modes do it, with all three.
     config.sample.ema = "posthoc0.07"
     _, params = load_params(open_run(config, workdir))
     assert distance(params, wanted) < 1e-4
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"sample.ema": "posthoc0.5"}, "is 'posthoc0.5'; give 'posthoc' and a relative width"),
         ({"sample.ema": "posthoc"}, "such as 'posthoc0.1'"),
         ({"sample.ema": "posthoc0.1", "ema.power_stds": ()}, "tracks no power function; train"),
     ],
 )
-def test_what_cannot_be_put_together(changes, told):
-    with pytest.raises(UserError, match=told):
+def test_wrong_names_of_emas(changes, message):
+    with pytest.raises(UserError, match=message):
         from_config.ema_name(run_config(**changes))
-    with pytest.raises(UserError, match=told.replace("sample.ema", "evaluate.emas")):
+    with pytest.raises(UserError, match=message.replace("sample.ema", "evaluate.emas")):
         from_config.evaluated_emas(
             run_config(**changes | {"evaluate.emas": (changes["sample.ema"],)})
         )
 
 
 @pytest.mark.slow
-def test_a_run_evaluates_while_it_trains_what_it_can_put_together(tmp_path):
-    """At the end, before the last checkpoint is saved, as --mode=evaluate does after it."""
+def test_a_run_evaluates_posthoc_emas_while_it_trains(tmp_path):
+    """At the end the values equal those of --mode=evaluate."""
     config = run_config(
         **{"evaluate.every": "6 steps", "evaluate.emas": ("posthoc0.07", "posthoc0.15", "raw"),
            "evaluate.num": 8, "sample.ema": "posthoc0.15", "checkpoint.keep_every": "4 steps"}

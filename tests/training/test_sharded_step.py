@@ -1,4 +1,4 @@
-"""The programs of real networks on every mesh: the same training, and only parameters gathered."""
+"""Train steps on several meshes: the same losses, and only parameters are gathered."""
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +31,7 @@ def on_one_device():
 
 @pytest.mark.parametrize(
     "shape",
-    # Each axis alone is a part of what both are together.
+    # The mesh of both axes covers each axis alone.
     [(4, 2), pytest.param((8, 1), marks=pytest.mark.long),
      pytest.param((1, 8), marks=pytest.mark.long)],
 )  # fmt: skip
@@ -39,9 +39,9 @@ def test_any_mesh_gives_the_same_training(on_one_device, shape):
     np.testing.assert_allclose(losses_on(*shape), on_one_device, rtol=1e-6)
 
 
-@pytest.mark.long  # the routing and the duals of one device have tests of their own
+@pytest.mark.long  # routing and SpeeD are tested on one device elsewhere
 def test_task_routing_and_speed_on_a_mesh_of_two_axes():
-    """The same losses as on one device, and no activation moves for a mask or a dual."""
+    """The same losses as on one device; no activation moves because of masks or duals."""
     config = small("dit")
     config.update_from_flattened_dict(
         {
@@ -68,20 +68,20 @@ def test_task_routing_and_speed_on_a_mesh_of_two_axes():
 
 @pytest.mark.parametrize("network", ["dit", pytest.param("ddpmpp", marks=pytest.mark.slow)])
 def test_a_step_gathers_parameters_and_reduces_gradients(network, capfd):
-    """Once in the forward and once in the backward pass; nothing as large as an activation."""
+    """Once per pass; nothing as large as an activation moves."""
     state, step, _ = compiled_step(small(network), mesh_of(4, 2))
     assert "full rematerialization" not in capfd.readouterr().err
     size = sum(p.nbytes for p in jax.tree.leaves(state.params))
     moved = total_bytes(collectives(step.as_text()))
     assert moved["all-gather"] <= 2.1 * size
-    # The CPU reduces what other backends reduce and scatter: over one axis whole, the other halved.
+    # The CPU has no reduce-scatter: it reduces whole arrays over one axis and half over the other.
     assert 0.9 * size <= moved["all-reduce"] <= 1.6 * size
-    # The condition's modulation [B, 6 D] goes to its parameters, which are larger.
+    # The modulation [B, 6 D] moves to its parameters, which are larger.
     assert moved["all-to-all"] + moved["collective-permute"] <= 0.15 * size
 
 
 @pytest.mark.long  # a mesh of both axes is tested above
-def test_replicas_exchange_gradients_alone():
+def test_replicas_exchange_gradients_only():
     state, step, _ = compiled_step(small("dit"), mesh_of(8, 1))
     moved = total_bytes(collectives(step.as_text()))
     size = sum(p.nbytes for p in jax.tree.leaves(state.params))
@@ -98,7 +98,7 @@ def test_sampling_on_replicas_moves_nothing():
     assert collectives(program.compile().as_text()) == []
 
 
-def test_collectives_are_counted_as_often_as_loops_run():
+def test_collectives_in_loops_are_counted_once_per_iteration():
     mesh = mesh_of(2, 1)
     split = jax.ShapeDtypeStruct((6, 4), jnp.float32, sharding=sharding.batch_sharding(mesh))
 

@@ -1,3 +1,5 @@
+"""The train step: update, statistics, bad steps, accumulation, dropped conditions, devices."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,7 +25,7 @@ def init_params(key):
 
 
 def example_loss(params, x0, eps, u, condition, key):
-    """A two-layer network small enough to reason about; sees image, noise, level and label."""
+    """Return the loss of a small network that depends on image, noise, level and label."""
     x = (1 - u)[:, None] * x0.reshape(len(u), -1) + u[:, None] * eps.reshape(len(u), -1)
     error = jnp.tanh(x @ params["w"]) + params["b"] + params["c"][condition["label"]][:, None]
     error -= eps.reshape(len(u), -1)
@@ -51,7 +53,7 @@ def same(a, b):
     jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
-def test_loss_falls_and_everything_advances():
+def test_the_loss_falls_and_the_state_advances():
     step, state = make()
     losses = []
     for i in range(60):
@@ -62,8 +64,8 @@ def test_loss_falls_and_everything_advances():
     assert metrics["stage"] == 4 and metrics["stage_lengths"].sum() == 60
 
 
-def test_update_against_a_plain_loop():
-    """One step written out: the same draws, plain gradients, optax and the average by hand."""
+def test_update_against_separate_operations():
+    """One step by hand: the same draws, the gradient, optax and the EMA."""
     step, state = make(plain=True)
     batch = batch_at(0)
     key = jax.random.fold_in(jax.random.key(7), 0)
@@ -99,7 +101,7 @@ def test_cluster_losses_are_means_over_the_window():
         return loss
 
     step, state = make(spy, plain=True)
-    for i in range(8):  # windows of 5: the second has three steps so far
+    for i in range(8):  # windows of 5 steps; the second has three steps
         state, metrics = step(state, batch_at(i))
     jax.effects_barrier()
     u, loss = (np.concatenate(x) for x in zip(*seen[5:], strict=True))
@@ -109,15 +111,15 @@ def test_cluster_losses_are_means_over_the_window():
     assert state.clusters.count.sum() == 3 * 32
 
 
-def poisoned(when):
-    """A loss that is NaN, or whose gradient alone is infinite, at the given (seeded) steps."""
+def bad_at(when):
+    """Return (loss, batch) with a NaN loss (99) or an infinite gradient (98) at the given steps."""
 
     def loss(params, x0, eps, u, condition, key):
         value, error = example_loss(params, x0, eps, u, condition, key)
-        # The marker rides on the label, the one thing a batch can carry unchanged.
+        # The marker is a label, the only part of a batch that reaches the loss unchanged.
         marker = jnp.max(condition["label"])
         value = jnp.where(marker == 99, jnp.nan, value)
-        # sqrt at 0: finite value, infinite gradient; at 1 on other steps.
+        # sqrt(0) has a finite value and an infinite gradient; in other steps it is sqrt(1).
         zero = params["b"][0] - jax.lax.stop_gradient(params["b"][0])
         return value + jnp.sqrt(jnp.where(marker == 98, zero, 1.0)), error
 
@@ -131,8 +133,8 @@ def poisoned(when):
 
 
 @pytest.mark.parametrize("marker", [99, 98])
-def test_bad_numbers_change_nothing_but_step_and_counters(marker):
-    loss, batch = poisoned({4: marker, 5: marker})
+def test_a_bad_step_changes_only_step_and_counters(marker):
+    loss, batch = bad_at({4: marker, 5: marker})
     step, state = make(loss)
     for i in range(8):
         new, metrics = step(state, batch(i))
@@ -150,12 +152,12 @@ def test_bad_numbers_change_nothing_but_step_and_counters(marker):
 
 
 def test_after_k_bad_steps_in_a_row_the_state_is_frozen():
-    loss, batch = poisoned({i: 99 for i in range(2, 5)})
+    loss, batch = bad_at({i: 99 for i in range(2, 5)})
     step, state = make(loss)
     for i in range(2):
         state, _ = step(state, batch(i))
     good = state
-    for i in range(2, 9):  # three bad ones, then good ones again
+    for i in range(2, 9):  # three bad steps, then good ones
         state, metrics = step(state, batch(i))
     same(state.params, good.params)
     same(state.timesteps, good.timesteps)
@@ -175,7 +177,7 @@ def test_accumulation_changes_only_rounding():
     same(states[1].clusters.count, states[4].clusters.count)
 
 
-def test_a_condition_is_dropped_as_a_whole_and_as_often_as_asked_for():
+def test_all_entries_of_a_condition_are_dropped_with_the_given_probability():
     seen = []
 
     def spy(params, x0, eps, u, condition, key):

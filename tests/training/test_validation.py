@@ -1,3 +1,5 @@
+"""Validation loss per cluster: noise levels, fixed noise, inputs."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,16 +16,16 @@ BATCH = {
 
 def test_levels_are_midpoints_of_equal_parts_of_each_cluster():
     def loss(params, x0, eps, u, condition, key):
-        assert key is None  # nothing random but the fixed noise
+        assert key is None  # nothing is random except the fixed noise
         return u, u
 
     means = make_validation(loss, EDGES, seed=0)(None, BATCH)
     np.testing.assert_allclose(means, [0.05, 0.25, 0.7], rtol=1e-6)
 
-    def spread(params, x0, eps, u, condition, key):
+    def loss_of_levels(params, x0, eps, u, condition, key):
         return (u - u.mean()) ** 2, u
 
-    variances = make_validation(spread, EDGES, seed=0)(None, BATCH)
+    variances = make_validation(loss_of_levels, EDGES, seed=0)(None, BATCH)
     width = np.diff(EDGES)
     np.testing.assert_allclose(variances, width**2 / 12 * (1 - 1 / 64), rtol=1e-4)
 
@@ -36,7 +38,7 @@ def test_noise_is_fixed_by_seed_and_cluster():
     once, again = validate(1.0, BATCH), validate(1.0, BATCH)
     np.testing.assert_array_equal(once, again)
     np.testing.assert_allclose(validate(2.0, BATCH), 2 * once, rtol=1e-6)
-    assert len(set(np.asarray(once).tolist())) == 3  # each cluster has noise of its own
+    assert len(set(np.asarray(once).tolist())) == 3  # each cluster has different noise
     other = jax.jit(make_validation(loss, EDGES, seed=4))(1.0, BATCH)
     assert not np.array_equal(once, other)
 
