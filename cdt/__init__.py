@@ -1,14 +1,16 @@
-"""cdt: diffusion models trained with a denoising-task-difficulty curriculum, in JAX.
+"""cdt: training diffusion models with a curriculum over noise levels, in JAX.
 
-From Python, beside the program `python -m cdt.main`:
+The command is `python -m cdt.main`. From Python:
 
-    load_run         a run's config, network and parameters, to sample and to look at
-    default_config   the config with every key, to start from
-    read_history     what a run has logged
-    register         adds a network, a density, a sampler ... of your own
-    UserError        what all of these raise, a sentence for a person
+    load_run         opens the workdir of a run; returns a Run
+    Run              a run's config, model and weights; draws samples
+    default_config   returns the config with every key at its default
+    read_history     reads the metrics that a run has logged
+    register         adds your own network, density, sampler and other methods
+    UserError        raised for wrong input; the message names the problem and the fix
 
-Importing the package imports none of JAX, TensorFlow and PyTorch; using a name does.
+`import cdt` imports none of JAX, TensorFlow and PyTorch; the first use of a name imports what it
+needs.
 """
 
 import importlib
@@ -16,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from cdt.version import __version__ as __version__
 
-if TYPE_CHECKING:  # with a __getattr__ every name would be there
+if TYPE_CHECKING:  # a type checker would accept any name because of __getattr__
     from cdt import register as register
     from cdt.config import default_config
     from cdt.errors import UserError
