@@ -10,11 +10,16 @@ class ClusterStatistics(NamedTuple):
     """Loss sums of the current log window, and the validation losses before training.
 
     They are part of the train state, so a resumed run logs the same values as an uninterrupted one.
+
+    Attributes:
+      loss_sum: f32[N], sum of the losses of the examples in the window.
+      count: f32[N], number of examples in the window.
+      initial_loss: f32[M], validation loss before the first step; NaN until it is measured.
     """
 
-    loss_sum: Array  # f32[N], sum of the per-example losses in the window
-    count: Array  # type: ignore[assignment]  # f32[N], examples in the window; hides tuple.count
-    initial_loss: Array  # f32[M], validation loss before the first step; NaN until it is measured
+    loss_sum: Array
+    count: Array  # type: ignore[assignment]  # hides tuple.count
+    initial_loss: Array
 
 
 def init(num_clusters: int, num_validated: int) -> ClusterStatistics:

@@ -11,22 +11,35 @@ from jax import Array
 
 
 class PacingState(NamedTuple):
-    """State of the pacing: scalars, saved in each checkpoint."""
+    """State of the pacing: scalars, saved in each checkpoint.
 
-    stage: Array  # int32, number of open clusters, from 1
-    best: Array  # f32, lowest smoothed loss of this stage; inf before its first step
-    bad_steps: Array  # int32, steps since `best` improved
-    smoothed: Array  # f32, smoothed loss
-    stage_steps: Array  # int32, steps done in this stage
+    Attributes:
+      stage: int32[], number of open clusters, 1..N.
+      best: f32[], lowest smoothed loss of this stage; inf before its first step.
+      bad_steps: int32[], steps since `best` improved.
+      smoothed: f32[], smoothed loss.
+      stage_steps: int32[], steps done in this stage.
+    """
+
+    stage: Array
+    best: Array
+    bad_steps: Array
+    smoothed: Array
+    stage_steps: Array
 
 
 class Pacing(NamedTuple):
-    """A pacing rule, as pure functions."""
+    """A pacing rule, as pure functions.
 
-    num_stages: int  # N
+    Attributes:
+      num_stages: N, number of stages.
+      init: () -> state before the first step.
+      update: (state, loss, step) -> state after the step. loss f32[] is the mean over the global
+        batch of weight times loss; step int32[] is the index of the step with this loss.
+    """
+
+    num_stages: int
     init: Callable[[], PacingState]
-    # (state, loss, step) -> state after the step. loss f32[]: mean over the global batch of weight
-    # times loss; step int32[]: index of the step with this loss.
     update: Callable[[PacingState, Array, Array], PacingState]
 
 
@@ -49,8 +62,8 @@ def patience(
       smoothing: coefficient of the exponential moving average of the loss, in [0, 1). At 0 the
         loss of each batch is used as it is, and batch noise decides when a stage ends: with
         independent, identically distributed losses and tau = 200, after about 355 steps.
-      min_delta: >= 0, the loss must fall by more than this to count as improved.
-      max_stage_steps: >= 1, longest length of a stage in steps; None for no limit.
+      min_delta: decrease of the loss that an improvement must exceed, >= 0.
+      max_stage_steps: longest length of a stage in steps, >= 1; None for no limit.
       open_all_at: absolute step from which every cluster is open; None for never.
 
     Raises:

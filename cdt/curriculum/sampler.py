@@ -19,11 +19,17 @@ Order = str | Sequence[int] | np.ndarray  # a name, or a permutation of 1..N; se
 
 
 class CurriculumState(NamedTuple):
-    """State of the curriculum, saved in each checkpoint."""
+    """State of the curriculum, saved in each checkpoint.
+
+    Attributes:
+      density: state of the density.
+      pacing: state of the pacing.
+      stage_lengths: int32[N], steps done in each stage.
+    """
 
     density: State
     pacing: PacingState
-    stage_lengths: Array  # int32[N], steps done in each stage
+    stage_lengths: Array
 
 
 def opening_order(order: Order, num_clusters: int, seed: int = 0) -> np.ndarray:

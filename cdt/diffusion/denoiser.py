@@ -11,12 +11,17 @@ from cdt.diffusion.process import Process, per_example
 
 
 class Denoised(NamedTuple):
-    """The estimates of a denoiser, float32, of x's shape."""
+    """The estimates of a denoiser, float32, of x's shape.
+
+    Attributes:
+      x0: estimate of the clean data.
+      eps: estimate of the noise; x = alpha x0 + sigma eps holds, also after clipping.
+      var_frac: (v + 1)/2 of the network's variance output v: 0 is the variance of the posterior,
+        1 is beta (see `reverse_log_variance`). None if the network learns no variance.
+    """
 
     x0: jax.Array
-    eps: jax.Array  # x = alpha x0 + sigma eps holds, also after clipping
-    # Learned variance: (v + 1)/2 of the network's output v, 0 for the variance of the posterior and
-    # 1 for beta (`reverse_log_variance`); None if the network learns no variance.
+    eps: jax.Array
     var_frac: jax.Array | None
 
 

@@ -10,19 +10,25 @@ class Scaling(NamedTuple):
     """Pixel range of an autoencoder, and x = (z - mean) * scale from its raw latents z.
 
     The mean and scale of z are valid for this pixel range only.
+
+    Attributes:
+      low: input of the autoencoder for a pixel of 0.
+      high: input of the autoencoder for a pixel of 255.
+      mean: one number per channel of z, or one for all channels.
+      scale: one number per channel of z, or one for all channels.
     """
 
-    low: float  # input of the autoencoder for a pixel of 0
-    high: float  # input of the autoencoder for a pixel of 255
-    mean: tuple[float, ...]  # one number per channel of z, or one for all channels
-    scale: tuple[float, ...]  # the same
+    low: float
+    high: float
+    mean: tuple[float, ...]
+    scale: tuple[float, ...]
 
 
 def constant_scale(scale: float = 0.18215) -> Scaling:
     """Return the scaling x = scale * z, for pixels in [-1, 1].
 
     Args:
-      scale: > 0. The default gives latents of about unit variance with the autoencoder of Stable
+      scale: a positive number. The default gives latents of about unit variance with the autoencoder of Stable
         Diffusion 1 and 2.
 
     Raises:

@@ -30,7 +30,7 @@ def min_snr_weight(process: Process, prediction: Prediction, gamma: float = 5.0)
     Args:
       process: noise family.
       prediction: what the network predicts.
-      gamma: > 0.
+      gamma: upper bound of the weight on the x0 error, > 0.
 
     Raises:
       ValueError: gamma <= 0.
@@ -58,8 +58,8 @@ def p2_weight(
     Args:
       process: noise family.
       prediction: what the network predicts.
-      k: > 0.
-      gamma: >= 0.
+      k: a positive number; 1 in the paper.
+      gamma: exponent, >= 0; 0 is no weight.
 
     Raises:
       ValueError: k <= 0 or gamma < 0.

@@ -12,10 +12,15 @@ from cdt.diffusion.process import Elementwise, Pairwise, Process, per_example
 
 
 class Prediction(NamedTuple):
-    """What a network predicts. Both functions are elementwise in the native levels [B]."""
+    """What a network predicts. Both functions are elementwise in the native levels [B].
 
-    coefficients: Pairwise  # level -> (a, b): the network's target is a x0 + b eps
-    c_in: Elementwise  # level -> scale of the network's input (1 except for EDM)
+    Attributes:
+      coefficients: level -> (a, b); the network's target is a x0 + b eps.
+      c_in: level -> scale of the network's input; 1 except for EDM.
+    """
+
+    coefficients: Pairwise
+    c_in: Elementwise
 
 
 def eps_prediction() -> Prediction:

@@ -25,17 +25,30 @@ Pairwise = Callable[[jax.Array], tuple[jax.Array, jax.Array]]
 
 
 class Process(NamedTuple):
-    """A noise family. Every function is elementwise, for arrays of any shape."""
+    """A noise family. Every function is elementwise, for arrays of any shape.
 
-    name: str  # "ddpm", "edm" or "flow"
-    num_levels: int | None  # T of a discrete family, None of a continuous one
-    level: Elementwise  # u f32 in [0, 1) -> native level f32
-    u: Elementwise  # native level, except the clean end -> u f32 in [0, 1]
-    alpha_sigma: Pairwise  # native level, also the clean end -> (alpha, sigma) f32
-    derivatives: Pairwise | None  # native level -> (dalpha/dlevel, dsigma/dlevel); None if discrete
-    time_input: Elementwise  # native level -> time input of the network
-    position: Elementwise  # time input -> f32 in [0, 1], 0 clean: t/(T - 1) if discrete, else u
-    log_snr: Callable[[np.ndarray], np.ndarray]  # on the host: u f64 -> log(alpha^2 / sigma^2) f64
+    Attributes:
+      name: "ddpm", "edm" or "flow".
+      num_levels: T, timesteps of a discrete family; None for a continuous family.
+      level: u f32 in [0, 1) -> native level f32.
+      u: native level f32, except the clean end -> u f32 in [0, 1].
+      alpha_sigma: native level, also the clean end -> (alpha, sigma) f32.
+      derivatives: native level -> (dalpha/dlevel, dsigma/dlevel); None for a discrete family.
+      time_input: native level -> time input of the network.
+      position: time input -> f32 in [0, 1], 0 clean: t / (T - 1) of a discrete family, u of a
+        continuous family.
+      log_snr: u f64 -> log(alpha^2 / sigma^2) f64, in NumPy on the host.
+    """
+
+    name: str
+    num_levels: int | None
+    level: Elementwise
+    u: Elementwise
+    alpha_sigma: Pairwise
+    derivatives: Pairwise | None
+    time_input: Elementwise
+    position: Elementwise
+    log_snr: Callable[[np.ndarray], np.ndarray]
 
 
 def ddpm(betas: np.ndarray) -> Process:

@@ -9,12 +9,21 @@ from cdt.diffusion.process import Process, per_example
 
 
 class Posterior(NamedTuple):
-    """Coefficients of q(x_s | x_t, x0) = N(x_scale x_t + x0_scale x0, variance)."""
+    """Coefficients of q(x_s | x_t, x0) = N(x_scale x_t + x0_scale x0, variance).
+
+    Attributes:
+      x_scale: factor of x_t.
+      x0_scale: factor of x0.
+      beta: variance of q(x_t | x_s); for data of unit variance the upper bound of the reverse
+        step's variance.
+      variance: variance of q(x_s | x_t, x0), the lower bound of the reverse step's variance; 0 if
+        s is the clean end.
+    """
 
     x_scale: jax.Array
     x0_scale: jax.Array
-    beta: jax.Array  # variance of q(x_t | x_s); upper bound of the reverse step's for unit variance
-    variance: jax.Array  # lower bound of the reverse step's variance; 0 if s is the clean end
+    beta: jax.Array
+    variance: jax.Array
 
 
 def posterior(process: Process, level: jax.Array, next_level: jax.Array) -> Posterior:

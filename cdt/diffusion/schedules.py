@@ -55,11 +55,17 @@ def cosine_betas(num_levels: int) -> np.ndarray:
 
 
 class Path(NamedTuple):
-    """A flow-matching path x_t = alpha(t) x0 + sigma(t) eps for t in [0, 1]; t = 0 is clean."""
+    """A flow-matching path x_t = alpha(t) x0 + sigma(t) eps for t in [0, 1]; t = 0 is clean.
 
-    alpha_sigma: Callable[[Array], tuple[Array, Array]]  # t -> (alpha, sigma)
-    derivatives: Callable[[Array], tuple[Array, Array]]  # t -> (alpha', sigma')
-    log_snr: Callable[[np.ndarray], np.ndarray]  # on the host: t f64 -> log(alpha^2 / sigma^2) f64
+    Attributes:
+      alpha_sigma: t -> (alpha, sigma).
+      derivatives: t -> (alpha', sigma').
+      log_snr: t f64 -> log(alpha^2 / sigma^2) f64, in NumPy on the host.
+    """
+
+    alpha_sigma: Callable[[Array], tuple[Array, Array]]
+    derivatives: Callable[[Array], tuple[Array, Array]]
+    log_snr: Callable[[np.ndarray], np.ndarray]
 
 
 def linear_path() -> Path:

@@ -20,10 +20,15 @@ _LOG_S_LIMIT = 10.0
 
 
 class Uncertainty(NamedTuple):
-    """A loss weight with trained parameters."""
+    """A loss weight with trained parameters.
 
-    init: Callable[[], dict[str, jax.Array]]  # () -> initial parameters
-    log_variance: LogVariance  # takes these parameters
+    Attributes:
+      init: () -> initial parameters.
+      log_variance: (parameters, native level [B]) -> learned log variance f32[B].
+    """
+
+    init: Callable[[], dict[str, jax.Array]]
+    log_variance: LogVariance
 
 
 def uncertainty_weight(process: Process) -> Uncertainty:

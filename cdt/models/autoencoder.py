@@ -19,10 +19,15 @@ _HIGHEST = jax.lax.Precision.HIGHEST
 
 
 class Moments(NamedTuple):
-    """The Gaussian distribution of the latents of an image; its elements are independent."""
+    """The Gaussian distribution of the latents of an image; its elements are independent.
 
-    mean: jax.Array  # f32[B, h, w, C]
-    log_variance: jax.Array  # f32[B, h, w, C] in [-30, 20]
+    Attributes:
+        mean: f32 [B, h, w, C].
+        log_variance: f32 [B, h, w, C] in [-30, 20].
+    """
+
+    mean: jax.Array
+    log_variance: jax.Array
 
 
 class Autoencoder(nn.Module):

@@ -34,18 +34,33 @@ from cdt.models.unet_layers import (
 
 
 class Style(NamedTuple):
-    """Settings in which the two U-Nets differ. The initialisations are those of EDM's code."""
+    """Settings in which the two U-Nets differ. The initialisations are those of EDM's code.
 
-    condition: type[nn.Module]  # module that computes the condition from time, label and augment
-    adaptive_scale: bool  # True: the condition scales and shifts after normalisation; else: added
-    head_channels: int | None  # width of an attention head; None for one head
-    skip_scale: float  # factor of each sum of a branch and its skip connection
-    resample_projection: bool  # project the skip connection of a block that changes the resolution
-    attend_once_up: bool  # in the decoder only the last block of a level has attention
+    Attributes:
+        condition: module that computes the condition from time, label and augmentation.
+        adaptive_scale: True if the condition scales and shifts normalised features; False if it
+            is added before the normalisation.
+        head_channels: width of an attention head; None for one head.
+        skip_scale: factor of each sum of a branch and its skip connection.
+        resample_projection: True to project the skip connection of blocks that change the
+            resolution.
+        attend_once_up: True if in the decoder only the last block of a level has attention.
+        norm_epsilon: epsilon of the group normalisation.
+        init: initializers of most layers.
+        attention_init: initializers of queries, keys and values.
+        last_init: initializers of the last layer of each branch, and of the output layer.
+    """
+
+    condition: type[nn.Module]
+    adaptive_scale: bool
+    head_channels: int | None
+    skip_scale: float
+    resample_projection: bool
+    attend_once_up: bool
     norm_epsilon: float
     init: Init
-    attention_init: Init  # of queries, keys and values
-    last_init: Init  # of the last layer of each branch, and of the output layer
+    attention_init: Init
+    last_init: Init
 
 
 ADM = Style(

@@ -16,10 +16,15 @@ EMBEDDING_RATIO = 4  # width of the condition divided by the channels of the ste
 
 
 class Init(NamedTuple):
-    """Initializers of a dense layer or a convolution."""
+    """Initializers of a dense layer or a convolution.
+
+    Attributes:
+        kernel: initializer of the kernel.
+        bias: fan-in -> initializer of the bias.
+    """
 
     kernel: nn.initializers.Initializer
-    bias: Callable[[int], nn.initializers.Initializer]  # fan-in -> initializer
+    bias: Callable[[int], nn.initializers.Initializer]
 
 
 def _zero_bias(fan_in: int) -> nn.initializers.Initializer:

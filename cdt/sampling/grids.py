@@ -59,7 +59,7 @@ def karras_sigmas(
       steps: number of sampling steps, >= 1.
       sigma_min: last sigma before 0, > 0.
       sigma_max: first sigma, > sigma_min.
-      rho: > 0; a larger rho gives smaller steps near sigma_min.
+      rho: a positive number; a larger rho gives smaller steps near sigma_min.
 
     Returns:
       f64 [steps + 1].

@@ -16,17 +16,27 @@ State = Any  # a pytree of arrays
 
 
 class Draw(NamedTuple):
-    """Noise levels of one global batch."""
+    """Noise levels of one global batch.
 
-    u: Array  # f32[B] in [0, 1)
-    weight: Array  # f32[B], importance weight of each example's loss; 1 for most densities
+    Attributes:
+      u: f32[B] in [0, 1).
+      weight: f32[B], importance weight of each example's loss; 1 for most densities.
+    """
+
+    u: Array
+    weight: Array
 
 
 class Feedback(NamedTuple):
-    """Losses of one global batch, float32, without gradient."""
+    """Losses of one global batch, float32, without gradient.
 
-    loss: Array  # [B], times the loss weight, without the importance weight `Draw.weight`
-    eps_error: Array  # [B], |eps_hat - eps|^2 summed over dimensions, for any prediction
+    Attributes:
+      loss: [B], times the loss weight, without the importance weight `Draw.weight`.
+      eps_error: [B], |eps_hat - eps|^2 summed over dimensions, for any prediction.
+    """
+
+    loss: Array
+    eps_error: Array
 
 
 class Density(NamedTuple):
@@ -35,20 +45,35 @@ class Density(NamedTuple):
     A density either changes the objective or reduces the variance of its estimate. In the first
     case the weight is 1 and `objective_cdf` is F. In the second case the weight corrects the draws
     to uniform ones and `objective_cdf` is u.
+
+    Attributes:
+      init: () -> state.
+      cdf: (state, u) -> F(u), increasing from F(0) = 0 to F(1) = 1.
+      icdf: (state, q in [0, 1)) -> u in [0, 1) with F(u) = q.
+      objective_cdf: (state, u) -> cumulative distribution function of draws times weights.
+      weight: (state, u) -> importance weight.
+      update: (state, draw, feedback) -> state after the step.
     """
 
     init: Callable[[], State]
-    cdf: Callable[[State, Array], Array]  # (state, u) -> F(u), increasing from F(0) = 0 to F(1) = 1
-    icdf: Callable[[State, Array], Array]  # (state, q in [0, 1)) -> u in [0, 1) with F(u) = q
-    objective_cdf: Callable[[State, Array], Array]  # (state, u) -> F of draws times weights
-    weight: Callable[[State, Array], Array]  # (state, u) -> importance weight
+    cdf: Callable[[State, Array], Array]
+    icdf: Callable[[State, Array], Array]
+    objective_cdf: Callable[[State, Array], Array]
+    weight: Callable[[State, Array], Array]
     update: Callable[[State, Draw, Feedback], State]
 
 
 class TimestepSampler(NamedTuple):
-    """Draws the noise levels of each global batch and learns from their losses."""
+    """Draws the noise levels of each global batch and learns from their losses.
+
+    Attributes:
+      init: () -> state.
+      sample: (state, PRNG key, n) -> Draw of n levels.
+      update: (state, draw, feedback, step) -> state after the step; step is its int32 index.
+      metrics: state -> scalars or arrays [stages] to log, by name.
+    """
 
     init: Callable[[], State]
-    sample: Callable[[State, Array, int], Draw]  # (state, PRNG key, n) -> Draw of n levels
-    update: Callable[[State, Draw, Feedback, Array], State]  # last argument: int32 step index
-    metrics: Callable[[State], dict[str, Array]]  # scalars or arrays [stages] to log
+    sample: Callable[[State, Array, int], Draw]
+    update: Callable[[State, Draw, Feedback, Array], State]
+    metrics: Callable[[State], dict[str, Array]]

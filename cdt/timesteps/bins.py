@@ -9,10 +9,15 @@ from jax import Array
 
 
 class BinMeans(NamedTuple):
-    """An exponential moving average for each of K bins."""
+    """An exponential moving average for each of K bins.
 
-    mean: Array  # f32[K]; 0 before the first observation of the bin
-    count: Array  # type: ignore[assignment]  # f32[K], number of observations; hides tuple.count
+    Attributes:
+      mean: f32[K]; 0 before the first observation of the bin.
+      count: f32[K], number of observations.
+    """
+
+    mean: Array
+    count: Array  # type: ignore[assignment]  # hides tuple.count
 
 
 def empty_means(num_bins: int) -> BinMeans:

@@ -22,11 +22,17 @@ _MARGIN = 1e-3
 
 
 class InfoNoiseState(NamedTuple):
-    """Estimate of the entropy profile, and the current probabilities of the bins."""
+    """Estimate of the entropy profile, and the current probabilities of the bins.
 
-    eps_error: bins.BinMeans  # of |eps_hat - eps|^2 summed over dimensions: mmse(s) / s^2
-    mass: Array  # f32[K], probability of each bin
-    age: Array  # int32[], updates since `mass` was computed
+    Attributes:
+      eps_error: mean of |eps_hat - eps|^2 summed over dimensions, an estimate of mmse(s) / s^2.
+      mass: f32[K], probability of each bin.
+      age: int32[], updates since `mass` was computed.
+    """
+
+    eps_error: bins.BinMeans
+    mass: Array
+    age: Array
 
 
 def info_noise(

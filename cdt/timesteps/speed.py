@@ -29,7 +29,7 @@ def speed(noise_variances: np.ndarray, tau: int = 700, k: float = 2.0) -> Timest
     Args:
       noise_variances: f64[T], 1 - alpha_bar of the timesteps t = 0..T-1.
       tau: timestep, 0 < tau < T.
-      k: > 0.
+      k: how much more often a timestep below tau is drawn, > 0.
 
     Raises:
       ValueError: tau or k out of range, or a schedule whose noise grows until the last timestep.

@@ -10,11 +10,17 @@ from cdt.timesteps.base import Draw, Feedback, State, TimestepSampler
 
 
 class TwoPhaseState(NamedTuple):
-    """States of both samplers, and the number of steps done."""
+    """States of both samplers, and the number of steps done.
+
+    Attributes:
+      first: state of the first sampler.
+      then: state of the second sampler.
+      step: int32[], steps done.
+    """
 
     first: State
     then: State
-    step: Array  # int32[]
+    step: Array
 
 
 def two_phase(first: TimestepSampler, then: TimestepSampler, switch_step: int) -> TimestepSampler:

@@ -94,10 +94,15 @@ def make_optimizer(
 
 
 class Ema(NamedTuple):
-    """One or more EMAs of the weights, in a dict name -> params."""
+    """One or more EMAs of the weights, in a dict name -> params.
 
-    init: Callable[[PyTree], dict[str, PyTree]]  # params -> copies of params
-    update: Callable[[dict[str, PyTree], PyTree, Array], dict[str, PyTree]]  # (ema, params, step)
+    Attributes:
+      init: params -> {name: copy of params}.
+      update: (EMAs, params, int32 step index) -> EMAs after the step.
+    """
+
+    init: Callable[[PyTree], dict[str, PyTree]]
+    update: Callable[[dict[str, PyTree], PyTree, Array], dict[str, PyTree]]
 
 
 def fixed_decay(decay: float) -> Schedule:

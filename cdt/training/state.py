@@ -15,12 +15,17 @@ _RECENT = 8
 
 
 class BadSteps(flax.struct.PyTreeNode):
-    """Counters of bad steps: steps with NaN or inf in loss or gradient, which change no weights."""
+    """Counters of bad steps: steps with NaN or inf in loss or gradient, which change no weights.
 
-    in_a_row: Array  # int32[], consecutive bad steps until now
-    total: Array  # int32[]
-    # int32[R], indices of the last bad steps, newest first, -1 for none. Only for the log; it is
-    # not saved in checkpoints.
+    Attributes:
+      in_a_row: int32[], consecutive bad steps until now.
+      total: int32[], all bad steps.
+      recent: int32[8], indices of the last bad steps, newest first, -1 for none. Only for the
+        log: checkpoints do not have it.
+    """
+
+    in_a_row: Array
+    total: Array
     recent: Array
 
 
@@ -28,13 +33,22 @@ class TrainState(flax.struct.PyTreeNode):
     """State of a training run after `step` steps.
 
     It needs no data position: a batch is a pure function of (seed, step, rows).
+
+    Attributes:
+      step: int32[], steps done.
+      params: weights of the network, f32.
+      ema: name -> EMA of params, f32.
+      opt_state: state of the optimizer.
+      timesteps: state of the timestep sampler, with the stage of the curriculum.
+      clusters: loss sums per cluster.
+      bad: counters of bad steps.
     """
 
-    step: Array  # int32[], steps done
-    params: PyTree  # f32
-    ema: dict[str, PyTree]  # name -> EMA of params, f32
+    step: Array
+    params: PyTree
+    ema: dict[str, PyTree]
     opt_state: PyTree
-    timesteps: PyTree  # state of the timestep sampler, with the stage of the curriculum
+    timesteps: PyTree
     clusters: ClusterStatistics
     bad: BadSteps
 

@@ -82,15 +82,27 @@ def make_init(
 
 
 class StepOptions(NamedTuple):
-    """Options of a train step."""
+    """Options of a train step.
 
-    null: Condition | None = None  # null condition of one example, without the axis [B]
-    condition_dropout: float = 0.0  # probability that a condition is replaced by `null`, in [0, 1]
-    accumulate: int = 1  # number of microbatches; must divide the batch
-    log_every: int = 1  # steps in a window of the per-cluster loss sums
-    max_bad_steps: int = 20  # after this many consecutive bad steps the state is frozen
-    to_x0: ToX0 = pixels_to_x0  # images of the batch -> x0
-    augment: Augment | None = None  # augmentation of x0, before noise is added
+    Attributes:
+      null: null condition of one example, without the axis [B]; None for no dropout of
+        conditions.
+      condition_dropout: probability that a condition is replaced by `null`, in [0, 1].
+      accumulate: number of microbatches; must divide the batch.
+      log_every: steps in a window of the loss sums per cluster.
+      max_bad_steps: number of consecutive bad steps after which the state is frozen.
+      to_x0: (images of the batch, PRNG key) -> x0.
+      augment: (x0, PRNG key) -> (augmented x0, labels), before noise is added; None for no
+        augmentation.
+    """
+
+    null: Condition | None = None
+    condition_dropout: float = 0.0
+    accumulate: int = 1
+    log_every: int = 1
+    max_bad_steps: int = 20
+    to_x0: ToX0 = pixels_to_x0
+    augment: Augment | None = None
 
 
 def make_train_step(
