@@ -28,8 +28,8 @@ def constant_scale(scale: float = 0.18215) -> Scaling:
     """Return the scaling x = scale * z, for pixels in [-1, 1].
 
     Args:
-      scale: a positive number. The default gives latents of about unit variance with the autoencoder of Stable
-        Diffusion 1 and 2.
+      scale: a positive number. The default gives latents of about unit variance with the
+        autoencoder of Stable Diffusion 1 and 2.
 
     Raises:
       ValueError: scale <= 0.

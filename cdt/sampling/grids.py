@@ -44,8 +44,8 @@ def strided_timesteps(num_levels: int, steps: int) -> np.ndarray:
     _check_steps(steps, num_levels)
     if num_levels % steps:
         raise ValueError(
-            f"The strided grid has {steps} steps; the number must divide the {num_levels} training "
-            "timesteps."
+            f"The sampler has {steps} steps; the number must be a divisor of the {num_levels} "
+            "training timesteps."
         )
     return np.append(np.arange(0.0, num_levels, num_levels // steps)[::-1], -1.0)
 

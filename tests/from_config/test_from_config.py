@@ -109,7 +109,7 @@ BAD = {
     "multipliers": ({"model.name": "adm", "model.channel_mult": (1, 1.5)}, "whole numbers"),
     "levels": ({"model.name": "adm", "model.channel_mult": (1,) * 5}, "cannot be halved 4 times"),
     "attention": (
-        {"model.name": "adm", "model.attention_resolutions": (16,)}, "have 8, 4"),
+        {"model.name": "adm", "model.attention_resolutions": (16,)}, "have the resolutions 8, 4"),
     "dropout": ({"model.name": "adm", "model.dropout": 1.0}, r"lie in \[0, 1\)"),
     "classes": ({"model.num_classes": 5}, "more than the model's 5"),
     "sampler and family": ({"process.name": "ddpm"}, "use ancestral or ddim"),

@@ -51,7 +51,10 @@ def test_scan_inputs():
             lambda: grids.rounded_timesteps(1000, 1001),
             "has 1001 steps; the number must be between 1 and 1000",
         ),
-        (lambda: grids.strided_timesteps(1000, 300), "300 steps; the number must divide the 1000"),
+        (
+            lambda: grids.strided_timesteps(1000, 300),
+            "300 steps; the number must be a divisor of the 1000",
+        ),
         (lambda: grids.karras_sigmas(0), "has 0 steps; the number must be at least 1"),
         (lambda: grids.karras_sigmas(10, 80, 0.002), "must satisfy 0 < sigma_min < sigma_max"),
         (lambda: grids.uniform_times(-1), "has -1 steps"),
