@@ -1,12 +1,12 @@
 """The command `python -m cdt.main`: its flags, the choice of a mode, its exit codes."""
 
 import importlib
-import logging
 import os
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from pathlib import Path
 
 # TensorFlow reads this when the metric writers import it, and then prints no banner.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -17,8 +17,10 @@ from ml_collections import ConfigDict
 from cdt import config as schema
 from cdt import key_table, usage
 from cdt.config_file import load_config, override, split_overrides
+from cdt.devices import launcher
 from cdt.devices.malloc import keep_freed_memory
 from cdt.errors import EXIT_USER_ERROR, UserError, storage_errors
+from cdt.monitoring import console
 from cdt.synonyms import flag_meant, mode_meant
 
 # Each is a module of `cdt.modes` with a function of the same name.
@@ -210,7 +212,7 @@ def run_command_line(
       own: names of the flags of the command.
       command_writes: whether the command writes in the workdir, where then no run may be training.
     """
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    console.open_console()
     try:
         answered = usage.answer(argv, _help(), lambda topic: explain(topic, argv))
         if answered is not None:
@@ -218,12 +220,16 @@ def run_command_line(
         config, workdir, mode, given = parse(argv, own)
         schema.check_keys(config)
         schema.with_fitted_edges(config)
+        process = launcher.process_id() if given.process_id is None else given.process_id
+        name = mode if command is None else Path(argv[0]).stem
+        console.start(name, given.config, workdir, process)
         keep_freed_memory()  # before JAX starts its threads
         # Imported after the command line has been checked: JAX takes a second to load.
-        from cdt.devices import processes
-        from cdt.devices.compilation import use_persistent_cache
-        from cdt.devices.memory import memory_errors
-        from cdt.workdir.lock import locked
+        with console.phase("importing JAX"):
+            from cdt.devices import processes
+            from cdt.devices.compilation import use_persistent_cache
+            from cdt.devices.memory import memory_errors
+            from cdt.workdir.lock import locked
 
         use_persistent_cache(config.compilation_cache)
         processes.join(
@@ -245,7 +251,8 @@ def run_command_line(
                     )
             if command is None:
                 writes, values = mode not in READING_MODES, []
-                command = getattr(importlib.import_module(f"cdt.modes.{mode}"), mode)
+                with console.phase(f"importing cdt.modes.{mode}"):
+                    command = getattr(importlib.import_module(f"cdt.modes.{mode}"), mode)
             else:
                 writes, values = command_writes, [given[name].value or "" for name in own]
             with (

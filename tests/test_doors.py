@@ -24,7 +24,7 @@ ALLOWED = {
     "curriculum": {"timesteps"},
     "sampling": {"diffusion"},
     "devices": {"errors"},
-    "monitoring": {"errors", "files"},
+    "monitoring": {"errors", "files", "version"},
     "training": {"curriculum", "diffusion", "timesteps"},
     "difficulty": {"curriculum", "diffusion", "monitoring", "timesteps", "training"},
     "comparison": {"files"},

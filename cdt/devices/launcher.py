@@ -23,6 +23,20 @@ def name() -> str | None:
     return None
 
 
+def process_id() -> int:
+    """Return the number that the cluster gave this process; 0 if it is alone or gets none.
+
+    For what happens before JAX has joined the processes; after that, `jax.process_index()`.
+    """
+    variables = {
+        "SLURM": "SLURM_PROCID",
+        "Open MPI": "OMPI_COMM_WORLD_RANK",
+        "Cloud TPU": "TPU_WORKER_ID",
+        "Kubernetes": "JOB_COMPLETION_INDEX",
+    }
+    return int(os.environ.get(variables.get(name() or "", ""), "0"))
+
+
 def one_task_a_node() -> bool:
     """Whether this is one of SLURM's tasks that have a node, and all its GPUs, to themselves."""
     counts = os.environ.get("SLURM_STEP_TASKS_PER_NODE", "")  # such as 1(x4), or 8(x2),4

@@ -6,6 +6,7 @@ sentence and exit code 75.
 """
 
 import ctypes
+import logging
 import os
 import re
 import signal
@@ -108,7 +109,8 @@ def join(
         ) from None
     _expect_abort(EXIT_STOPPED, _LOST)
     if jax.process_index() > 0:
-        # What is printed is the run's, and process 0 prints it.
+        # Process 0 alone prints results and messages; warnings and errors come from every process.
+        logging.getLogger("cdt").setLevel(logging.WARNING)
         sys.stdout.flush()
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
