@@ -35,6 +35,7 @@ def test_parameters_and_samples_are_the_programs(workdir):
     run = cdt.load_run(workdir)
     saved = arrays(workdir)
     assert run.step == 24 and run.model.num_classes == 10
+    assert run.class_names == tuple("0123456789")
     jax.tree.map(np.testing.assert_array_equal, run.params, saved["ema"]["0.995"])
     raw = cdt.load_run(workdir, ema="raw")
     jax.tree.map(np.testing.assert_array_equal, raw.params, saved["params"])
