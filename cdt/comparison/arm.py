@@ -10,16 +10,27 @@ History = Sequence[Mapping[str, Any]]
 
 
 class Arm(NamedTuple):
-    """One way of training, with S seeds. Lower values of `metric` are better."""
+    """One way of training, with S seeds. Lower values of `metric` are better.
+
+    Attributes:
+      name: as the config gives it.
+      steps: int[k], training steps of the evaluations, increasing.
+      metric: f64[S, k], its value at each evaluation.
+      seconds: f64[S, k], time of each evaluation since the run's first record.
+      validation_steps: int[v], increasing from 0.
+      validation: f64[S, v, N], validation loss per cluster, without loss weight.
+      stage_lengths: int[S, stages] in steps; None without a curriculum.
+      others: other metric -> f64[S], at the end.
+    """
 
     name: str
-    steps: np.ndarray  # int[k], steps of the evaluations, increasing
-    metric: np.ndarray  # f64[S, k]
-    seconds: np.ndarray  # f64[S, k], time of each evaluation since the run's first record
-    validation_steps: np.ndarray  # int[v], increasing from 0
-    validation: np.ndarray  # f64[S, v, N], validation loss per cluster, without loss weight
-    stage_lengths: np.ndarray | None  # int[S, stages] in steps; None without a curriculum
-    others: dict[str, np.ndarray]  # other metric -> f64[S], at the end
+    steps: np.ndarray
+    metric: np.ndarray
+    seconds: np.ndarray
+    validation_steps: np.ndarray
+    validation: np.ndarray
+    stage_lengths: np.ndarray | None
+    others: dict[str, np.ndarray]
 
 
 def read_arm(name: str, histories: Sequence[History], prefix: str, average: str) -> Arm:

@@ -51,16 +51,29 @@ _HINT = '<p class="hint">Scroll sideways to see all of it.</p>'
 
 
 class Table(NamedTuple):
-    """A table of the page. A cell "better", "worse" or "undecided" is coloured."""
+    """A table of the page. A cell "better", "worse" or "undecided" is coloured.
+
+    Attributes:
+      heading: above the table.
+      header: one cell per column.
+      rows: a cell may have two lines.
+      note: what the numbers are, below the table.
+    """
 
     heading: str
     header: Sequence[str]
-    rows: Sequence[Sequence[str]]  # a cell may have two lines
-    note: str  # what the numbers are, below the table
+    rows: Sequence[Sequence[str]]
+    note: str
 
 
 class Plot(NamedTuple):
-    """A plot of the page."""
+    """A plot of the page.
+
+    Attributes:
+      heading: above the plot.
+      png: the image.
+      caption: below the plot.
+    """
 
     heading: str
     png: bytes
@@ -68,11 +81,18 @@ class Plot(NamedTuple):
 
 
 class Gallery(NamedTuple):
-    """One image per arm, side by side where the screen is wide enough."""
+    """One image per arm, side by side where the screen is wide enough.
+
+    Attributes:
+      heading: above the images.
+      kind: "maps" | "grids", which sets the width of the images.
+      images: name of an arm -> PNG.
+      note: below the heading.
+    """
 
     heading: str
-    kind: str  # "maps" | "grids", which sets the width of the images
-    images: Mapping[str, bytes]  # name of an arm -> PNG
+    kind: str
+    images: Mapping[str, bytes]
     note: str
 
 

@@ -9,21 +9,35 @@ from cdt.comparison.arm import Arm
 
 
 class Difference(NamedTuple):
-    """Final metric of an arm minus the baseline's, paired by seed."""
+    """Final metric of an arm minus the baseline's, paired by seed.
+
+    Attributes:
+      mean: the mean over seeds.
+      low: lower end of the confidence interval; None with a single seed.
+      high: upper end; None with a single seed.
+      verdict: "better" | "worse" | "undecided".
+    """
 
     mean: float
-    low: float | None  # ends of the confidence interval; None with a single seed
+    low: float | None
     high: float | None
-    verdict: str  # "better" | "worse" | "undecided"
+    verdict: str
 
 
 class Reach(NamedTuple):
-    """When an arm reaches the baseline's final value, paired by seed."""
+    """When an arm reaches the baseline's final value, paired by seed.
 
-    seeds: int  # number of seeds that reach it
-    steps: float  # mean over those seeds; NaN if there are none
-    fraction_of_steps: float  # `steps` divided by the baseline's steps
-    fraction_of_seconds: float  # the same of the run time; mean over seeds
+    Attributes:
+      seeds: number of seeds that reach it.
+      steps: mean over those seeds; NaN if there are none.
+      fraction_of_steps: `steps` divided by the baseline's steps.
+      fraction_of_seconds: the same of the run time; mean over seeds.
+    """
+
+    seeds: int
+    steps: float
+    fraction_of_steps: float
+    fraction_of_seconds: float
 
 
 def difference(arm: np.ndarray, baseline: np.ndarray, comparisons: int = 1) -> Difference:

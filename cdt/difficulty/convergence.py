@@ -26,12 +26,17 @@ PyTree = Any
 
 
 class ClusterPrograms(NamedTuple):
-    """Pure functions, the same for every cluster. The caller jits them and may donate the state
-    of `step`."""
+    """Pure functions that train and validate one cluster; the caller jits them.
 
-    init: Callable[[Array, Array], TrainState]  # (PRNG key, cluster int32[]) -> state
+    Attributes:
+      init: (PRNG key, cluster int32[]) -> state.
+      step: (state, batch) -> (state after the step, metrics); the state may be donated.
+      validate: (state, batch) -> loss f32[] on the cluster of the state.
+    """
+
+    init: Callable[[Array, Array], TrainState]
     step: Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]
-    validate: Callable[[TrainState, Batch], Array]  # loss f32[] on the state's own cluster
+    validate: Callable[[TrainState, Batch], Array]
 
 
 def make_programs(
@@ -89,12 +94,19 @@ def side_by_side(programs: ClusterPrograms) -> ClusterPrograms:
 
 
 class Curve(NamedTuple):
-    """The validation loss of one cluster's model, in plain numbers for JSON."""
+    """The validation loss of one cluster's model, in plain numbers for JSON.
 
-    cluster: int  # 0-based
-    steps: list[int]  # increasing, from 0
+    Attributes:
+      cluster: 0-based.
+      steps: training steps of the validations, increasing from 0.
+      losses: one per validation.
+      bad_steps: steps with NaN or inf in loss or gradient, which changed nothing.
+    """
+
+    cluster: int
+    steps: list[int]
     losses: list[float]
-    bad_steps: int  # steps with NaN or inf in loss or gradient, which changed nothing
+    bad_steps: int
 
 
 def train_each_cluster(
@@ -192,13 +204,21 @@ def steps_to(steps: Sequence[int] | np.ndarray, losses: np.ndarray, fraction: fl
 
 
 class Correlation(NamedTuple):
-    """Spearman's rank correlation with a bootstrap interval over seeds."""
+    """Spearman's rank correlation with a bootstrap interval over seeds.
 
-    rho: float  # in [-1, 1]; NaN if fewer than 3 clusters can be ranked, or all are equal
-    low: float | None  # ends of the 95 % interval; None with a single seed
+    Attributes:
+      rho: in [-1, 1]; NaN if fewer than 3 clusters can be ranked, or all are equal.
+      low: lower end of the 95 % interval; None with a single seed.
+      high: upper end; None with a single seed.
+      seeds: number of seeds S.
+      clusters: number of clusters that could be ranked.
+    """
+
+    rho: float
+    low: float | None
     high: float | None
     seeds: int
-    clusters: int  # that could be ranked
+    clusters: int
 
 
 def rank_correlation(difficulty: np.ndarray, resamples: int = 10_000) -> Correlation:

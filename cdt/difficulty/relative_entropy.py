@@ -26,27 +26,47 @@ _CHUNK = 2**15
 
 
 class LevelPairs(NamedTuple):
-    """P pairs of neighbouring noise levels, the cleaner of each pair (prev) first."""
+    """P pairs of neighbouring noise levels, the cleaner of each pair (prev) first.
 
-    u: np.ndarray  # f64[P], the middle of each pair in the noise coordinate
-    step: float  # width of every pair in u
-    alpha: np.ndarray  # f64[P, 2]
-    sigma: np.ndarray  # f64[P, 2], > 0
+    Attributes:
+      u: f64[P], the middle of each pair in the noise coordinate.
+      step: width of every pair in u.
+      alpha: f64[P, 2], of both levels of each pair.
+      sigma: f64[P, 2], > 0, of both levels of each pair.
+    """
+
+    u: np.ndarray
+    step: float
+    alpha: np.ndarray
+    sigma: np.ndarray
 
 
 class RelativeEntropy(NamedTuple):
-    """D_KL(p_prev || p_next) of P pairs of levels, in nats per dimension."""
+    """D_KL(p_prev || p_next) of P pairs of levels, in nats per dimension.
 
-    u: np.ndarray  # f64[P], the middle of each pair
-    step: float  # width of every pair in u; the entropy scales with its square
-    nats_per_dim: np.ndarray  # f64[P]
-    standard_error: np.ndarray  # f64[P], of the Monte Carlo estimate
-    one_point: np.ndarray  # f64[P], the same for a data set of one point; an upper bound
-    single_point: np.ndarray  # bool[P], whether the examples are isolated from their neighbours
-    nearest: float  # median distance of an example to its nearest neighbour
+    Attributes:
+      u: f64[P], the middle of each pair.
+      step: width of every pair in u; the entropy scales with its square.
+      nats_per_dim: f64[P], the estimate.
+      standard_error: f64[P], of the Monte Carlo estimate.
+      one_point: f64[P], the same for a data set of one point; an upper bound.
+      single_point: bool[P], whether the examples are isolated from their neighbours.
+      nearest: median distance of an example to its nearest neighbour.
+      draws: number of draws n.
+      examples: number of examples M.
+      dimensions: number of dimensions d.
+    """
+
+    u: np.ndarray
+    step: float
+    nats_per_dim: np.ndarray
+    standard_error: np.ndarray
+    one_point: np.ndarray
+    single_point: np.ndarray
+    nearest: float
     draws: int
-    examples: int  # M
-    dimensions: int  # d
+    examples: int
+    dimensions: int
 
 
 def level_pairs(process: Process, num_pairs: int) -> LevelPairs:
@@ -194,11 +214,17 @@ def isotropic_gaussians(pairs: LevelPairs, mean_square: float) -> np.ndarray:
 
 
 class LogRatios(NamedTuple):
-    """The result of one pass over the data."""
+    """The result of one pass over the data.
 
-    log_ratio: np.ndarray  # f64[P, n], log p_prev(x) - log p_next(x) in nats
-    nearest: np.ndarray  # f64[n], distance of each drawn example to its nearest other one
-    mean_square: float  # |x_i|^2, averaged over the data
+    Attributes:
+      log_ratio: f64[P, n], log p_prev(x) - log p_next(x) in nats.
+      nearest: f64[n], distance of each drawn example to its nearest other one.
+      mean_square: |x_i|^2, averaged over the data.
+    """
+
+    log_ratio: np.ndarray
+    nearest: np.ndarray
+    mean_square: float
 
 
 def log_ratios(

@@ -11,9 +11,13 @@ from cdt.timesteps.base import Draw, TimestepSampler
 
 
 class SingleClusterState(NamedTuple):
-    """The cluster to draw from."""
+    """The cluster to draw from.
 
-    cluster: Array  # int32[], 0-based: 0 is the cluster of least noise
+    Attributes:
+      cluster: int32[], 0-based: 0 is the cluster of least noise.
+    """
+
+    cluster: Array
 
 
 def single_cluster(edges: np.ndarray) -> TimestepSampler:

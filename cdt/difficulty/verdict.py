@@ -13,12 +13,19 @@ from cdt.difficulty.relative_entropy import RelativeEntropy
 
 
 class Contrast(NamedTuple):
-    """Mean relative entropy at little noise and at much noise, without isolated examples."""
+    """Mean relative entropy at little noise and at much noise, without isolated examples.
 
-    low_noise: float  # nats per dimension, mean over the cleaner half of the pairs
-    high_noise: float  # the same over the noisier half
-    standard_error: float  # of the difference; an upper bound
-    pairs: int  # number of pairs outside the single-point region
+    Attributes:
+      low_noise: nats per dimension, mean over the cleaner half of the pairs.
+      high_noise: the same over the noisier half.
+      standard_error: of the difference; an upper bound.
+      pairs: number of pairs outside the single-point region.
+    """
+
+    low_noise: float
+    high_noise: float
+    standard_error: float
+    pairs: int
 
 
 def contrast(entropy: RelativeEntropy) -> Contrast:

@@ -15,11 +15,17 @@ A = TypeVar("A", np.ndarray, jax.Array)
 
 
 class Activations(NamedTuple, Generic[A]):
-    """Outputs of a feature network for n images; None if the space has no such output."""
+    """Outputs of a feature network for n images; None if the space has no such output.
 
-    features: A  # [n, d]
-    spatial: A | None = None  # [n, d'], before pooling: the features of the sFID
-    logits: A | None = None  # [n, classes], for the Inception Score
+    Attributes:
+      features: [n, d].
+      spatial: [n, d'], before pooling: the features of the sFID.
+      logits: [n, classes], for the Inception Score.
+    """
+
+    features: A
+    spatial: A | None = None
+    logits: A | None = None
 
 
 FeatureFn = Callable[[np.ndarray], Activations[np.ndarray]]  # uint8[n, H, W, C] -> float64

@@ -12,10 +12,15 @@ import numpy as np
 
 
 class Layer(NamedTuple):
-    """A convolution with a bias."""
+    """A convolution with a bias.
 
-    kernel: np.ndarray  # float32[height, width, in, out]; in = 1 if each channel has its own
-    bias: np.ndarray  # float32[out]
+    Attributes:
+      kernel: float32[height, width, in, out]; in = 1 if each channel has its own kernel.
+      bias: float32[out].
+    """
+
+    kernel: np.ndarray
+    bias: np.ndarray
 
 
 def fold_batch_norm(

@@ -6,10 +6,16 @@ import numpy as np
 
 
 class Statistics(NamedTuple):
-    """Mean and covariance of n feature vectors."""
+    """Mean and covariance of n feature vectors.
 
-    mu: np.ndarray  # float64[d]
-    sigma: np.ndarray  # float64[d, d], unbiased (divided by n - 1)
+    Attributes:
+      mu: float64[d], the mean.
+      sigma: float64[d, d], the covariance, unbiased (divided by n - 1).
+      n: number of feature vectors.
+    """
+
+    mu: np.ndarray
+    sigma: np.ndarray
     n: int
 
 

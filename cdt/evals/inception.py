@@ -40,10 +40,15 @@ Branches = Callable[[jax.Array, Chain, Halve], list[jax.Array]]
 
 
 class Parameters(NamedTuple):
-    """The weights of the network."""
+    """The weights of the network.
 
-    layers: dict[str, Layer]  # by their names in the file
-    logits: np.ndarray  # [2048, 1008], the kernel of the logits; their bias is not used
+    Attributes:
+      layers: the convolutions by their names in the file.
+      logits: [2048, 1008], the kernel of the logits; their bias is not used.
+    """
+
+    layers: dict[str, Layer]
+    logits: np.ndarray
 
 
 def inception(path: epath.PathLike | None = None, batch_size: int = 64) -> FeatureFn:

@@ -13,11 +13,17 @@ _TIMEOUT = 60  # seconds without data
 
 
 class WeightFile(NamedTuple):
-    """A published file of weights."""
+    """A published file of weights.
 
-    name: str  # in the cache
+    Attributes:
+      name: of the file in the cache.
+      url: where it is published.
+      sha256: of its content, in hex.
+    """
+
+    name: str
     url: str
-    sha256: str  # hex
+    sha256: str
 
 
 def locate(

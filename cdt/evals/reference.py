@@ -26,11 +26,17 @@ _KEPT = 10_000
 
 
 class Reference(NamedTuple):
-    """A reference set in one feature space."""
+    """A reference set in one feature space.
+
+    Attributes:
+      name: of the data set or file.
+      hash: hex SHA-256 of (content, feature space).
+      summary: of all images; it keeps the features of at most 10,000, evenly spaced.
+    """
 
     name: str
-    hash: str  # hex SHA-256 of (content, feature space)
-    summary: Summary  # features: of at most 10,000 images, evenly spaced
+    hash: str
+    summary: Summary
 
 
 def source_reference(source: Source, feature_fn: FeatureFn, cache_dir: epath.PathLike) -> Reference:

@@ -10,12 +10,19 @@ from cdt.evals.frechet import RunningStatistics, Statistics
 
 
 class Summary(NamedTuple):
-    """Statistics and features of a set of images in one feature space."""
+    """Statistics and features of a set of images in one feature space.
 
-    statistics: Statistics  # of the features
-    spatial: Statistics | None  # of the spatial features, if the space has them
-    features: np.ndarray | None  # float32[m, d] of the images that were kept; None if unknown
-    logits: np.ndarray | None  # float32[m, classes] of the same images, if the space has logits
+    Attributes:
+      statistics: of the features.
+      spatial: of the spatial features, if the space has them.
+      features: float32[m, d] of the images that were kept; None if unknown.
+      logits: float32[m, classes] of the same images, if the space has logits.
+    """
+
+    statistics: Statistics
+    spatial: Statistics | None
+    features: np.ndarray | None
+    logits: np.ndarray | None
 
 
 def summarise(

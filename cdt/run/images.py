@@ -19,15 +19,25 @@ PyTree = Any
 
 
 class Generator(NamedTuple):
-    """Makes images 0, 1, ... of a config; image i is the same in every batch and on any devices."""
+    """Makes images 0, 1, ... of a config; image i is the same in every batch and on any devices.
 
-    sample: Callable[[PyTree, jax.Array, Condition], jax.Array]  # from `from_config.sampler`
-    condition: Callable[[np.ndarray], dict[str, np.ndarray]]  # from `from_config.sample_condition`
-    captions: Callable[[np.ndarray], list[str]] | None  # from `from_config.sample_captions`
-    class_names: tuple[str, ...]  # by label, see `class_names`
-    period: int  # conditioning repeats after so many images; 0: it does not, or there is none
+    Attributes:
+      sample: from `from_config.sampler`.
+      condition: from `from_config.sample_condition`.
+      captions: from `from_config.sample_captions`.
+      class_names: by label, see `class_names`.
+      period: number of images after which the conditioning repeats; 0 if it does not repeat.
+      mesh: of the devices.
+      batch_size: images at a time, rounded up to a multiple of the devices.
+    """
+
+    sample: Callable[[PyTree, jax.Array, Condition], jax.Array]
+    condition: Callable[[np.ndarray], dict[str, np.ndarray]]
+    captions: Callable[[np.ndarray], list[str]] | None
+    class_names: tuple[str, ...]
+    period: int
     mesh: jax.sharding.Mesh
-    batch_size: int  # images at a time, rounded up to a multiple of the devices
+    batch_size: int
 
     def images(self, params: PyTree, n: int) -> np.ndarray | None:
         """Make images 0..n-1; all processes call it together.
