@@ -79,7 +79,7 @@ def level_pairs(process: Process, num_pairs: int) -> LevelPairs:
 
     Args:
       process: of any family.
-      num_pairs: >= 1.
+      num_pairs: their number, at least 1; a discrete family may have fewer.
 
     Raises:
       ValueError: num_pairs < 1, or a discrete family of a single timestep.
