@@ -40,12 +40,12 @@ def coefficients(
 ) -> np.ndarray:
     """Return the coefficients of the stored EMAs in the linear combination for another width.
 
-    The profile of the combination is the least-squares approximation of the wanted profile.
+    The profile of the combination is the least-squares approximation of the target profile.
 
     Args:
       stored: (step, std) of each stored EMA, step > 0.
-      std: relative width of the wanted EMA.
-      step: step of the wanted EMA; None for the largest step of `stored`.
+      std: relative width of the target EMA.
+      step: step of the target EMA; None for the largest step of `stored`.
 
     Returns:
       f64[len(stored)], with sum 1.
@@ -56,9 +56,9 @@ def coefficients(
     steps = np.array([step for step, _ in stored], np.float64)
     gammas = np.array([gamma(width) for _, width in stored])
     end = np.array(np.max(steps) if step is None else step, np.float64)
-    wanted = np.array(gamma(std))
+    target = np.array(gamma(std))
     products = _inner_product(steps[:, None], gammas[:, None], steps, gammas)
-    found = np.linalg.solve(products, _inner_product(steps, gammas, end, wanted))
+    found = np.linalg.solve(products, _inner_product(steps, gammas, end, target))
     # Not in the paper: with sum 1 a constant parameter keeps its value.
     return found / found.sum()
 

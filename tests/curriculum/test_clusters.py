@@ -55,8 +55,8 @@ def test_snr_edges_of_a_discrete_family_are_equally_spaced_in_log_snr(name, n):
     snr = process.log_snr((np.arange(1000) + 0.5) / 1000)
     ideal = np.linspace(snr[1], snr[999], n + 1)[1:-1]
     # Each edge is a timestep next to the ideal log-SNR.
-    for start, wanted in zip(starts, ideal, strict=True):
-        assert snr[min(start + 1, 999)] <= wanted <= snr[start - 1]
+    for start, expected in zip(starts, ideal, strict=True):
+        assert snr[min(start + 1, 999)] <= expected <= snr[start - 1]
 
 
 @pytest.mark.parametrize("name", ["ddpm", "cosine"])

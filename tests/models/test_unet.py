@@ -135,10 +135,10 @@ def test_attention_is_at_its_resolutions_and_in_the_middle(style):
     )
     params = shapes_of(model, jnp.zeros((1, 16, 16, 1)), TIME[:1], LABEL[:1])["params"]
     found = {name for name, block in params.items() if "attention" in block}
-    wanted = {"encoder_0_0", "encoder_2_0", "middle_0", "decoder_2_1", "decoder_0_1"}
+    expected = {"encoder_0_0", "encoder_2_0", "middle_0", "decoder_2_1", "decoder_0_1"}
     if style == "adm":  # DDPM++ attends once on the way up
-        wanted |= {"decoder_2_0", "decoder_0_0"}
-    assert found == wanted
+        expected |= {"decoder_2_0", "decoder_0_0"}
+    assert found == expected
 
 
 @pytest.mark.parametrize(

@@ -47,12 +47,12 @@ def test_shifts_by_whole_pixels(shift, kind):
     noise = RNG.standard_normal((16, 18, 2)).astype(np.float32)
     x = noise if kind == "noise" else smooth(16, 18)
     padded = np.pad(x, ((4, 4), (4, 4), (0, 0)), mode="reflect")
-    wanted = padded[4 - shift[0] : 20 - shift[0], 4 - shift[1] : 22 - shift[1]]
+    expected = padded[4 - shift[0] : 20 - shift[0], 4 - shift[1] : 22 - shift[1]]
     found = np.asarray(warp(x, jnp.eye(2), jnp.array(shift, jnp.float32)))
     inner = slice(6, -6), slice(6, -6)
-    np.testing.assert_allclose(found[inner], wanted[inner], atol=1e-5)
+    np.testing.assert_allclose(found[inner], expected[inner], atol=1e-5)
     if kind == "smooth":  # the filter is not symmetric, so the edges differ slightly
-        np.testing.assert_allclose(found, wanted, atol=0.06)
+        np.testing.assert_allclose(found, expected, atol=0.06)
 
 
 @pytest.mark.parametrize(
@@ -64,11 +64,11 @@ def test_linear_maps(matrix):
     x, matrix, shift = smooth(24, 24), np.array(matrix), np.array([0.7, -0.4])
     p = np.stack(np.meshgrid(np.arange(24), np.arange(24), indexing="ij")).reshape(2, -1)
     old = matrix @ (p - 11.5 - shift[:, None]) + 11.5
-    wanted = np.stack([map_coordinates(x[..., k], old, order=5, mode="mirror") for k in (0, 1)], -1)
+    expected = np.stack([map_coordinates(x[..., k], old, order=5, mode="mirror") for k in (0, 1)], -1)
     found = np.asarray(warp(x, jnp.float32(matrix), jnp.float32(shift))).reshape(-1, 2)
     inside = ((old > 4) & (old < 19) & (p > 4) & (p < 19)).all(axis=0)
     assert inside.sum() > 100
-    np.testing.assert_allclose(found[inside], wanted[inside], atol=3e-3)
+    np.testing.assert_allclose(found[inside], expected[inside], atol=3e-3)
 
 
 def compose(labels, sign):
@@ -93,10 +93,10 @@ def test_labels_are_those_of_the_transform():
     )
     for row, found, moved in zip(labels, matrix, shift, strict=True):
         # Stretches along and across an axis have the same labels, also in the paper.
-        wanted = [compose(row, sign) for sign in (1, -1)]
-        wanted = min(wanted, key=lambda m: abs(m[:2, :2] - found).max())
-        np.testing.assert_allclose(found, wanted[:2, :2], atol=1e-5)
-        np.testing.assert_allclose(-found @ moved, wanted[:2, 2], atol=1e-5)
+        expected = [compose(row, sign) for sign in (1, -1)]
+        expected = min(expected, key=lambda m: abs(m[:2, :2] - found).max())
+        np.testing.assert_allclose(found, expected[:2, :2], atol=1e-5)
+        np.testing.assert_allclose(-found @ moved, expected[:2, 2], atol=1e-5)
 
 
 @pytest.mark.parametrize("probability", [0.0, 0.15, 1.0])
@@ -105,10 +105,10 @@ def test_frequency_of_transforms(probability):
     n = 20_000
     labels = np.asarray(draw_transforms(jax.random.key(2), n, probability)[0])
     assert labels.shape == (n, augment.NUM_LABELS)
-    wanted = [0.5, probability / 2] + [probability] * 4
+    probabilities = [0.5, probability / 2] + [probability] * 4
     applied = labels[:, [0, 1, 2, 4, 5, 7]] != 0
-    for fraction, expected in zip(applied.mean(axis=0), wanted, strict=True):
-        assert abs(fraction - expected) <= 5 * np.sqrt(expected * (1 - expected) / n)
+    for fraction, p in zip(applied.mean(axis=0), probabilities, strict=True):
+        assert abs(fraction - p) <= 5 * np.sqrt(p * (1 - p) / n)
     if probability == 1.0:
         np.testing.assert_allclose(labels[:, [2, 7, 8]].std(axis=0), 1.0, atol=0.03)
         assert abs(np.corrcoef(labels[:, 2:].T) - np.eye(7)).max() < 0.05

@@ -68,13 +68,13 @@ def test_the_profile_is_the_least_squares_approximation(std, largest):
     stored = [(step, width) for step in range(125, 1001, 125) for width in TRACKS]
     tau = np.arange(0.05, 1000.0, 0.1)
     basis = np.stack([profile(width, step, tau) for step, width in stored], axis=1)
-    wanted = profile(std, 1000, tau)
-    nearest, *_ = np.linalg.lstsq(basis, wanted, rcond=None)
+    expected = profile(std, 1000, tau)
+    nearest, *_ = np.linalg.lstsq(basis, expected, rcond=None)
     found = coefficients(stored, std)
     assert found.sum() == pytest.approx(1.0)
     np.testing.assert_allclose(found, nearest / nearest.sum(), atol=2e-3 * abs(nearest).max())
-    error = np.linalg.norm(basis @ found - wanted)
-    assert error / np.linalg.norm(wanted) < largest
+    error = np.linalg.norm(basis @ found - expected)
+    assert error / np.linalg.norm(expected) < largest
 
 
 def run_config(**overrides):
@@ -109,13 +109,13 @@ def test_an_ema_is_reconstructed_from_the_kept_checkpoints(workdir):
         squares = jax.tree.map(lambda x, y: jnp.sum((x - y) ** 2), a, b)
         return float(jnp.sqrt(sum(jax.tree.leaves(squares))))
 
-    wanted = saved["ema"]["power0.07"]
-    nearest = min(distance(saved["ema"][f"power{std:g}"], wanted) for std in TRACKS)
-    assert distance(found, wanted) < 0.03 * nearest
+    expected = saved["ema"]["power0.07"]
+    nearest = min(distance(saved["ema"][f"power{std:g}"], expected) for std in TRACKS)
+    assert distance(found, expected) < 0.03 * nearest
     # As the modes do it, with all three.
     config.sample.ema = "posthoc0.07"
     _, params = load_params(open_run(config, workdir))
-    assert distance(params, wanted) < 1e-4
+    assert distance(params, expected) < 1e-4
 
 
 @pytest.mark.parametrize(
