@@ -64,7 +64,9 @@ def test_linear_maps(matrix):
     x, matrix, shift = smooth(24, 24), np.array(matrix), np.array([0.7, -0.4])
     p = np.stack(np.meshgrid(np.arange(24), np.arange(24), indexing="ij")).reshape(2, -1)
     old = matrix @ (p - 11.5 - shift[:, None]) + 11.5
-    expected = np.stack([map_coordinates(x[..., k], old, order=5, mode="mirror") for k in (0, 1)], -1)
+    expected = np.stack(
+        [map_coordinates(x[..., k], old, order=5, mode="mirror") for k in (0, 1)], -1
+    )
     found = np.asarray(warp(x, jnp.float32(matrix), jnp.float32(shift))).reshape(-1, 2)
     inside = ((old > 4) & (old < 19) & (p > 4) & (p < 19)).all(axis=0)
     assert inside.sum() > 100
