@@ -1,9 +1,9 @@
-"""The programs behind --mode: one file a mode, called as the mode is called.
+"""The modes of the command, one file each; file and function have the name of the mode.
 
 train       the training loop
-sample      draws samples
-evaluate    measures them
-difficulty  how hard each noise level is
-compare     arms against a baseline
-replay      one step again
+sample      generates images
+evaluate    computes metrics of samples
+difficulty  measures how hard each noise level is
+compare     compares arms with a baseline
+replay      repeats one step
 """

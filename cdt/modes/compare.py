@@ -1,4 +1,4 @@
-"""--mode=compare: several ways of training on one data set, under equal conditions."""
+"""--mode=compare: train several arms on one data set under equal conditions and compare them."""
 
 import ast
 import json
@@ -15,22 +15,23 @@ from cdt.config import check_keys, default_config, flatten, unknown_key, with_fi
 from cdt.errors import EXIT_FINISHED, UserError, user_errors
 from cdt.files import atomic
 from cdt.modes.train import train
+from cdt.monitoring import console
 from cdt.monitoring.writers import read_history
 from cdt.old_keys import translated
 from cdt.run.images import describe_samples
 from cdt.workdir.identity import identity
 
-# Overridden in one arm alone, these would make it another comparison than that of training.
+# Keys that an arm may not override, because the arms would not be comparable.
 _SHARED = ("seed", "init_from", "data.", "validation.", "evaluate.", "difficulty.", "compare.")
 
 
 def compare(config: ConfigDict, workdir: str) -> int:
     """Train every arm of `config.compare.arms` with every seed and compare them with the first.
 
-    Runs lie in `<workdir>/runs/<arm>/seed_<s>`; running the same command again goes on with what is
-    unfinished. Arms differ by their overrides alone: initial weights, order of the data and noise
-    of the samples are those of the seed. Leaves comparison.json, comparison.csv and index.html,
-    written anew after every seed.
+    Runs are in `<workdir>/runs/<arm>/seed_<s>`; the same command again resumes unfinished runs.
+    Arms differ only by their overrides: the seed determines the initial weights, the order of the
+    data and the noise of the samples. After every seed, comparison.json, comparison.csv and
+    index.html are written again.
 
     Raises:
       UserError: an arm or the config is wrong, or the workdir holds another comparison.
@@ -39,7 +40,7 @@ def compare(config: ConfigDict, workdir: str) -> int:
     with user_errors():
         arms = parse_arms(config.compare.arms)
         train_source = from_config.source(config, config.data.train_split)  # the same for all arms
-        # Seed by seed: pairs are complete early, and what is known so far can be looked at.
+        # Seed by seed, so that complete pairs can be compared early.
         configs = {
             (name, seed): _arm_config(config, overrides, seed, path, train_source.size)
             for seed in range(config.compare.seeds)
@@ -50,6 +51,11 @@ def compare(config: ConfigDict, workdir: str) -> int:
         _check_arms(configs)
         _check_settings(path, config)
     averages = {name: from_config.ema_name(configs[name, 0]) for name in arms}
+    console.info(
+        f"comparison: {len(arms)} arms x {config.compare.seeds} seeds = {len(configs)} runs of "
+        f"{config.train.duration}; each is evaluated {config.compare.evaluations} times with "
+        f"{config.evaluate.num:,} images, features {config.evaluate.features}"
+    )
 
     verdicts = []
     for i, ((name, seed), arm_config) in enumerate(configs.items(), 1):
@@ -58,7 +64,8 @@ def compare(config: ConfigDict, workdir: str) -> int:
         if exit_code != EXIT_FINISHED:
             return exit_code
         if i % len(arms) == 0:
-            verdicts = _report(config, train_source.name, averages, seed + 1, path)
+            with console.phase(f"writing the report of {seed + 1} seeds"):
+                verdicts = _report(config, train_source.name, averages, seed + 1, path)
     print("\n".join(verdicts))
     print(f"see {path / 'index.html'}")
     return EXIT_FINISHED
@@ -67,7 +74,7 @@ def compare(config: ConfigDict, workdir: str) -> int:
 def _report(
     config: ConfigDict, data_name: str, averages: dict[str, str], seeds: int, path: epath.Path
 ) -> list[str]:
-    """Write what the first `seeds` seeds say; return a sentence on each arm but the first."""
+    """Write the report of the first `seeds` seeds; return a sentence for each arm but the first."""
     grids = {name: _last_grid(_run(path, name, 0)) for name in averages}
     return write_report(
         f"{data_name}, {config.process.name}: {len(averages)} ways of training",
@@ -84,11 +91,11 @@ def _report(
 
 
 def parse_arms(texts: Iterable[str]) -> dict[str, dict[str, object]]:
-    """ "name: key=value key=value" -> {name: {key: value}}, keys as in `--config.key`.
+    """Parse "name: key=value key=value" into {name: {key: value}}, keys as in `--config.key`.
 
     Raises:
-      UserError: an arm without a name, two of one name or with the same overrides, or a word that
-        is no key=value.
+      UserError: an arm has no name, two arms have the same name, a word is not key=value, or there
+        are fewer than two arms.
     """
     arms: dict[str, dict[str, object]] = {}
     for text in texts:
@@ -96,11 +103,11 @@ def parse_arms(texts: Iterable[str]) -> dict[str, dict[str, object]]:
         name = name.strip()
         if not colon or not name.replace("+", "").replace("_", "").replace("-", "").isalnum():
             raise UserError(
-                f"The arm '{text}' is not of the form 'name: key=value key=value', with a name of "
+                f"The arm '{text}' must have the form 'name: key=value key=value'; a name has only "
                 "letters, digits, '+', '-' and '_'."
             )
         if name in arms:
-            raise UserError(f"Two arms of the comparison are called '{name}'; rename one.")
+            raise UserError(f"Two arms of the comparison have the name '{name}'; rename one.")
         overrides = {}
         for word in rest.split():
             key, equals, value = word.partition("=")
@@ -136,8 +143,8 @@ def _arm_config(
             raise unknown_key(key)
         if key.startswith(_SHARED):
             raise UserError(
-                f"An arm overrides '{key}', which all arms share so that they can be compared; "
-                f"give it as --config.{key}, for all of them."
+                f"An arm overrides '{key}', which must be the same in all arms; set it for all "
+                f"arms with --config.{key}."
             )
     result = ConfigDict(config.to_dict(), type_safe=False)
     result.update_from_flattened_dict(overrides)
@@ -158,14 +165,14 @@ def _arm_config(
 
 
 def _check_arms(configs: dict[tuple[str, int], ConfigDict]) -> None:
-    """Raise UserError for arms that are alike or that cannot be built, before any is trained."""
+    """Raise UserError if two arms are the same or an arm cannot be built, before any training."""
     known: dict[str, str] = {}
     for (name, seed), config in configs.items():
         if seed:
             continue
         content = json.dumps(flatten(config), sort_keys=True, default=str)
         if content in known:
-            raise UserError(f"The arms '{known[content]}' and '{name}' are alike; remove one.")
+            raise UserError(f"The arms '{known[content]}' and '{name}' are the same; remove one.")
         known[content] = name
         train_source, _ = from_config.data(config)
         model = from_config.model(config)
@@ -176,7 +183,7 @@ def _check_arms(configs: dict[tuple[str, int], ConfigDict]) -> None:
 
 
 def _check_settings(path: epath.Path, config: ConfigDict) -> None:
-    """Raise UserError if the folder holds a comparison of other arms or of another config."""
+    """Raise UserError if the folder has a comparison with other arms or another config."""
     mine = {
         "arms": parse_arms(config.compare.arms),
         "config": identity(config) | {"train.duration": config.train.duration},
@@ -190,28 +197,30 @@ def _check_settings(path: epath.Path, config: ConfigDict) -> None:
         return
     if differing := _differing(mine, json.loads(file.read_text())):
         raise UserError(
-            f"The workdir {path} holds a comparison with other {' and '.join(differing)}; use "
-            "another --workdir, or its arms and config (more seeds may be added)."
+            f"The workdir {path} has a comparison with other {' and '.join(differing)}; use "
+            "another --workdir, or the same arms and config (you may add seeds)."
         )
 
 
 def _differing(mine: dict[str, Any], saved: dict[str, Any]) -> list[str]:
-    """Which of "arms", "config" and "evaluations" differ from a saved comparison's, whose keys may
-    be those of an earlier version."""
+    """Return which of "arms", "config" and "evaluations" differ from a saved comparison.
+
+    The saved keys may be those of an earlier version.
+    """
     defaults = json.loads(json.dumps(flatten(default_config())))
     ours, theirs = defaults | mine["config"], defaults | translated(saved["config"])
     arms = {name: translated(overrides) for name, overrides in saved["arms"].items()}
 
-    def alike(name: str) -> bool:
+    def same_arm(name: str) -> bool:
         one, other = ours | mine["arms"][name], theirs | arms[name]
         return all(one[key] == other.get(key) for key in mine["arms"][name] | arms[name])
 
     same = {
-        "arms": [*mine["arms"]] == [*arms] and all(alike(name) for name in arms),
+        "arms": [*mine["arms"]] == [*arms] and all(same_arm(name) for name in arms),
         "config": all(ours[key] == theirs[key] for key in mine["config"]),
         "evaluations": mine["evaluations"] == saved["evaluations"],
     }
-    return [key for key, alike in same.items() if not alike]
+    return [key for key, equal in same.items() if not equal]
 
 
 def _run(path: epath.Path, name: str, seed: int) -> epath.Path:
@@ -219,13 +228,13 @@ def _run(path: epath.Path, name: str, seed: int) -> epath.Path:
 
 
 def _last_grid(run: epath.Path) -> bytes | None:
-    """The newest PNG of samples that a run left."""
-    pictures = sorted((run / "samples").glob("step_*.png"))
-    return pictures[-1].read_bytes() if pictures else None
+    """Return the newest grid of samples of a run, as PNG."""
+    grids = sorted((run / "samples").glob("step_*.png"))
+    return grids[-1].read_bytes() if grids else None
 
 
 def _conditions(config: ConfigDict, data_name: str, seeds: int, path: epath.Path) -> dict[str, str]:
-    """What all arms share, and by what each differs."""
+    """Return the conditions that all arms share, and the overrides of each arm."""
     about = describe_samples(config, 0, config.evaluate.num)
     del about["step"]
     conditions = {

@@ -1,4 +1,4 @@
-"""--mode=difficulty: how hard each noise level is on this data, and a curriculum fitted to it."""
+"""--mode=difficulty: measure how hard each noise level is, and fit a curriculum to the data."""
 
 import json
 import logging
@@ -24,9 +24,10 @@ from cdt.diffusion.pixels import ToX0
 from cdt.errors import EXIT_FINISHED, EXIT_STOPPED, UserError, user_errors
 from cdt.files import atomic
 from cdt.files.plain_json import to_json
-from cdt.monitoring import plots
+from cdt.monitoring import console, plots
 from cdt.monitoring.progress import Progress
 from cdt.run.open_run import OpenRun, open_run
+from cdt.run.training_run import describe_data
 from cdt.training.step import Batch
 from cdt.workdir.record import record_config
 
@@ -36,22 +37,23 @@ _FRACTIONS = {"50 %": 0.5, "90 %": 0.9, "95 %": 0.95}
 def difficulty(config: ConfigDict, workdir: str) -> int:
     """Measure difficulty by convergence and by relative entropy; return the exit code.
 
-    Leaves in `difficulty/` of the workdir: verdict.txt; curriculum.json, which
-    `curriculum.edges_file` accepts; relative_entropy and convergence as .json, .csv and .png;
-    steps_to.png; curves/, one file a seed and cluster. Running it again trains only the clusters
-    that have no file.
+    Writes in `difficulty/` of the workdir: verdict.txt; curriculum.json for
+    `curriculum.edges_file`; relative_entropy and convergence as .json, .csv and .png;
+    steps_to.png; curves/ with one file per seed and cluster. The same command again trains only
+    the clusters without a file.
 
     Raises:
-      UserError: something in the config or the data is wrong, or the workdir holds a study with
-        other settings.
+      UserError: the config or the data is wrong, or the workdir has a study with other settings.
     """
     c = config.difficulty
     run = open_run(config, workdir)
     with user_errors():
-        train, test = from_config.data(config)
+        with console.phase("reading data") as reading:
+            train, test = from_config.data(config)
+            reading.result = describe_data(train, test)
         if config.model.num_classes:
             config.data.class_names = train.classes or ()
-        # Side by side each device has a model with the whole of its batch.
+        # Side by side, each device has its own model and the whole batch.
         model = from_config.model(config) if c.side_by_side else run.model
         parts = from_config.difficulty(config, model, run.mesh.size, train.size)
         steps = from_config.steps(config, "difficulty.duration", train.size)
@@ -63,14 +65,19 @@ def difficulty(config: ConfigDict, workdir: str) -> int:
         folder = run.path / "difficulty"
         _check_settings(folder, validation_steps.tolist(), parts.edges.tolist())
 
+    clusters = len(parts.edges) - 1
+    console.info(
+        f"difficulty: relative entropy of {c.num_pairs} pairs of noise levels, then convergence of "
+        f"{clusters} clusters x {c.seeds} seeds = {clusters * c.seeds} models of {steps:,} steps"
+    )
     name = f"{train.name}, {parts.process.name}"
-    entropy = _entropy(config, train, parts, model.to_x0)
-    _write_entropy(folder, name, entropy)
-    print(f"relative entropy of {len(entropy.u)} pairs of levels measured; now the convergence")
+    with console.phase("computing relative entropy"):
+        entropy = _entropy(config, train, parts, model.to_x0)
+        _write_entropy(folder, name, entropy)
 
     curves = _train_clusters(run, parts, train, test, validation_steps, folder / "curves")
     if curves is None:
-        print("stopped by a signal; run the same command to go on with the clusters that are left")
+        print("stopped by a signal; run the same command to train the remaining clusters")
         return EXIT_STOPPED
     losses = np.array([[curve["losses"] for curve in seed] for seed in curves])  # [S, N, k]
     steps_to = _write_convergence(
@@ -96,7 +103,7 @@ def _write_entropy(folder: epath.Path, name: str, entropy: RelativeEntropy) -> N
 def _write_convergence(
     folder: epath.Path, name: str, edges: np.ndarray, steps: np.ndarray, losses: np.ndarray
 ) -> np.ndarray:
-    """Write what losses f64[S, k, N] at k steps say; return the steps to 90 %, f64[S, N]."""
+    """Write the convergence of losses f64[S, k, N]; return the steps to 90 %, f64[S, N]."""
     steps_to = {
         label: np.stack([convergence.steps_to(steps, seed, fraction) for seed in losses])
         for label, fraction in _FRACTIONS.items()
@@ -122,7 +129,11 @@ def _write_curriculum(
     entropy: RelativeEntropy,
     steps_to: np.ndarray,
 ) -> None:
-    """Write the curriculum that fits relative entropy and steps to 90 % f64[S, N], NaN unknown."""
+    """Write the curriculum fitted to relative entropy and to the steps to 90 %.
+
+    Args:
+      steps_to: f64[S, N]; NaN where unknown.
+    """
     known = np.isfinite(steps_to).any()
     fitted = verdict.fitted_curriculum(
         entropy,
@@ -135,14 +146,14 @@ def _write_curriculum(
 
 
 def _check_settings(folder: epath.Path, validation_steps: list[int], edges: list[float]) -> None:
-    """Raise UserError if the folder holds a study whose curves do not fit these settings."""
+    """Raise UserError if the folder has a study with other settings."""
     mine = {"validation_steps": validation_steps, "edges": edges}
     file = folder / "settings.json"
     if file.exists():
         if json.loads(file.read_text()) != mine:
             raise UserError(
-                f"{folder} holds a study with another duration, validations or clusters; use "
-                "another --workdir, or remove that folder."
+                f"{folder} has a study with another duration, validations or clusters; use "
+                "another --workdir, or remove this folder."
             )
         return
     (folder / "curves").mkdir(parents=True, exist_ok=True)
@@ -152,7 +163,8 @@ def _check_settings(folder: epath.Path, validation_steps: list[int], edges: list
 def _entropy(
     config: ConfigDict, train: Source, parts: from_config.Difficulty, to_x0: ToX0
 ) -> RelativeEntropy:
-    """Relative entropy of the training images, or of evenly spaced ones where there are many."""
+    """Return the relative entropy of the training images, at most `difficulty.max_images` of them,
+    evenly spaced."""
     c = config.difficulty
     every = max(1, -(-train.size // c.max_images))
     images = from_config.examples(config, train).images(np.arange(0, train.size, every))
@@ -169,7 +181,7 @@ def _train_clusters(
     validation_steps: np.ndarray,
     folder: epath.Path,
 ) -> list[list[dict[str, Any]]] | None:
-    """The curves by seed and cluster, trained where their file is missing; None if stopped."""
+    """Return the curves by seed and cluster; train those without a file. None if stopped."""
     config = run.config
     at_once = run.mesh.size if config.difficulty.side_by_side else None
     num_clusters = len(parts.edges) - 1
@@ -183,7 +195,8 @@ def _train_clusters(
         for seed in range(config.difficulty.seeds)
     }
     if any(left.values()):
-        programs, batch_at, validation_batch = _compiled(run, parts, train, test)
+        with console.phase("compiling the train step and the validation"):
+            programs, batch_at, validation_batch = _compiled(run, parts, train, test)
         groups = sum(-(-len(clusters) // (at_once or 1)) for clusters in left.values())
         total = groups * int(validation_steps[-1])
         progress = Progress(total, 0)
@@ -217,9 +230,10 @@ def _train_clusters(
 def _compiled(
     run: OpenRun, parts: from_config.Difficulty, train: Source, test: Source
 ) -> tuple[convergence.ClusterPrograms, Callable[[int], Batch], Batch]:
-    """(the programs compiled for the mesh, step -> global batch, the validation batch).
+    """Return (the programs compiled for the mesh, step -> global batch, the validation batch).
 
-    Side by side every device holds models and batch whole; otherwise both are split as in training.
+    Side by side, every device has whole models and the whole batch; otherwise both are split as in
+    training.
     """
     config, mesh = run.config, run.mesh
     side_by_side = config.difficulty.side_by_side

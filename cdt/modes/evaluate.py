@@ -1,4 +1,4 @@
-"""--mode=evaluate: the distance of samples to a reference, and signs of memorising."""
+"""--mode=evaluate: the distance of samples to a reference, and signs of memorization."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -16,24 +16,26 @@ from cdt.evals import metrics
 from cdt.evals.images import read_images
 from cdt.evals.neighbours import mean_nearest_distance
 from cdt.evals.reference import file_reference
-from cdt.evals.summary import in_blocks, summarise
 from cdt.files import atomic
+from cdt.monitoring import console
 from cdt.monitoring.writers import Writer
-from cdt.run.evaluation import check_reference, reference_of, scalars
+from cdt.run.evaluation import check_reference, features_of, reference_of, scalars
 from cdt.run.images import describe_samples, make_generator
 from cdt.run.open_run import open_run
 from cdt.run.weights import load_params
 
 
 def evaluate(config: ConfigDict, workdir: str) -> int:
-    """Evaluate the newest checkpoint's samples, or those of `evaluate.samples`; print a table and
-    write `evaluations/<what>_<features>.json` in the workdir; return the exit code.
+    """Evaluate samples, print a table, write it in the workdir; return the exit code.
 
-    Without `evaluate.reference` samples are compared with the training and with the held-out
-    images. The nearest-neighbour distances are then those of samples and of held-out images to the
-    training images: samples that lie much closer than held-out images do are copies.
+    The samples are those of the newest checkpoint, or `evaluate.samples`. The results are in
+    `evaluations/step_<step>_<features>.json` or `evaluations/samples_<features>.json`.
 
-    All processes generate; process 0 measures.
+    Without `evaluate.reference`, samples are compared with the training and the held-out images,
+    and the distance to the nearest training image is measured for samples and held-out images.
+    Samples that are much closer than held-out images are copies.
+
+    All processes generate; process 0 computes the metrics.
 
     Raises:
       UserError: there is no checkpoint, or no samples, weights or reference that can be used.
@@ -41,13 +43,15 @@ def evaluate(config: ConfigDict, workdir: str) -> int:
     path, c = epath.Path(workdir), config.evaluate
     with errors_of_all(), user_errors():
         check_reference(config)
-        # What can be missing is looked for first: features and samples take minutes.
+        # Open everything that can be missing first: features and samples take minutes.
         make_images, results = _given(config) if c.samples else _sampling(config, path)
         feature_fn = from_config.feature_space(config)
+        console.info(_plan(config, results["n"]))
         if jax.process_index() > 0:
             references = {}
         elif c.reference:
-            references = {"reference": file_reference(c.reference, feature_fn)}
+            with console.phase(f"reading the reference {c.reference}"):
+                references = {"reference": file_reference(c.reference, feature_fn)}
         else:
             references = {
                 split: reference_of(config, path, source, feature_fn)
@@ -57,20 +61,22 @@ def evaluate(config: ConfigDict, workdir: str) -> int:
     if images is None or jax.process_index() > 0:
         return EXIT_FINISHED
     with user_errors():
-        samples = summarise(in_blocks(images), feature_fn)
+        samples = features_of(images, feature_fn)
         values = metrics.scores(samples)
         results["features"] = c.features
         for split, reference in references.items():
             n, key = reference.summary.statistics.n, reference.hash[:16]
             results[f"reference_{split}"] = {"source": reference.name, "n": n, "hash": key}
-            found = metrics.compare(samples, reference)
+            with console.phase(f"computing metrics against {reference.name}"):
+                found = metrics.compare(samples, reference)
             values |= {f"{metric}_{split}": value for metric, value in found.items()}
     if not c.reference:
         made = samples.features
         train, test = (references[split].summary.features for split in ("train", "test"))
         assert made is not None and train is not None and test is not None  # all were images
-        values["nearest_train_of_samples"] = mean_nearest_distance(made, train)
-        values["nearest_train_of_test"] = mean_nearest_distance(test, train)
+        with console.phase("computing distances to the nearest training images"):
+            values["nearest_train_of_samples"] = mean_nearest_distance(made, train)
+            values["nearest_train_of_test"] = mean_nearest_distance(test, train)
     results |= values
 
     print(table(results))
@@ -84,10 +90,18 @@ def evaluate(config: ConfigDict, workdir: str) -> int:
     return EXIT_FINISHED
 
 
+def _plan(config: ConfigDict, n: int) -> str:
+    """Return one line about what will be measured, and against what."""
+    c = config.evaluate
+    samples = f"{n:,} images from {c.samples}" if c.samples else f"{n:,} generated images"
+    reference = c.reference or "the training and the held-out images"
+    return f"evaluation: {samples} against {reference}, features {c.features}"
+
+
 def write_scalars(
     config: ConfigDict, path: epath.Path, step: int, values: dict[str, dict[str, float]]
 ) -> None:
-    """{average: {metric: value}} as scalars of the run."""
+    """Log {EMA: {metric: value}} in the run's metrics."""
     writer = Writer(path, tensorboard=config.log.tensorboard)
     writer.scalars(step, scalars(config, values))
     writer.start_tensorboard()
@@ -95,7 +109,7 @@ def write_scalars(
 
 
 def _given(config: ConfigDict) -> tuple[Callable[[], np.ndarray | None], dict[str, Any]]:
-    """(a function that returns the images of `evaluate.samples`, what they are)."""
+    """Return (images() -> the images of `evaluate.samples`, their description)."""
     images = read_images(config.evaluate.samples)
     return lambda: images, {"samples": config.evaluate.samples, "n": len(images)}
 
@@ -103,7 +117,7 @@ def _given(config: ConfigDict) -> tuple[Callable[[], np.ndarray | None], dict[st
 def _sampling(
     config: ConfigDict, path: epath.Path
 ) -> tuple[Callable[[], np.ndarray | None], dict[str, Any]]:
-    """(a function that makes uint8 images of the newest checkpoint, what they are)."""
+    """Return (images() -> uint8 images of the newest checkpoint, their description)."""
     run = open_run(config, path)
     with errors_of_all(), user_errors():
         generator = make_generator(run)
@@ -113,7 +127,7 @@ def _sampling(
 
 
 def table(results: Mapping[str, Any]) -> str:
-    """The results as aligned lines of text."""
+    """Return the results as aligned lines of text."""
     rows = []
     for name, value in results.items():
         if isinstance(value, dict):

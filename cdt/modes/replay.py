@@ -1,4 +1,4 @@
-"""--mode=replay: one step again, to see where its NaN or inf comes from."""
+"""--mode=replay: repeat one step, to find the source of its NaN or inf."""
 
 import jax
 import numpy as np
@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 from cdt.data.pipeline import batch_indices
 from cdt.devices import sharding
 from cdt.errors import EXIT_BAD_NUMBERS, EXIT_FINISHED, UserError
+from cdt.monitoring import console
 from cdt.run.open_run import open_run
 from cdt.run.training_run import open_training
 from cdt.training.state import from_items, to_items
@@ -15,15 +16,16 @@ from cdt.training.state import from_items, to_items
 def replay(config: ConfigDict, workdir: str) -> int:
     """Repeat step `replay.step` with the state of the newest checkpoint; change no file.
 
-    The batch and all that is drawn are those of the step. Where NaN or inf has stopped the run at
-    that step, the state is that of the step too, because bad steps changed nothing; otherwise it is
-    that of the checkpoint. JAX's own tools, such as JAX_DEBUG_NANS=True, then see the operation.
+    The batch and all random draws are those of the step. The state is that of the newest
+    checkpoint. If NaN or inf stopped the run at that step, it is also the state of the step,
+    because bad steps change nothing. With JAX_DEBUG_NANS=True, JAX names the operation that
+    returns NaN.
 
     Returns:
-      3 where the loss or its gradient has NaN or inf, 0 where they have none.
+      3 if the loss or the gradient has NaN or inf, otherwise 0.
 
     Raises:
-      UserError: something in the config is wrong, or there is no checkpoint.
+      UserError: the config is wrong, or there is no checkpoint.
     """
     step = config.replay.step - 1
     if step < 0:
@@ -34,20 +36,22 @@ def replay(config: ConfigDict, workdir: str) -> int:
         raise UserError(
             f"There is no checkpoint of a run in {run.path}: train first, or fix --workdir."
         )
-    saved_at, items, _ = training.checkpoints.restore_items(to_items(training.state))
+    with console.phase("reading the newest checkpoint"):
+        saved_at, items, _ = training.checkpoints.restore_items(to_items(training.state))
 
     state = from_items(items)
     state = state.replace(step=jax.device_put(np.int32(step), state.step.sharding))
     batch = sharding.global_batch(run.mesh, training.batch_at(step), config.train.batch_size)
     replicated = sharding.replicated(run.mesh)
     program = jax.jit(training.parts.step, out_shardings=(training.shardings, replicated))
-    _, metrics = program(state, batch)
-    loss, grad_norm = (float(jax.device_get(metrics[name])) for name in ("loss", "grad_norm"))
+    with console.phase("compiling and running the step"):
+        _, metrics = program(state, batch)
+        loss, grad_norm = (float(jax.device_get(metrics[name])) for name in ("loss", "grad_norm"))
     finite = bool(np.isfinite([loss, grad_norm]).all())
     indices = batch_indices(training.train.size, config.seed, config.train.batch_size)(step)
     print(
         f"step {step + 1} with the state of step {saved_at}: loss {loss}, gradient norm "
-        f"{grad_norm}, which are{'' if finite else ' not'} finite\n"
+        f"{grad_norm}; {'no NaN or inf' if finite else 'there is NaN or inf'}\n"
         f"examples of {training.train.name}: {', '.join(map(str, indices))}"
     )
     return EXIT_FINISHED if finite else EXIT_BAD_NUMBERS

@@ -15,9 +15,10 @@ from cdt.run.weights import load_params
 
 
 def sample(config: ConfigDict, workdir: str) -> int:
-    """Write `samples/step_<step>/grid.png`, `samples.npz` (arr_0 uint8[n, H, W, C], arr_1 int32[n]
-    labels where there are classes, captions str[n] where the model reads text) in the workdir;
-    return the exit code.
+    """Write images of the newest checkpoint to `samples/step_<step>/`; return the exit code.
+
+    The files are `grid.png` and `samples.npz`: arr_0 uint8[n, H, W, C]; arr_1 int32[n], the
+    labels, if the model has classes; captions str[n], if it reads text.
 
     Raises:
       UserError: there is no checkpoint, or `config.sample` does not fit the run.

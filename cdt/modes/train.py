@@ -1,13 +1,13 @@
-"""--mode=train: the one training loop. It reads from top to bottom.
+"""--mode=train: the training loop.
 
-`set_up` finds everything that can be wrong, `compile_programs` compiles, `run_loop` trains.
+`set_up` checks everything that can be wrong, `compile_programs` compiles, `run_loop` trains.
 """
 
 import logging
 import shlex
 import sys
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, nullcontext
 from typing import Any, NamedTuple
 
 import jax
@@ -27,6 +27,7 @@ from cdt.devices.memory import describe_memory, device_memory, planned_memory
 from cdt.devices.processes import Stop
 from cdt.errors import EXIT_BAD_NUMBERS, EXIT_FINISHED, EXIT_STOPPED, UserError, user_errors
 from cdt.models.conditioning import with_classes
+from cdt.monitoring import console
 from cdt.monitoring.convergence_report import write_convergence
 from cdt.monitoring.goodput import Goodput
 from cdt.monitoring.profile import Profile
@@ -49,9 +50,9 @@ PyTree = Any
 
 
 def fetch(tree: PyTree) -> PyTree:
-    """The one door through which the loop brings arrays from the devices to the host.
+    """Return the arrays of a tree on the host. The loop gets device arrays only through this.
 
-    A process can fetch only what its own devices hold, so the tree must be replicated.
+    The tree must be replicated, because a process can read only its own devices.
     """
     return jax.device_get(tree)
 
@@ -59,13 +60,13 @@ def fetch(tree: PyTree) -> PyTree:
 def train(config: ConfigDict, workdir: str) -> int:
     """Train the run in `workdir`, from its newest checkpoint if it has one; return the exit code.
 
-    Leaves there: checkpoints/, metrics.jsonl, TensorBoard events, samples/, convergence.png and
-    convergence.json.
+    Writes checkpoints/, metrics.jsonl, TensorBoard events, samples/, convergence.png and
+    convergence.json there.
 
     Raises:
-      UserError: something in the config, the data or the workdir is wrong; before compilation.
+      UserError: the config, the data or the workdir is wrong; raised before compilation.
     """
-    # Until there are steps to save, a signal ends the process at once.
+    # A signal ends the process at once until there are steps to save.
     with Stop(at_once=True) as stop:
         goodput = Goodput()
         setup = set_up(config, workdir)
@@ -75,15 +76,15 @@ def train(config: ConfigDict, workdir: str) -> int:
             return EXIT_FINISHED
         if setup.items is not None:
             print(f"resuming at step {setup.start} of {total}")
-        with goodput.of("compile"):
+        with goodput.of("compile"), console.phase("compiling the train step and the validation"):
             programs = compile_programs(setup)
         end = run_loop(setup, programs, goodput, stop)
         print(f"where the time went: {goodput.table()}")
-        tell_end(setup, end)
+        print_end(setup, end)
         return end.exit_code
 
 
-# --- Setup: everything that can be wrong is found here --------------------------------------------
+# --- Setup: checks everything that can be wrong ---------------------------------------------------
 
 
 class Setup(NamedTuple):
@@ -112,7 +113,7 @@ def set_up(config: ConfigDict, workdir: str) -> Setup:
     """Open the run, read its newest checkpoint, and record its config in the workdir.
 
     Raises:
-      UserError: whatever is wrong; on all processes where one of them finds it.
+      UserError: the config, the data or the workdir is wrong; on all processes, if one finds it.
     """
     run = open_run(config, workdir)
     training = open_training(run)
@@ -130,13 +131,14 @@ def set_up(config: ConfigDict, workdir: str) -> Setup:
             {"config": flatten(config), "open_all_at": training.open_all_at},
             stops=from_config.stops_where_unsaved(config),
         )
-        # Read by all processes together, so before what one of them alone may find wrong.
+        # All processes read this together, so it comes before checks that can fail on one alone.
         weights = initial_params(run) if config.init_from and not training.saved else None
         if jax.process_index() == 0:
             record_config(run.path, config)
         evaluation = make_evaluation(run, generator, training.train) if every["evaluate"] else None
 
-    restored = training.checkpoints.restore_latest(to_items(training.state))
+    with console.phase("reading the newest checkpoint") if training.saved else nullcontext():
+        restored = training.checkpoints.restore_latest(to_items(training.state))
     start, items = restored[:2] if restored else (0, None)
     if start < total_steps and start % at_once:
         raise UserError(
@@ -166,20 +168,20 @@ def set_up(config: ConfigDict, workdir: str) -> Setup:
     )
 
 
-# --- Programs: each compiled once, ahead of time, side by side ------------------------------------
+# --- Programs: each compiled once, ahead of time, in parallel -------------------------------------
 
 
 class Programs(NamedTuple):
-    """What the devices run."""
+    """The compiled programs of a run."""
 
-    init: Callable[[jax.Array], TrainState] | None  # of a PRNG key; None for a run that resumes
+    init: Callable[[jax.Array], TrainState] | None  # of a PRNG key; None for a resumed run
     steps: Callable[[TrainState, list[Batch]], tuple[TrainState, dict[str, jax.Array]]]
     validate: Callable[[PyTree, Batch], jax.Array]  # (params, batch) -> loss f32[M]
     param_norm: Callable[[PyTree], jax.Array]
 
 
 def compile_programs(setup: Setup) -> Programs:
-    """Compile the programs of a run from shapes alone, and say what memory a step takes."""
+    """Compile the programs of a run from shapes, and print the memory of a step."""
     config, training = setup.run.config, setup.training
     shardings, replicated = training.shardings, sharding.replicated(setup.run.mesh)
     validate = make_validation(
@@ -210,7 +212,7 @@ def compile_programs(setup: Setup) -> Programs:
 
 
 def first_state(setup: Setup, programs: Programs) -> TrainState:
-    """The state before the first step of this process: restored, or new."""
+    """Return the state before the first step of this process: restored or new."""
     if programs.init is None:
         assert setup.items is not None
         return from_items(setup.items)
@@ -225,22 +227,22 @@ def first_state(setup: Setup, programs: Programs) -> TrainState:
     return state
 
 
-# --- The loop -------------------------------------------------------------------------------------
+# --- Loop -----------------------------------------------------------------------------------------
 
 
 class End(NamedTuple):
-    """How the loop ended."""
+    """The end of the loop."""
 
     exit_code: int
-    step: int  # steps done, which are saved
-    last_bad_step: int  # the newest logged step with NaN or inf, from 1 on; 0 where there is none
+    step: int  # steps done and saved
+    last_bad_step: int  # the newest logged step with NaN or inf, counted from 1; 0 if none
 
 
 def run_loop(setup: Setup, programs: Programs, goodput: Goodput, stop: Stop) -> End:
-    """Train to the end, to a signal, or until too many steps in a row had NaN or inf.
+    """Train until the end, a signal, or too many steps in a row with NaN or inf.
 
-    The loop waits for the devices only where something is due. It then waits for the steps in
-    flight first, so that their time counts as that of steps.
+    The loop waits for the devices only when something is due. It first waits for the steps in
+    flight, so that their time counts as time of steps.
     """
     run, training, saver, start = setup.run, setup.training, setup.saver, setup.start
     config, mesh, at_once = run.config, run.mesh, setup.steps_per_dispatch
@@ -252,7 +254,7 @@ def run_loop(setup: Setup, programs: Programs, goodput: Goodput, stop: Stop) -> 
     profile = Profile(run.path / "profile", setup.profiled, in_flight.finish)
     exit_code, last_bad_step = EXIT_FINISHED, 0
 
-    # Closed in reverse order, after an exception too: what was logged and saved is written out.
+    # Closed in reverse order, also after an exception: all logs and checkpoints are written.
     with closing(saver.checkpoints), closing(log), closing(batches), closing(profile):
         stop.at_once = False
 
@@ -288,9 +290,10 @@ def run_loop(setup: Setup, programs: Programs, goodput: Goodput, stop: Stop) -> 
                 with goodput.of("step"):
                     in_flight.finish()
             if first:
-                # Its import keeps a core busy for 20 seconds, so it must not precede this.
+                # Not earlier: importing TensorFlow keeps a core busy for 20 seconds.
                 log.start_tensorboard()
-            log.progress(done)
+            if "log" not in due:
+                log.progress(done)
             if "log" in due:
                 with goodput.of("logging"):
                     values = fetch(metrics | {"param_norm": programs.param_norm(state.params)})
@@ -311,7 +314,7 @@ def run_loop(setup: Setup, programs: Programs, goodput: Goodput, stop: Stop) -> 
                 log.begin_window(done, batches.wait_seconds)
 
             # --- Stop, save ---
-            # Counted in dispatches: where processes stop together, it is after the next one.
+            # Counted in dispatches: several processes stop together after the next one.
             if stop.after(done // at_once) and not last:
                 exit_code = EXIT_STOPPED
             if exit_code or "checkpoint" in due:
@@ -326,11 +329,11 @@ def run_loop(setup: Setup, programs: Programs, goodput: Goodput, stop: Stop) -> 
     return End(exit_code, done, last_bad_step)
 
 
-# --- What the loop logs ---------------------------------------------------------------------------
+# --- Logging --------------------------------------------------------------------------------------
 
 
 def open_log(setup: Setup, goodput: Goodput) -> RunLog:
-    """The log of a run, which goes on after the steps that are done."""
+    """Open the log of a run; it continues after the steps that are done."""
     config = setup.run.config
     return RunLog(
         setup.run.path,
@@ -347,7 +350,7 @@ def log_metrics(setup: Setup, log: RunLog, done: int, values: dict[str, Any], wa
     """Log fetched metrics and warn of steps with NaN or inf; return `End.last_bad_step`.
 
     Args:
-      waited: seconds that the loop has waited for data so far.
+      waited: seconds the loop has waited for data so far.
     """
     recent_bad = values.pop("recent_bad_steps")
     warn_of_bad_steps(setup, recent_bad[recent_bad >= log.window_start])
@@ -358,22 +361,25 @@ def log_metrics(setup: Setup, log: RunLog, done: int, values: dict[str, Any], wa
 
 
 def warn_of_bad_steps(setup: Setup, steps: np.ndarray) -> None:
-    """Warn of steps that changed nothing, given as the steps done before each, and name the
-    examples of their batches."""
+    """Warn of bad steps, and list the examples of their batches.
+
+    Args:
+      steps: the number of steps done before each bad step.
+    """
     if jax.process_index() > 0:
         return
     config, source = setup.run.config, setup.training.train
     indices = batch_indices(source.size, config.seed, config.train.batch_size)
     for step in sorted(steps.tolist()):
         logging.warning(
-            f"Step {step + 1} has changed nothing, because its loss or gradient has NaN or inf. "
-            f"Its batch holds these examples of {source.name}: "
+            f"Step {step + 1} was skipped, because its loss or gradient has NaN or inf. "
+            f"Its batch has these examples of {source.name}: "
             f"{', '.join(map(str, indices(step)))}."
         )
 
 
 def log_samples(setup: Setup, log: RunLog, done: int, state: TrainState) -> None:
-    """Log a grid of samples; all processes make them together."""
+    """Log a grid of samples; all processes generate together."""
     params = weights_of(setup, state, setup.shown_ema, done)
     images = setup.generator.images(params, min(setup.run.config.sample.num, 100))
     if images is not None:
@@ -381,8 +387,8 @@ def log_samples(setup: Setup, log: RunLog, done: int, state: TrainState) -> None
 
 
 def log_evaluation(setup: Setup, log: RunLog, done: int, state: TrainState) -> None:
-    """Log the metrics of each average that the config evaluates."""
-    assert setup.evaluation is not None  # something of it is due
+    """Log the metrics of each EMA in `evaluate.emas`."""
+    assert setup.evaluation is not None  # an evaluation is due
     found = {
         name: setup.evaluation(weights_of(setup, state, name, done))
         for name in setup.evaluated_emas
@@ -391,7 +397,7 @@ def log_evaluation(setup: Setup, log: RunLog, done: int, state: TrainState) -> N
 
 
 def weights_of(setup: Setup, state: TrainState, name: str, done: int) -> PyTree:
-    """The average of a name as in `from_config.ema_name`, after `done` steps."""
+    """Return the weights with a name as in `from_config.ema_name`, after `done` steps."""
     if name == "raw":
         return state.params
     std = from_config.posthoc_std(name)
@@ -402,11 +408,11 @@ def weights_of(setup: Setup, state: TrainState, name: str, done: int) -> PyTree:
     return put_together(setup.saver.checkpoints, state.ema, stds, std, done)
 
 
-# --- The end --------------------------------------------------------------------------------------
+# --- End ------------------------------------------------------------------------------------------
 
 
-def tell_end(setup: Setup, end: End) -> None:
-    """Say how the run ended; write the convergence of a finished one."""
+def print_end(setup: Setup, end: End) -> None:
+    """Print how the run ended; write the convergence report of a finished run."""
     path, config = setup.run.path, setup.run.config
     if end.exit_code == EXIT_BAD_NUMBERS:
         logging.error(
@@ -417,7 +423,7 @@ def tell_end(setup: Setup, end: End) -> None:
             f"--config.replay.step={end.last_bad_step}"
         )
     elif end.exit_code == EXIT_STOPPED:
-        print(f"stopped by a signal and saved at step {end.step}; run the same command to go on")
+        print(f"stopped by a signal and saved at step {end.step}; run the same command to resume")
     elif jax.process_index() == 0:
         try:
             write_convergence(path)
@@ -425,5 +431,5 @@ def tell_end(setup: Setup, end: End) -> None:
         except (OSError, ValueError) as error:  # a ValueError where metrics could not be written
             logging.warning(
                 f"The run has finished and is saved, but its report cannot be written to {path} "
-                f"({error}); metrics.jsonl holds what numbers it has."
+                f"({error}); metrics.jsonl has the metrics that could be written."
             )

@@ -23,7 +23,7 @@ T = TypeVar("T")
 _LOG = logging.getLogger("cdt")
 # Seconds from one line about a running phase to the next: after 10, 30 and 60 s, then each minute.
 _PAUSES = (10.0, 20.0, 30.0, 60.0)
-# A phase without a result that took less prints no second line.
+# A shorter phase prints no time.
 _SHORT_SECONDS = 1.0
 # How long a write may wait for a full pipe or a stopped terminal, once.
 _PATIENCE_SECONDS = 1.0
@@ -69,7 +69,7 @@ class phase:
         generating images ... 512 / 2,000 (10 s)
         generating images ... done (41 s)
 
-    A phase of less than a second prints the first line only, unless it has a result.
+    A phase of less than a second prints no time, and no last line unless it has a result.
 
     Args:
       what: name of the phase, such as "generating images".
@@ -99,7 +99,8 @@ class phase:
             self._thread.join()
         seconds = time.monotonic() - self._began
         if exception[0] is None and (self.result or seconds >= _SHORT_SECONDS):
-            info(f"{self._what} ... {self.result or 'done'} ({duration(seconds)})")
+            taken = f" ({duration(seconds)})" if seconds >= _SHORT_SECONDS else ""
+            info(f"{self._what} ... {self.result or 'done'}{taken}")
 
     def count(self, number: int) -> None:
         """Note that `number` more items are done."""

@@ -1,18 +1,18 @@
-"""Where the wall-clock time of a run goes."""
+"""Wall-clock time of a run by activity."""
 
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-# In the order in which they are shown; "idle" is what none of the others took.
+# In the order of the printed table; "idle" is the time of none of the others.
 KINDS = ("step", "data", "evaluation", "checkpoint", "logging", "compile", "idle")
 
 
 class Goodput:
-    """Seconds of a run by what it did with them.
+    """Count the seconds of a run by kind of activity.
 
-    Devices work while the host goes on. To time something else, wait for the steps in flight first,
-    under "step".
+    Devices work while the host continues. Before timing another kind, wait under "step" for the
+    steps in flight.
 
     Args:
       clock: seconds, monotonic.
@@ -25,7 +25,7 @@ class Goodput:
 
     @contextmanager
     def of(self, kind: str) -> Iterator[None]:
-        """A context whose time is of a kind, one of `KINDS` but "idle"; contexts do not nest."""
+        """Count the time of the context as `kind`, one of `KINDS` except "idle"; do not nest."""
         began = self._clock()
         try:
             yield
@@ -34,18 +34,18 @@ class Goodput:
 
     @property
     def seconds(self) -> dict[str, float]:
-        """Seconds of each of `KINDS` so far."""
+        """The seconds of each of `KINDS` so far."""
         passed = self._clock() - self._began
         return self._seconds | {"idle": max(0.0, passed - sum(self._seconds.values()))}
 
-    def shares(self) -> dict[str, float]:
-        """{"goodput/<kind>": fraction of the time so far}; they add up to 1."""
+    def fractions(self) -> dict[str, float]:
+        """Return {"goodput/<kind>": fraction of the time so far}; the fractions add up to 1."""
         seconds = self.seconds
         total = sum(seconds.values())
         return {f"goodput/{kind}": spent / total for kind, spent in seconds.items()}
 
     def table(self) -> str:
-        """One line: the fraction of the time and the seconds of each kind that has any."""
+        """Return one line with the fraction and the seconds of each kind that took time."""
         seconds = self.seconds
         total = sum(seconds.values())
         parts = [

@@ -1,4 +1,4 @@
-"""How far a run is, for a person: a bar in a terminal, plain lines elsewhere."""
+"""Progress of a run: a bar in a terminal, plain lines elsewhere."""
 
 import contextlib
 import os
@@ -7,23 +7,27 @@ import time
 from typing import TextIO
 
 from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
-# Seconds between two plain lines: a log of an hour is 360 lines, and yet no run looks stuck.
+# Seconds from a plain line to one with new values, and to one without.
+_VALUE_SECONDS = 5.0
 _LINE_SECONDS = 10.0
 
 
 class Progress:
-    """Step, stage, loss, images/s and time left.
+    """Show the step, the time left, and the stage, loss and images/s where they are new.
 
-    In a terminal a bar; elsewhere a plain line for the first update, after every 10 seconds, at
-    every change of stage, and for the last update.
+    A terminal gets a bar, which shows the newest values and the step they belong to. Elsewhere
+    plain lines are printed: for the first update, for new values every 5 seconds, otherwise every
+    10 seconds, at each change of stage, and for the last update. A line without new values shows
+    the step and the time left only.
 
     Args:
       total_steps: steps of the whole run.
       start_step: steps done before, in [0, total_steps).
-      active: False on the processes that shall be silent.
-      unit: what a step is called.
-      stream: where to; None: standard error.
+      active: whether this process prints.
+      unit: name of a step.
+      stream: output; None is standard error.
     """
 
     def __init__(
@@ -40,11 +44,14 @@ class Progress:
         self._stream = stream = stream or sys.stderr
         self._first_time: float | None = None
         self._printed_step = start_step
-        self._printed_time = -float("inf")
-        self._stage = self._loss = self._rate = ""
+        self._printed_time = self._printed_values_time = -float("inf")
+        self._stage: int | None = None
+        self._values: list[str] = []
+        self._values_step = start_step  # the step that the values belong to
         self._active = active
         self._unit = unit
         self._bar = None
+        self._above_bar = contextlib.ExitStack()
         if self._active and _is_terminal(stream):
             self._bar = tqdm(
                 total=total_steps,
@@ -53,6 +60,7 @@ class Progress:
                 dynamic_ncols=True,
                 bar_format="{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt}{postfix}",
             )
+            self._above_bar.enter_context(logging_redirect_tqdm())
 
     def update(
         self,
@@ -63,7 +71,7 @@ class Progress:
         loss: float | None = None,
         images_per_second: float | None = None,
     ) -> None:
-        """Show that `step` steps are done; what is not given is shown as it was.
+        """Show that `step` steps are done, with the values that are given.
 
         Args:
           step: steps done, at least those of the update before.
@@ -74,31 +82,37 @@ class Progress:
         """
         if not self._active:
             return
+        values = []
         new_stage = False
         if stage is not None and num_stages is not None:
-            text = f"stage {stage}/{num_stages}"
-            new_stage = text != self._stage
-            self._stage = text
+            values.append(f"stage {stage}/{num_stages}")
+            new_stage, self._stage = stage != self._stage, stage
         if loss is not None:
-            self._loss = f"loss {loss:.4g}"
+            values.append(f"loss {loss:.4g}")
         if images_per_second is not None:
-            self._rate = f"{images_per_second:.4g} images/s"
+            values.append(f"{images_per_second:.4g} images/s")
+        if values:
+            self._values, self._values_step = values, step
         now = time.monotonic()
-        if self._first_time is None:  # from here, as the first step includes the compilation
+        if self._first_time is None:  # from here, because the first step includes compilation
             self._first_step, self._first_time = step, now
         advance, self._step = step - self._step, step
         if self._bar is not None:
-            self._bar.set_postfix_str(", ".join(self._parts(now)), refresh=False)
+            self._bar.set_postfix_str(self._bar_text(now), refresh=False)
             self._bar.update(advance)
-        elif new_stage or now >= self._printed_time + _LINE_SECONDS:
+        elif (
+            new_stage
+            or now >= self._printed_time + _LINE_SECONDS
+            or (values and now >= self._printed_values_time + _VALUE_SECONDS)
+        ):
             self._print_line(now)
 
     def message(self, text: str) -> None:
-        """Print a line of its own, above the bar where there is one."""
+        """Print a line, above the bar if there is one."""
         if self._bar is not None:
             self._bar.write(text, file=self._stream)
         elif self._active:
-            with contextlib.suppress(OSError):  # of a log on a disk that is full
+            with contextlib.suppress(OSError):  # a log on a full disk
                 print(text, file=self._stream, flush=True)
 
     def close(self) -> None:
@@ -106,25 +120,33 @@ class Progress:
         if self._bar is not None:
             self._bar.refresh()
             self._bar.close()
+            self._above_bar.close()
         elif self._active and self._printed_step < self._step:
             self._print_line(time.monotonic())
 
     def _print_line(self, now: float) -> None:
+        values = self._values if self._values_step == self._step else []
         self._printed_step, self._printed_time = self._step, now
-        self.message(", ".join([f"{self._unit} {self._step}/{self._total}", *self._parts(now)]))
+        if values:
+            self._printed_values_time = now
+        step = f"{self._unit} {self._step}/{self._total}"
+        self.message(", ".join([step, *values, *self._time_left(now)]))
 
-    def _parts(self, now: float) -> list[str]:
-        left = f"{self._time_left(now)} left"
-        return [part for part in (self._stage, self._loss, self._rate, left) if part]
+    def _bar_text(self, now: float) -> str:
+        values = ", ".join(self._values)
+        if values and self._values_step != self._step:
+            values += f" (step {self._values_step})"
+        return ", ".join([*([values] if values else []), *self._time_left(now)])
 
-    def _time_left(self, now: float) -> str:
-        """At the mean speed since the first update, "?" where there is none yet."""
+    def _time_left(self, now: float) -> list[str]:
+        """The time left at the mean speed since the first update; empty at the first update."""
         done = self._step - self._first_step
         if self._first_time is None or done == 0:
-            return "?"
-        return tqdm.format_interval((now - self._first_time) / done * (self._total - self._step))
+            return []
+        seconds = (now - self._first_time) / done * (self._total - self._step)
+        return [f"{tqdm.format_interval(seconds)} left"]
 
 
 def _is_terminal(stream: TextIO) -> bool:
-    """Whether a bar would be seen: some containers have terminals of 0 x 0, where tqdm is mute."""
+    """Whether a bar would be visible: in a terminal of 0 x 0, as in some containers, it is not."""
     return stream.isatty() and min(os.get_terminal_size(stream.fileno())) > 0

@@ -52,8 +52,7 @@ class RunLog:
         self._num_stages = num_stages
         self._batch_size = batch_size
         self._goodput = goodput
-        # Takes back what a run that was killed logged beyond this step.
-        self._writer.resumed(start)
+        self._writer.start(start)
         self.begin_window(start, 0.0)
 
     def begin_window(self, step: int, waited: float) -> None:
@@ -83,9 +82,9 @@ class RunLog:
         rate = self._batch_size * (step - self.window_start) / seconds
         values = values | {
             "images_per_second": rate,
-            "data_wait_share": (waited - self._waited) / seconds,
+            "data_wait_fraction": (waited - self._waited) / seconds,
         }
-        self._writer.scalars(step, _flat(values) | self._goodput.shares())
+        self._writer.scalars(step, _flat(values) | self._goodput.fractions())
         self._progress.update(
             step,
             stage=int(values["stage"]) if "stage" in values else None,

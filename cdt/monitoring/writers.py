@@ -1,18 +1,18 @@
-"""Metrics as JSON lines from the first step, and for TensorBoard: the only importer of clu.
+"""Metrics of a run in `metrics.jsonl` and for TensorBoard; the only importer of clu.
 
 clu's writers import TensorFlow, which keeps a core busy for many seconds. So metrics go to
 `metrics.jsonl` at once, and those for TensorBoard wait in a queue until a thread has imported it.
-A run never fails for want of a logger: whatever goes wrong here is said in one line.
+A metric that cannot be written never fails the run: one warning is logged.
 
 Each line of `metrics.jsonl` is a JSON object, either scalars
 
     {"step": 500, "time": 1767225600.125, "loss": 0.25, ...}
 
-with seconds since 1970 and null for numbers that are not finite (JSON has none), or
+with seconds since 1970 and null for NaN and inf, which JSON does not have, or
 
     {"event": "resume", "step": 400, "time": ...}
 
-where a run goes on from a checkpoint: lines before it with a later step were overtaken.
+where a run resumes from a checkpoint: earlier lines with a later step are no longer valid.
 """
 
 import json
@@ -34,17 +34,20 @@ from cdt.errors import UserError
 HISTORY_FILE = "metrics.jsonl"
 TENSORBOARD_FOLDER = "tensorboard"
 
-# An object of a bucket cannot be appended to but is written anew, so not at every line.
+# An object in a bucket cannot be appended to. It is rewritten whole, so not at every line.
 _REMOTE_SECONDS = 30.0
+
+# Names of version 0.1.0 -> names of today.
+_RENAMED = {"data_wait_share": "data_wait_fraction"}
 
 _LOG = logging.getLogger(__name__)
 
 
 class Writer:
-    """Writes the metrics of a run; process 0 alone does anything.
+    """Write the metrics of a run; processes other than 0 do nothing.
 
     Args:
-      workdir: folder of the run, made if needed; local or gs://.
+      workdir: folder of the run, created if missing; local or gs://.
       tensorboard: whether events are written for TensorBoard as well, in `workdir/tensorboard`.
 
     Raises:
@@ -61,7 +64,9 @@ class Writer:
         try:
             path.mkdir(parents=True, exist_ok=True)
             remote = "://" in os.fspath(workdir)
-            self._lines = (_RemoteLines if remote else _LocalLines)(path / HISTORY_FILE)
+            file = path / HISTORY_FILE
+            self._has_lines = file.exists() and file.stat().length > 0
+            self._lines = (_RemoteLines if remote else _LocalLines)(file)
         except OSError as error:
             raise UserError(
                 f"Metrics cannot be written to {path} ({error.strerror or error}); choose another "
@@ -94,22 +99,25 @@ class Writer:
         if self._thread is not None:
             self._thread.put(lambda writer: writer.write_images(step, images))
 
-    def resumed(self, step: int) -> None:
-        """Note that training starts after `step`, which takes back what was written beyond it.
+    def start(self, step: int) -> None:
+        """Log that training starts after `step`: scalars of later steps become invalid.
+
+        A new run, whose file is empty, logs nothing.
 
         Args:
-          step: steps done; 0 takes back everything, as what belongs to step 0 is written again.
+          step: steps done; 0 invalidates all scalars, because those of step 0 are written again.
         """
-        self._write_line({"event": "resume", "step": step, "time": _now()})
+        if step > 0 or self._has_lines:
+            self._write_line({"event": "resume", "step": step, "time": _now()})
 
     def start_tensorboard(self) -> None:
-        """Start to import TensorFlow and then to write what was queued; call it once, after the
-        first step has been completed."""
+        """Import TensorFlow in a thread and write the queue; call it once, after the first
+        completed step."""
         if self._thread is not None:
             self._thread.start()
 
     def close(self) -> None:
-        """Write everything out; wait for TensorFlow if that has been started."""
+        """Write everything that is queued; wait for TensorFlow if its import was started."""
         if self._thread is not None:
             self._thread.close()
         if self._active:
@@ -130,15 +138,14 @@ class Writer:
 
 
 def read_history(workdir: epath.PathLike) -> list[dict[str, Any]]:
-    """The scalars of a run as one history, as if it had never been interrupted.
+    """Read the scalars of a run as one history, as if it had never been interrupted.
 
-    Lines overtaken by a resume are left out, and so is a line that is not whole, as the process
-    was killed while writing it.
+    Lines that a resume made invalid are left out, and so is an incomplete line of a killed process.
 
     Returns:
       [{"step": int, "time": seconds, name: number or nan, ...}, ...] in the order of writing; empty
-      where nothing was written. Differences of "time" are times of running: what lies between a
-      stop and the next start is taken out, and so is the work that was lost.
+      if nothing was written. Differences of "time" are running time: pauses between a stop and the
+      next start, and lost work, are subtracted.
     """
     path = epath.Path(workdir) / HISTORY_FILE
     history: list[dict[str, Any]] = []
@@ -156,7 +163,12 @@ def read_history(workdir: epath.PathLike) -> list[dict[str, Any]]:
             pause = time_written - history[-1]["time"] if history else 0.0
         else:
             record["time"] = time_written - pause
-            history.append({name: math.nan if x is None else x for name, x in record.items()})
+            history.append(
+                {
+                    _RENAMED.get(name, name): math.nan if x is None else x
+                    for name, x in record.items()
+                }
+            )
     return history
 
 
@@ -165,10 +177,10 @@ def _now() -> float:
 
 
 class _LocalLines:
-    """Appends lines to a local file, each at once; what a full disk refuses, with the next one."""
+    """Append each line to a local file at once; a line that fails is tried again with the next."""
 
     def __init__(self, path: epath.Path):
-        # A line that a kill cut off would swallow the next one.
+        # Without the newline, an incomplete line of a killed process would spoil the next one.
         self._pending = b"\n" if _is_torn(path) else b""
         self._file = open(path, "ab", buffering=0)
 
@@ -186,14 +198,14 @@ class _LocalLines:
 
 
 class _RemoteLines:
-    """Keeps all lines in memory and writes the whole object now and then."""
+    """Keep all lines in memory; write the whole object at most every `_REMOTE_SECONDS`."""
 
     def __init__(self, path: epath.Path):
         self._path = path
         self._text = path.read_bytes() if path.exists() else b""
         if _is_torn(path):
             self._text += b"\n"
-        self.flush()  # a bucket that cannot be written to is found now
+        self.flush()  # so that a bucket that cannot be written to fails now
 
     def write(self, line: bytes) -> None:
         self._text += line
@@ -213,7 +225,7 @@ def _is_torn(path: epath.Path) -> bool:
 
 
 class _TensorBoardThread:
-    """Calls a clu writer in the background, in order, from the moment it could be imported."""
+    """Call a clu writer from a thread, in order, once it is imported."""
 
     def __init__(self, folder: epath.Path):
         self._folder = folder
@@ -236,10 +248,10 @@ class _TensorBoardThread:
     def _run(self) -> None:
         try:
             os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-            os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # which it announces regardless
+            os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # otherwise it prints a notice
             import tensorflow as tf
 
-            tf.config.set_visible_devices([], "GPU")  # or it takes the memory that JAX trains in
+            tf.config.set_visible_devices([], "GPU")  # otherwise it takes the memory that JAX needs
             from clu import metric_writers
 
             writer = metric_writers.SummaryWriter(os.fspath(self._folder))
@@ -250,5 +262,5 @@ class _TensorBoardThread:
             self._failed = True
             _LOG.warning(
                 f"No events for TensorBoard ({type(error).__name__}: {error}); "
-                f"{HISTORY_FILE} holds every number."
+                f"{HISTORY_FILE} has all metrics."
             )

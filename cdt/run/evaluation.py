@@ -1,9 +1,10 @@
-"""Samples of a run compared with a reference, while it trains and after."""
+"""Comparison of a run's samples with a reference, during training and after it."""
 
 from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
@@ -14,7 +15,8 @@ from cdt.evals import metrics
 from cdt.evals.features import FeatureFn
 from cdt.evals.precision_recall import radii
 from cdt.evals.reference import Reference, file_reference, source_reference
-from cdt.evals.summary import in_blocks, summarise
+from cdt.evals.summary import Summary, in_blocks, summarise
+from cdt.monitoring import console
 from cdt.run.images import Generator
 from cdt.run.open_run import OpenRun
 
@@ -24,9 +26,10 @@ PyTree = Any
 def make_evaluation(
     run: OpenRun, generator: Generator, train: Source
 ) -> Callable[[PyTree], dict[str, float]]:
-    """Return evaluation(params) -> {metric: value} against the training images, or against
-    `evaluate.reference`, for use while a run trains. All processes generate, process 0 measures;
-    the others get no metric.
+    """Return evaluation(params) -> {metric: value}, for use during training.
+
+    It compares samples with the training images or with `evaluate.reference`. All processes
+    generate; process 0 computes the metrics, and the others get an empty dict.
 
     Args:
       run: the run.
@@ -48,7 +51,8 @@ def make_evaluation(
 
         return takes_part
     if config.evaluate.reference:
-        reference = file_reference(config.evaluate.reference, feature_fn)
+        with console.phase(f"reading the reference {config.evaluate.reference}"):
+            reference = file_reference(config.evaluate.reference, feature_fn)
     else:
         reference = reference_of(config, run.path, train, feature_fn)
     known = reference.summary.features
@@ -57,8 +61,9 @@ def make_evaluation(
     def evaluation(params: PyTree) -> dict[str, float]:
         images = generator.images(params, n)
         assert images is not None  # this is process 0
-        samples = summarise(in_blocks(images), feature_fn)
-        return metrics.scores(samples) | metrics.compare(samples, reference, reference_radii)
+        samples = features_of(images, feature_fn)
+        with console.phase("computing metrics"):
+            return metrics.scores(samples) | metrics.compare(samples, reference, reference_radii)
 
     return evaluation
 
@@ -75,14 +80,28 @@ def check_reference(config: ConfigDict) -> None:
 def reference_of(
     config: ConfigDict, workdir: epath.Path, source: Source, feature_fn: FeatureFn
 ) -> Reference:
-    """The reference that a data set makes, kept in `evaluate.reference_cache` or the workdir."""
+    """Return the reference of a data set, from `evaluate.reference_cache` or the workdir if it is
+    cached there; otherwise compute and cache it."""
     cache = epath.Path(config.evaluate.reference_cache or workdir / "references")
-    readable = source._replace(images=from_config.examples(config, source).images)
-    return source_reference(readable, feature_fn, cache)
+    examples = from_config.examples(config, source)
+    with console.phase(f"computing reference features of {source.name}", source.size) as computing:
+
+        def images(indices: np.ndarray) -> np.ndarray:
+            computing.count(len(indices))
+            return examples.images(indices)
+
+        return source_reference(source._replace(images=images), feature_fn, cache)
+
+
+def features_of(images: np.ndarray, feature_fn: FeatureFn) -> Summary:
+    """Return the statistics and features of images uint8[n, H, W, C]."""
+    n = len(images)
+    with console.phase(f"computing features of {n:,} images", n) as computing:
+        return summarise(computing.counted(in_blocks(images)), feature_fn)
 
 
 def scalars(config: ConfigDict, values: dict[str, dict[str, float]]) -> dict[str, float]:
-    """{average: {metric: value}} as scalars of a log: evaluation_<features>/<metric>/<average>."""
+    """Return {EMA: {metric: value}} as {"evaluation_<features>/<metric>/ema_<EMA>": value}."""
     return {
         f"evaluation_{config.evaluate.features}/{metric}/ema_{average}": value
         for average, found in values.items()

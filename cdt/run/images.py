@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from cdt import from_config
 from cdt.devices import sharding
 from cdt.diffusion.denoiser import Condition
-from cdt.monitoring import plots
+from cdt.monitoring import console, plots
 from cdt.run.open_run import OpenRun
 from cdt.workdir.record import recorded_class_names
 
@@ -47,17 +47,19 @@ class Generator(NamedTuple):
         """
         size = -(-min(self.batch_size, n) // self.mesh.size) * self.mesh.size
         images = []
-        for start in range(0, n, size):
-            # The last batch is filled up with images that are dropped: one shape, one compilation.
-            indices = np.arange(start, start + size, dtype=np.int32)
-            condition = sharding.global_batch(
-                self.mesh, self.condition(np.minimum(indices, n - 1)), size
-            )
-            placed = sharding.global_batch(self.mesh, {"indices": indices}, size)["indices"]
-            made = self.sample(params, placed, condition)
-            batch = multihost_utils.process_allgather(made, tiled=True)
-            if jax.process_index() == 0:
-                images.append(batch)
+        with console.phase(f"generating {n:,} images", n) as generating:
+            for start in range(0, n, size):
+                # The last batch is padded with images that are dropped: one shape, one compilation.
+                indices = np.arange(start, start + size, dtype=np.int32)
+                condition = sharding.global_batch(
+                    self.mesh, self.condition(np.minimum(indices, n - 1)), size
+                )
+                placed = sharding.global_batch(self.mesh, {"indices": indices}, size)["indices"]
+                made = self.sample(params, placed, condition)
+                batch = multihost_utils.process_allgather(made, tiled=True)
+                if jax.process_index() == 0:
+                    images.append(batch)
+                generating.count(min(size, n - start))
         return np.concatenate(images)[:n] if images else None
 
     def grid(self, images: np.ndarray) -> np.ndarray:

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from cdt import from_config
 from cdt.devices.agreement import errors_of_all
 from cdt.errors import user_errors
+from cdt.monitoring import console
 from cdt.workdir.record import check_identity
 
 
@@ -35,5 +36,7 @@ def open_run(config: ConfigDict, workdir: epath.PathLike) -> OpenRun:
     path = epath.Path(workdir)
     with errors_of_all(), user_errors():
         check_identity(path, config)
-        mesh = from_config.mesh(config)
+        with console.phase("finding devices") as finding:
+            mesh = from_config.mesh(config)
+            finding.result = f"{mesh.size} x {mesh.devices.flat[0].device_kind}"
         return OpenRun(config, path, mesh, from_config.model(config, mesh))

@@ -12,6 +12,7 @@ from cdt.data.sources import Source
 from cdt.devices import sharding
 from cdt.devices.agreement import errors_of_all
 from cdt.errors import UserError, user_errors
+from cdt.monitoring import console
 from cdt.run.open_run import OpenRun
 from cdt.training.state import TrainState
 from cdt.workdir.checkpoint import Checkpointer
@@ -38,6 +39,11 @@ class TrainingRun(NamedTuple):
         return jax.tree.map(lambda leaf: leaf.sharding, self.state)
 
 
+def describe_data(train: Source, test: Source) -> str:
+    """Return the names and sizes of the training and the held-out data as text."""
+    return f"{train.name}: {train.size:,} examples, held out {test.name}: {test.size:,}"
+
+
 def open_training(run: OpenRun) -> TrainingRun:
     """Open the data and the checkpoints of a run and build its train step.
 
@@ -49,7 +55,9 @@ def open_training(run: OpenRun) -> TrainingRun:
     """
     config, path = run.config, run.path
     with errors_of_all(), user_errors():
-        train, test = from_config.data(config)
+        with console.phase("reading data") as reading:
+            train, test = from_config.data(config)
+            reading.result = describe_data(train, test)
         if config.model.num_classes:
             # Recorded with the config, so that sampling needs no data to name the classes.
             config.data.class_names = train.classes or ()

@@ -11,6 +11,7 @@ from etils import epath
 from cdt import from_config
 from cdt.devices import sharding
 from cdt.errors import UserError, user_errors
+from cdt.monitoring import console
 from cdt.run.open_run import OpenRun
 from cdt.training import posthoc_ema
 from cdt.workdir.checkpoint import Checkpointer
@@ -37,7 +38,9 @@ def load_params(run: OpenRun) -> tuple[int, PyTree]:
     with user_errors():
         shardings = sharding.state_sharding(run.mesh, tree, config.mesh.min_shard_size)
     checkpoints = Checkpointer(run.path / "checkpoints", keep=config.checkpoint.keep)
-    step, items, _ = checkpoints.restore_items({item: sharding.abstract(tree, shardings)})
+    with console.phase(f"reading the newest checkpoint of {run.path}") as reading:
+        step, items, _ = checkpoints.restore_items({item: sharding.abstract(tree, shardings)})
+        reading.result = f"step {step}, weights '{name}'"
     if std is not None:
         return step, put_together(checkpoints, items[item], config.ema.power_stds, std, step)
     return step, items[item] if name == "raw" else items[item][name]

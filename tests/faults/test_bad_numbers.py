@@ -29,7 +29,7 @@ from cdt.workdir.checkpoint import Checkpointer
 from smoke_runs import arrays, smoke
 
 ROOT = Path(__file__).parents[2]
-LINE = r"Step (\d+) has changed nothing, .* examples of digits/train: ([\d, ]+)\."
+LINE = r"Step (\d+) was skipped, .* examples of digits/train: ([\d, ]+)\."
 
 
 def poisonous(monkeypatch, image, gradient_only):
@@ -108,7 +108,7 @@ def test_a_step_is_repeated_and_nothing_is_changed(tmp_path, monkeypatch, capsys
     assert loop.train(config, str(tmp_path)) == 0
     (taken,) = [r for r in read_history(tmp_path) if r["step"] == next_step and "loss" in r]
     printed = re.match(rf"step {next_step} with the state of step {next_step - 1}: "
-                       r"loss (\S+), gradient norm (\S+), which are finite", told)  # fmt: skip
+                       r"loss (\S+), gradient norm (\S+); no NaN or inf", told)  # fmt: skip
     assert [float(number) for number in printed.groups()] == [taken["loss"], taken["grad_norm"]]
 
     config.replay.step = 0
@@ -159,7 +159,7 @@ def test_the_program_tells_how_to_repeat_the_step(tmp_path):
     (command,) = re.findall(r"To repeat the last of these steps: python (.*)", stopped.stderr)
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "a run").rglob("*")}
     # Which of the two is infinite and which NaN depends on the order of the processor's sums.
-    line = (r"step 6 with the state of step 6: loss \S+, gradient norm \S+, which are not finite\n"
+    line = (r"step 6 with the state of step 6: loss \S+, gradient norm \S+; there is NaN or inf\n"
             rf"examples of digits/train: {told['6']}\n")  # fmt: skip
     first, second = (run([sys.executable, *shlex.split(command)]) for _ in range(2))
     assert first.returncode == second.returncode == 3, first.stderr + second.stderr

@@ -18,7 +18,7 @@ from cdt.monitoring.writers import read_history
 from host_processes import ROOT, Processes, training
 from smoke_runs import arrays, assert_same_arrays, smoke
 
-_TIMES = {"time", "images_per_second", "data_wait_share"}
+_TIMES = {"time", "images_per_second", "data_wait_fraction"}
 
 
 @pytest.fixture(scope="module")

@@ -130,14 +130,14 @@ BAD = {
     "an old key": (("a: ", "b: timesteps.patience=3"), "is now 'curriculum.patience.steps'"),
     "alike": (
         ("a: density.name=uniform", "b: density.name='uniform'"),
-        "'a' and 'b' are alike",
+        "'a' and 'b' are the same",
     ),
     "one name": (("a: seed=1", "a: seed=2"), "called 'a'"),
     "one arm": (("a: ",), "at least two"),
-    "no name": (("curriculum.enabled=False", "b: "), "not of the form 'name:"),
+    "no name": (("curriculum.enabled=False", "b: "), "must have the form 'name:"),
     "no value": (("a: ", "b: uniform"), "give overrides as key=value"),
     "wrong type": (("a: ", "b: train.batch_size=x"), "must be a int"),
-    "unequal data": (("a: ", "b: data.flip=True"), "overrides 'data.flip', which all arms share"),
+    "unequal data": (("a: ", "b: data.flip=True"), "overrides 'data.flip', which must be the same"),
     "cannot be built": (
         ("a: ", "b: curriculum.enabled=False density.name=unifrom"),
         "did you mean 'uniform'",

@@ -21,7 +21,7 @@ from smoke_runs import arrays, assert_same_arrays, smoke
 
 
 def without_times(records):
-    unsteady = {"time", "images_per_second", "data_wait_share"}
+    unsteady = {"time", "images_per_second", "data_wait_fraction"}
     return [
         {k: v for k, v in r.items() if k not in unsteady and not k.startswith("goodput/")}
         for r in records
@@ -112,13 +112,13 @@ def test_what_a_run_logs(undisturbed):
     assert sorted(logged) == [6, 12, 18, 24]
     expected = {
         "loss", "grad_norm", "param_norm", "learning_rate", "images_per_second", "bad_steps",
-        "stage", "patience_used", "data_wait_share",
+        "stage", "patience_used", "data_wait_fraction",
     } | {f"loss/cluster_{i:02d}" for i in range(1, 5)} | {
         f"stage_length/stage_{i:02d}" for i in range(1, 5)
     }  # fmt: skip
     assert expected <= logged[24].keys()
-    shares = [value for name, value in logged[24].items() if name.startswith("goodput/")]
-    assert len(shares) == 7 and sum(shares) == pytest.approx(1)
+    fractions = [value for name, value in logged[24].items() if name.startswith("goodput/")]
+    assert len(fractions) == 7 and sum(fractions) == pytest.approx(1)
     assert logged[24]["stage"] == 4
     assert sum(logged[24][f"stage_length/stage_{i:02d}"] for i in range(1, 5)) == 24
     validated = [r for r in history if "validation_loss" in r]

@@ -29,7 +29,7 @@ def test_a_short_phase_is_one_line(printed):
 def test_a_phase_with_a_result_prints_it(printed):
     with console.phase("reading data") as reading:
         reading.result = "1,437 images"
-    assert printed() == ["reading data ...", "reading data ... 1,437 images (0.0 s)"]
+    assert printed() == ["reading data ...", "reading data ... 1,437 images"]
 
 
 def test_a_long_phase_repeats_its_count_and_leaves_no_thread(printed, monkeypatch):

@@ -1,4 +1,4 @@
-"""The account of a run's time, on a clock of its own."""
+"""Time of a run by activity, on a simulated clock."""
 
 import pytest
 

@@ -95,11 +95,11 @@ def test_a_resume_takes_back_what_was_written_beyond_it(tmp_path):
     for step in (1, 2, 3, 4, 5):
         first.scalars(step, {"loss": step})
     second = Writer(tmp_path, tensorboard=False)
-    second.resumed(3)
+    second.start(3)
     for step in (4, 5, 6):
         second.scalars(step, {"loss": 10 * step})
     third = Writer(tmp_path, tensorboard=False)
-    third.resumed(5)
+    third.start(5)
     third.scalars(6, {"loss": 600})
     expected = [(1, 1.0), (2, 2.0), (3, 3.0), (4, 40.0), (5, 50.0), (6, 600.0)]
     assert values(read_history(tmp_path)) == expected
@@ -123,10 +123,29 @@ def test_the_time_between_a_stop_and_a_resume_is_taken_out(tmp_path):
     assert seconds == [0.0, 10.0, 18.0, 20.0]
 
 
+def test_a_new_run_logs_no_resume(tmp_path):
+    for expected in ([], ["resume"]):
+        writer = Writer(tmp_path, tensorboard=False)
+        writer.start(0)
+        writer.scalars(0, {"loss": 1.0})
+        writer.close()
+        assert [line["event"] for line in lines(tmp_path) if "event" in line] == expected
+
+
+def test_a_new_run_of_version_0_1_0_is_read(tmp_path):
+    """It began with a resume at step 0."""
+    (tmp_path / "metrics.jsonl").write_text(
+        '{"event": "resume", "step": 0, "time": 1.0}\n{"step": 0, "time": 2.0, "loss": 3.0}\n'
+        '{"step": 1, "time": 4.0, "loss": 2.0, "data_wait_share": 0.5}\n'
+    )
+    assert values(read_history(tmp_path)) == [(0, 3.0), (1, 2.0)]
+    assert read_history(tmp_path)[1]["data_wait_fraction"] == 0.5
+
+
 def test_starting_over_takes_back_everything(tmp_path):
     for loss in (1.0, 2.0):
         writer = Writer(tmp_path, tensorboard=False)
-        writer.resumed(0)
+        writer.start(0)
         writer.scalars(0, {"loss": loss})
         writer.close()
     assert values(read_history(tmp_path)) == [(0, 2.0)]
@@ -199,7 +218,7 @@ def test_other_processes_write_nothing(tmp_path, monkeypatch):
     writer = Writer(tmp_path, tensorboard=True)
     writer.scalars(1, {"loss": 1.0})
     writer.images(1, {"samples": np.zeros((2, 2, 3), np.uint8)})
-    writer.resumed(1)
+    writer.start(1)
     writer.start_tensorboard()
     writer.close()
     assert list(tmp_path.iterdir()) == []
