@@ -132,11 +132,11 @@ BAD = {
         ("a: density.name=uniform", "b: density.name='uniform'"),
         "'a' and 'b' are the same",
     ),
-    "one name": (("a: seed=1", "a: seed=2"), "called 'a'"),
+    "one name": (("a: seed=1", "a: seed=2"), "have the name 'a'"),
     "one arm": (("a: ",), "at least two"),
     "no name": (("curriculum.enabled=False", "b: "), "must have the form 'name:"),
     "no value": (("a: ", "b: uniform"), "give overrides as key=value"),
-    "wrong type": (("a: ", "b: train.batch_size=x"), "must be a int"),
+    "wrong type": (("a: ", "b: train.batch_size=x"), "must be an int"),
     "unequal data": (("a: ", "b: data.flip=True"), "overrides 'data.flip', which must be the same"),
     "cannot be built": (
         ("a: ", "b: curriculum.enabled=False density.name=unifrom"),

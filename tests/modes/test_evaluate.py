@@ -67,7 +67,7 @@ def test_a_folder_against_a_file_of_statistics(tmp_path):
     [
         ("samples", "nowhere.npz", "does not exist"),
         ("reference", "nowhere.npz", "does not exist"),
-        ("reference", "other_space.npz", "different feature spaces"),
+        ("reference", "other_space.npz", "statistics of one feature space"),
     ],
 )
 def test_what_cannot_be_evaluated(tmp_path, monkeypatch, key, value, words):
