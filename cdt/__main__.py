@@ -1,4 +1,4 @@
-"""`python -m cdt`: the same as `python -m cdt.main`."""
+"""`python -m cdt`, which is the same as `python -m cdt.main`."""
 
 import sys
 

@@ -75,7 +75,7 @@ def default_config() -> ConfigDict:
     config.data.text_encoder = ""  # encoder of the captions the model reads; empty: no text
 
     config.latents = ConfigDict()  # autoencoder of the latents (data.name = "latents")
-    # .safetensors file of a diffusers AutoencoderKL, with its config.json beside it
+    # .safetensors file of a diffusers AutoencoderKL, with config.json in the same folder
     config.latents.weights = ""
     config.latents.scaling = "constant"  # constant: times `scale` | edm2: mean 0, std 0.5
     config.latents.scale = 0.18215  # factor of the constant scaling
@@ -111,7 +111,7 @@ def default_config() -> ConfigDict:
     config.process.path = "linear"  # flow: linear | gvp
     config.process.schedule = "linear"  # ddpm: linear | cosine
     config.process.num_timesteps = 1000  # ddpm: number of timesteps
-    config.process.prediction = "eps"  # ddpm: eps | x0 | v; edm and flow have one of their own
+    config.process.prediction = "eps"  # ddpm: eps | x0 | v; edm and flow have a fixed one
     config.process.learn_variance = False  # ddpm: also predict the variance, with a second loss
     config.process.p_mean = -1.2  # edm: mean of ln(sigma) in training
     config.process.p_std = 1.2  # edm: standard deviation of ln(sigma) in training
@@ -132,7 +132,7 @@ def default_config() -> ConfigDict:
     config.density.two_phase.mean = 0.0  # first phase: mean of logit(u)
     config.density.two_phase.std = 1.0  # first phase: standard deviation of logit(u)
     config.density.two_phase.switch_fraction = 0.4  # fraction of the run in the first phase
-    config.density.speed = ConfigDict()  # SpeeD: ddpm only, with a loss weight of its own
+    config.density.speed = ConfigDict()  # SpeeD: ddpm only, with its own loss weight
     config.density.speed.tau = 700  # timesteps below tau are drawn k times as often
     config.density.speed.k = 2.0  # see tau
     config.density.speed.lam = 0.6  # loss weights below tau lie between 1 - lam and lam

@@ -25,7 +25,7 @@ _TRUE, _FALSE = ("true", "t", "1"), ("false", "f", "0")
 def load_config(name: str) -> ConfigDict:
     """Return the config of a file.
 
-    The file's folder is on `sys.path` while the file runs, so that it can import files beside it.
+    The file's folder is on `sys.path` while the file runs, so that it can import files from there.
 
     Args:
       name: FILE or FILE:VARIANT; "configs/NAME.py" is the shipped file where the working directory
@@ -99,7 +99,7 @@ def _folder_on_path(path: Path) -> Iterator[None]:
 
 
 def _run(path: Path) -> ModuleType:
-    """Run the file as a module of its own; its functions may be looked up by that module's name."""
+    """Run the file as a module "config_NAME", which is in `sys.modules`."""
     loader = importlib.machinery.SourceFileLoader(f"config_{path.stem}", os.fspath(path))
     spec = importlib.util.spec_from_loader(loader.name, loader)
     assert spec is not None

@@ -1,4 +1,4 @@
-"""Errors meant for the person who runs the program, and the exit codes of the program."""
+"""UserError, for mistakes of the user, and the exit codes of the command."""
 
 import errno
 import os
@@ -8,10 +8,12 @@ from contextlib import contextmanager
 EXIT_FINISHED = 0
 EXIT_USER_ERROR = 2
 EXIT_BAD_NUMBERS = 3
-EXIT_STOPPED = 75  # saved after a signal, or a peer lost: run the same command again (EX_TEMPFAIL)
-EXIT_CRASHED = 76  # one of several processes; above 75, as `srun` tells the highest of its tasks
+EXIT_STOPPED = 75  # EX_TEMPFAIL: after a signal or the loss of a process, run the command again
+EXIT_CRASHED = (
+    76  # one of several processes failed; above 75, since `srun` returns the highest code
+)
 
-# What a disk or a folder says that cannot be used, and no mistake of the program's.
+# Errors of a disk or a folder that cannot be used, which are no bugs of the program.
 _STORAGE = {
     getattr(errno, name)
     for name in (
@@ -22,12 +24,15 @@ _STORAGE = {
 
 
 class UserError(Exception):
-    """One sentence: what was given, what was expected, how to fix it; `main` exits with 2."""
+    """A mistake of the user, as one sentence: key or file with its value; the rule; the fix.
+
+    `cdt.main` prints the sentence and exits with code 2.
+    """
 
 
 @contextmanager
 def user_errors() -> Iterator[None]:
-    """Turn a ValueError of the library, whose message is such a sentence, into a UserError."""
+    """Turn a ValueError, whose message is such a sentence in the library, into a UserError."""
     try:
         yield
     except ValueError as error:
@@ -36,7 +41,7 @@ def user_errors() -> Iterator[None]:
 
 @contextmanager
 def storage_errors() -> Iterator[None]:
-    """Turn an OSError by which the storage refuses a file or folder into a UserError."""
+    """Turn an OSError of a disk that is full, read-only or broken into a UserError."""
     try:
         yield
     except OSError as error:
@@ -44,6 +49,6 @@ def storage_errors() -> Iterator[None]:
             raise
         place = "A file" if error.filename is None else os.fspath(error.filename)
         raise UserError(
-            f"{place} cannot be used ({os.strerror(error.errno)}); what was saved before is "
-            "intact: make room or fix that, and run the same command again."
+            f"{place} cannot be read or written ({os.strerror(error.errno)}); everything saved "
+            "before is intact: free some space or fix the storage, and give the same command again."
         ) from error

@@ -220,6 +220,8 @@ def run_command_line(
         config, workdir, mode, given = parse(argv, own)
         schema.check_keys(config)
         schema.with_fitted_edges(config)
+        if command_writes if command else mode != "replay":
+            _check_writable(workdir)
         process = launcher.process_id() if given.process_id is None else given.process_id
         name = mode if command is None else Path(argv[0]).stem
         console.start(name, given.config, workdir, process)
@@ -266,18 +268,32 @@ def run_command_line(
         return EXIT_USER_ERROR
 
 
+def _check_writable(workdir: str) -> None:
+    """Raise UserError if a local workdir, or the folder to create it in, is read-only."""
+    folder = Path(workdir).absolute()
+    if "://" in workdir:
+        return
+    while not folder.exists():
+        folder = folder.parent
+    if not os.access(folder, os.W_OK):
+        raise UserError(
+            f"The workdir {workdir} cannot be written to ({folder} is read-only or not yours); "
+            "choose another --workdir, or fix the permissions."
+        )
+
+
 def _check_alike(config: ConfigDict, workdir: str, mode: str) -> None:
-    """Raise UserError unless all processes were started alike and run the same libraries."""
+    """Raise UserError unless all processes have the same command line and libraries."""
     from cdt.devices.agreement import check_alike
     from cdt.workdir.manifest import library_versions
 
-    told = {f"config.{key}": value for key, value in schema.flatten(config).items()}
+    given = {f"config.{key}": value for key, value in schema.flatten(config).items()}
     versions = {f"the version of {name}": value for name, value in library_versions().items()}
-    check_alike({"--workdir": workdir, "--mode": mode} | told | versions)
+    check_alike({"--workdir": workdir, "--mode": mode} | given | versions)
 
 
 def main() -> int:
-    """The command `cdt`."""
+    """Run the command line of this process; the console script `cdt`."""
     return run_command_line(sys.argv)
 
 

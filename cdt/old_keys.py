@@ -1,9 +1,9 @@
-"""Config keys of version 0.1.0 that have other names now, for runs that were saved with them."""
+"""Renamed config keys of version 0.1.0, to read the configs of saved runs."""
 
 import re
 from collections.abc import Mapping
 
-# old key -> the keys that took its place.
+# old key -> the keys that replace it.
 MOVED = {
     "data.max_bad_share": ("data.max_bad_fraction",),
     "loss.min_snr_gamma": ("loss.min_snr.gamma",),
@@ -37,14 +37,15 @@ MOVED = {
     "timesteps.steps_per_stage": ("curriculum.fixed.steps_per_stage",),
     "timesteps.switch_share": ("density.two_phase.switch_fraction",),
 }
-# `timesteps.name` was this, and `timesteps.density` the density, or it was the density itself.
+# With this value of `timesteps.name` the density was `timesteps.density`; every other value was
+# the density itself.
 _CURRICULUM = "curriculum"
 
 
 def translated(flat: Mapping[str, object]) -> dict[str, object]:
-    """The flat config with old keys under their new names; all keys of a config, or some.
+    """Return a flat config, or a part of one, with old keys replaced by new ones.
 
-    The arms in `compare.arms` are translated too. Keys that were never renamed stay as they are.
+    The keys in `compare.arms` are replaced too. Other keys are unchanged.
     """
     new: dict[str, object] = {}
     for key, value in flat.items():
@@ -54,13 +55,13 @@ def translated(flat: Mapping[str, object]) -> dict[str, object]:
             new |= dict.fromkeys(MOVED.get(key, (key,)), value)
     if (name := flat.get("timesteps.name")) is not None:
         new["curriculum.enabled"] = name == _CURRICULUM
-        if name != _CURRICULUM:  # which ignored `timesteps.density`
+        if name != _CURRICULUM:  # `timesteps.density` was ignored then
             new["density.name"] = name
     return new
 
 
 def _translated_arm(arm: str) -> str:
-    """ "name: key=value ..." with new keys."""
+    """Return an arm "name: key=value ..." with new keys."""
     name, colon, rest = arm.partition(":")
     words = [word.partition("=") for word in rest.split()]
     if not any(key in MOVED for key, _, _ in words):
@@ -70,18 +71,18 @@ def _translated_arm(arm: str) -> str:
 
 
 def moved_in(line: str) -> str | None:
-    """A sentence on an old key that a line of a config file names; None where it names none."""
+    """Return a sentence about the old key in a line of a config file, or None without one."""
     found = next((key for key in MOVED if re.search(rf"\b{re.escape(key)}\b", line)), None)
     if found is None and re.search(r"\.timesteps\b", line):
         return (
-            "The config section 'timesteps' is now 'density' and 'curriculum'; give the keys that "
-            "CHANGELOG.md lists."
+            "The config section 'timesteps' is now 'density' and 'curriculum'; give the new keys, "
+            "which CHANGELOG.md lists."
         )
     return found and moved(found)
 
 
 def moved(key: str) -> str | None:
-    """A sentence that names the new key of an old one; None for every other key."""
+    """Return a sentence with the new name of an old key; None for every other key."""
     if key not in MOVED:
         return None
     new = " and ".join(f"'{name}'" for name in MOVED[key])

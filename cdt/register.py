@@ -1,6 +1,6 @@
-"""Methods of your own, chosen by name in the config like those that cdt ships.
+"""Registration of custom networks, data sources, samplers and the like under a name.
 
-A config file registers what it needs and then names it:
+A config file registers a method and then chooses it by name, like those of cdt:
 
     from cdt import register
 
@@ -10,13 +10,13 @@ A config file registers what it needs and then names it:
     register.network("mlp", build, width=64, depth=2)
 
 The keyword arguments become a section of the config, here `config.model.mlp`, with these defaults.
-Its keys are checked, given on the command line (`--config.model.mlp.width=128`) and saved like all
-others, and are given to `build` as keyword arguments. Values are of type bool, int, float or str,
-or tuples of one of these types with at least one element.
+Its keys are checked, can be changed on the command line (`--config.model.mlp.width=128`) and are
+saved, like all other keys. `build` gets them as keyword arguments. Values have the type bool, int,
+float or str, or are tuples of one of these types with at least one element.
 
-Names are identifiers. A name that is taken is refused; the same function of the same file may be
-registered again, as happens when the file is imported twice. Every function raises UserError for a
-name or an option that cannot be used.
+Names are identifiers. Every function raises UserError for a name that is taken and for an option of
+another type. The same function of the same file may be registered again: that happens when the file
+is imported twice.
 """
 
 import os
@@ -46,7 +46,7 @@ from cdt.from_config.models import MODELS
 from cdt.from_config.timesteps import DENSITIES, TIMESTEP_SAMPLERS, Method
 from cdt.timesteps.base import Density, TimestepSampler
 
-# The config key that names a method -> the tables in which it is looked up.
+# Config key of the name of a method -> the tables that have the methods.
 _TABLES: dict[str, tuple[dict[str, Any], ...]] = {
     "data.name": (SOURCES,),
     "model.name": (MODELS,),
@@ -55,7 +55,7 @@ _TABLES: dict[str, tuple[dict[str, Any], ...]] = {
     "sample.sampler": (SAMPLERS,),
     "evaluate.features": (FEATURES,),
 }
-_origins: dict[tuple[str, str], object] = {}  # (key, name) -> where a registered function is from
+_origins: dict[tuple[str, str], object] = {}  # (key, name) -> origin of a registered function
 
 
 def data_source(name: str, build: Callable[..., Source], /, **options: Any) -> None:
@@ -93,13 +93,13 @@ def density(name: str, build: Callable[..., Density], /, **options: Any) -> None
 
 
 def timestep_sampler(name: str, build: Callable[..., TimestepSampler], /, **options: Any) -> None:
-    """Register a value of `config.density.name` that draws from all of u, so not in the curriculum.
+    """Register a value of `config.density.name` that draws from all of u, without a curriculum.
 
     Args:
       name: of the timestep sampler, and of its section `config.density.<name>`.
       build: (spec, **options) -> TimestepSampler; spec is a `cdt.from_config.DensitySpec`.
-        Where `switch_fraction` is among the options, `spec.switch_step` is the absolute step that
-        this fraction of the run stood for when the run started.
+        With an option `switch_fraction`, `spec.switch_step` is the absolute step of that fraction
+        of the run, computed when the run started.
       **options: the keys of the section with their defaults.
     """
     _add("density.name", TIMESTEP_SAMPLERS, name, build, Method(build), options)
@@ -110,8 +110,9 @@ def loss_weight(name: str, build: Callable[..., Weight], /, **options: Any) -> N
 
     Args:
       name: of the loss weight, and of its section `config.loss.<name>`.
-      build: (spec, **options) -> Weight, native level f32[B] -> f32[B] >= 0, the factor of the
-        squared error of the network's output; spec is a `cdt.from_config.LossSpec`.
+      build: (spec, **options) -> Weight, a function from native levels f32[B] to the factor
+        f32[B] >= 0 of the squared error of the network's output; spec is a
+        `cdt.from_config.LossSpec`.
       **options: the keys of the section with their defaults.
     """
     _add("loss.weight", WEIGHTS, name, build, build, options)
@@ -130,11 +131,11 @@ def sampler(
     Args:
       name: of the sampler, and of its section `config.sample.<name>`.
       build: (spec, **options) -> (levels, run); spec is a `cdt.from_config.SamplerSpec`.
-        levels is float64 [steps + 1], noisiest first; `spec.levels` is the usual grid. run is
+        levels is float64 [steps + 1], noisiest first; `spec.levels` is the default grid. run is
         (denoise, process, levels, x, noise) -> x0, see `cdt.sampling`.
-      families: the values of `config.process.name` that it fits.
-      evaluations: steps -> evaluations of the network that an image costs without guidance, which
-        stands beside every figure.
+      families: the values of `config.process.name` that it supports.
+      evaluations: steps -> evaluations of the network for one image without guidance, which results
+        report.
       **options: the keys of the section with their defaults.
     """
     _add("sample.sampler", SAMPLERS, name, build, Sampler(build, families, evaluations), options)
@@ -156,7 +157,7 @@ def feature_space(name: str, build: Callable[..., FeatureFn], /, **options: Any)
         def named(images: np.ndarray) -> Activations[np.ndarray]:
             return features(images)
 
-        # Cached statistics of the data are found by this name.
+        # The cache of the data's statistics uses this name.
         named.__name__ = "-".join([name, *(f"{key}-{value}" for key, value in own.items())])
         return named
 
@@ -164,7 +165,7 @@ def feature_space(name: str, build: Callable[..., FeatureFn], /, **options: Any)
 
 
 def unregistered(config: ConfigDict) -> str | None:
-    """The first key such as "model.name" whose value is no method that is known here; or None."""
+    """Return the first key such as "model.name" whose value is no registered method, or None."""
     flat = schema.flatten(config)
     return next(
         (key for key, tables in _TABLES.items() if not any(flat[key] in table for table in tables)),
@@ -177,20 +178,23 @@ def _add(
 ) -> None:
     section = key.partition(".")[0]
     if not name.isidentifier():
-        raise UserError(f"'{name}' cannot be a name of config.{key}; use letters, digits and '_'.")
+        raise UserError(
+            f"The name '{name}' of config.{key} is not an identifier; use letters, digits and '_'."
+        )
     again = _origins.get((key, name)) == _origin(build)
     taken = any(name in known for known in _TABLES[key]) or name in schema.default_config()[section]
     if taken and not again:
         raise UserError(
-            f"The name '{name}' of config.{key} is taken, by a method or by the key "
-            f"config.{section}.{name}; register yours under another name."
+            f"The name '{name}' of config.{key} is taken by a method or by the key "
+            f"config.{section}.{name}; register the method under another name."
         )
     schema.add_section(f"{section}.{name}", options)
     table[name], _origins[key, name] = entry, _origin(build)
 
 
 def _origin(build: object) -> object:
-    """Equal for the same function of the same file, and in a notebook for the same name."""
+    """A value that is equal for the same function of the same file; in a notebook, for the same
+    name."""
     code, module = getattr(build, "__code__", None), getattr(build, "__module__", None)
     place = os.path.abspath(code.co_filename) if code and module != "__main__" else module
     return place, getattr(build, "__qualname__", build)

@@ -1,4 +1,4 @@
-"""What can be asked of every config file: `--config=configs/NAME.py:smoke` or `:runlocal`."""
+"""The variants of every config file: `--config=configs/NAME.py:smoke` and `:runlocal`."""
 
 from ml_collections import ConfigDict
 
@@ -8,13 +8,14 @@ COMMON = ("smoke", "runlocal")
 
 
 def chosen(variant: str, *own: str) -> tuple[str, ...]:
-    """The names in "a,b", what follows the colon of `--config=FILE:a,b`.
+    """Return the names in a variant such as "a,b" of `--config=FILE:a,b`.
 
     Args:
-      own: names that the file knows beside the common ones.
+      variant: names, separated by commas.
+      own: names of the config file, in addition to the common ones.
 
     Raises:
-      UserError: a name that it does not know.
+      UserError: a name is neither common nor of the file.
     """
     names = tuple(name for name in variant.split(",") if name)
     for name in names:
@@ -23,7 +24,7 @@ def chosen(variant: str, *own: str) -> tuple[str, ...]:
 
 
 def resized(config: ConfigDict, names: tuple[str, ...]) -> ConfigDict:
-    """The config as it is, or as `smoke` or `runlocal` make it."""
+    """Return the config, changed if `smoke` or `runlocal` is among the names."""
     if "smoke" in names:
         _smoke(config)
     elif "runlocal" in names:
@@ -32,8 +33,10 @@ def resized(config: ConfigDict, names: tuple[str, ...]) -> ConfigDict:
 
 
 def _smoke(config: ConfigDict) -> None:
-    """The whole program in seconds: a tiny network of the same kind on mock data of the same form,
-    at 16 pixels (digits are so small that they stay)."""
+    """A run of seconds: a tiny network of the same kind on mock data of the same form.
+
+    Images have 16 pixels; the data set `digits` stays, as it is small.
+    """
     if config.data.name != "digits":
         config.data.name, config.data.image_size = "mock", 16
     config.model.size = ""
@@ -68,8 +71,7 @@ def _smoke(config: ConfigDict) -> None:
 
 
 def _runlocal(config: ConfigDict) -> None:
-    """The real data and the real network for a few small steps: does everything fit, on one device,
-    before a pod is asked for?"""
+    """A few small steps with the real data and network, to test them on one device."""
     config.train.duration = "50 steps"
     config.train.batch_size = 8
     config.train.accumulate = 1

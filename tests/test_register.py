@@ -206,5 +206,5 @@ def test_the_same_function_may_come_again_and_another_may_not():
 def test_taken_names_are_refused(kind, name):
     with pytest.raises(UserError, match=f"The name '{name}' of config.* is taken"):
         getattr(register, kind)(name, build)
-    with pytest.raises(UserError, match="cannot be a name"):
+    with pytest.raises(UserError, match="is not an identifier"):
         getattr(register, kind)("a-b", build)

@@ -56,8 +56,8 @@ def encode_data_set(config: ConfigDict, workdir: epath.PathLike, *, block_size: 
     if config.data.name == "latents":
         raise UserError("config.data.name is 'latents'; give the config of the images themselves.")
     with user_errors():
-        sources = dict(zip(("train", "test"), from_config.data(config), strict=True))
         sha256, scaling = from_config.autoencoder_sha256(config), from_config.scaling_record(config)
+        sources = dict(zip(("train", "test"), from_config.data(config), strict=True))
         manifests = {}
         for split, source in sources.items():
             planned = moments.plan(

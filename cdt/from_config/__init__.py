@@ -1,11 +1,13 @@
-"""Config -> objects, and the only tables from names to constructors; everything below takes
-functions and arrays.
+"""Config -> objects: data, network, densities, losses, optimizer, samplers, features.
 
-Every function raises UserError for a value that is out of range or does not fit the others.
-`cdt.register` adds to the tables. A builder gets what it needs of the config as a DataSpec,
-NetworkSpec, DensitySpec (densities and timestep samplers), LossSpec, SamplerSpec or FeatureSpec.
+The tables from names to builders are here, and `cdt.register` adds to them. A builder gets the part
+of the config that it needs as a DataSpec, NetworkSpec, DensitySpec (densities and timestep
+samplers), LossSpec, SamplerSpec or FeatureSpec. Packages below this one take functions and arrays,
+never a config. Every function raises UserError for a value that is out of range or does not fit the
+others.
 """
 
+from cdt.from_config.checks import check_config
 from cdt.from_config.choices import (
     intervals,
     keep_every,
@@ -44,7 +46,8 @@ from cdt.from_config.timesteps import DensitySpec, open_all_at, timestep_sampler
 
 __all__ = [
     "DataSpec", "DensitySpec", "Difficulty", "FeatureSpec", "LossSpec", "Model", "NetworkSpec",
-    "SamplerSpec", "Training", "attention_heads", "autoencoder_sha256", "data", "difficulty",
+    "SamplerSpec", "Training", "attention_heads", "autoencoder_sha256", "check_config", "data",
+    "difficulty",
     "dit", "ema_decays", "ema_name", "encoder", "evaluated_emas", "evaluations", "example_loss",
     "examples", "feature_space", "intervals", "keep_every", "latent_shape", "mesh", "model",
     "network_at", "open_all_at", "posthoc_std", "power_name", "profiled_steps",

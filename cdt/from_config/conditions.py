@@ -1,4 +1,4 @@
-"""Config -> what each sample is to show."""
+"""Config -> the conditioning of the samples: class labels or prompts."""
 
 from collections.abc import Callable
 
@@ -14,26 +14,19 @@ HostCondition = dict[str, np.ndarray]  # arrays [n, ...] by name, in host memory
 
 
 def sample_condition(config: ConfigDict, model: Model) -> Callable[[np.ndarray], HostCondition]:
-    """Return condition(indices int64[n]) -> arrays [n, ...], what those samples are to show.
+    """Return condition(indices int64[n]) -> {name: array [n, ...]}, the conditioning of samples.
 
-    A model that reads text draws `sample.prompts` in turn, or else the held-out examples' first
-    captions (and labels) from the first example on; others draw the classes in turn, so that any
+    A model that reads text gets `sample.prompts` in turn, or without prompts the first caption (and
+    the label) of each held-out example in turn. Other models get the classes in turn, so that the
     first samples are balanced.
 
     Raises:
-      UserError: classes or prompts that the model does not know; prompts and another text encoder
-        than that of the training data, or one that cannot be loaded.
+      UserError: the classes or prompts do not fit the model, or the text encoder cannot be loaded
+        or is another than that of the training data.
     """
-    if config.sample.prompts and not config.data.text_encoder:
-        raise UserError(
-            "config.sample.prompts is given, but the model reads no text; leave it empty."
-        )
+    check_sample_condition(config)
     if not config.data.text_encoder:
         return _classes(config)
-    if config.sample.classes:
-        raise UserError(
-            "config.sample.classes is given, but the model reads text; give config.sample.prompts."
-        )
     if config.sample.prompts:
         return _prompts(config, model)
     held_out = source(config, config.data.test_split)
@@ -46,9 +39,40 @@ def sample_condition(config: ConfigDict, model: Model) -> Callable[[np.ndarray],
     return condition
 
 
+def check_sample_condition(config: ConfigDict) -> None:
+    """Check the classes and prompts to sample, as far as the config alone shows them.
+
+    Raises:
+      UserError: the model does not know them.
+    """
+    classes, num_classes = tuple(config.sample.classes), config.model.num_classes
+    if config.data.text_encoder and classes:
+        raise UserError(
+            f"config.sample.classes is {classes}, but the model reads text; leave it empty and "
+            "give config.sample.prompts."
+        )
+    if config.data.text_encoder:
+        return
+    if config.sample.prompts:
+        raise UserError(
+            f"config.sample.prompts is {tuple(config.sample.prompts)}, but the model reads no text "
+            "(config.data.text_encoder is empty); leave it empty."
+        )
+    if classes and not num_classes:
+        raise UserError(
+            f"config.sample.classes is {classes}, but the model is unconditional "
+            "(config.model.num_classes is 0); leave it empty."
+        )
+    if classes and not 0 <= min(classes) <= max(classes) < num_classes:
+        raise UserError(
+            f"config.sample.classes is {classes}; the classes of the model are 0 to "
+            f"{num_classes - 1} (config.model.num_classes)."
+        )
+
+
 def sample_captions(config: ConfigDict) -> Callable[[np.ndarray], list[str]] | None:
-    """Return captions(indices int64[n]) -> n texts, the prompts or held-out captions that those
-    samples are to show; None where the model reads no text."""
+    """Return captions(indices int64[n]) -> n texts, the prompts or held-out captions of samples;
+    None for a model that reads no text."""
     if not config.data.text_encoder:
         return None
     prompts = config.sample.prompts
@@ -61,19 +85,10 @@ def sample_captions(config: ConfigDict) -> Callable[[np.ndarray], list[str]] | N
 
 
 def _classes(config: ConfigDict) -> Callable[[np.ndarray], HostCondition]:
-    num_classes, given = config.model.num_classes, config.sample.classes
-    if given and not num_classes:
-        raise UserError(
-            "config.sample.classes is given, but the model is unconditional; leave it empty."
-        )
-    if given and not 0 <= min(given) <= max(given) < num_classes:
-        raise UserError(
-            f"config.sample.classes is {tuple(given)}; the model's classes are "
-            f"0..{num_classes - 1}."
-        )
+    num_classes = config.model.num_classes
     if not num_classes:
         return lambda indices: {}
-    classes = np.asarray(given or range(num_classes), np.int32)
+    classes = np.asarray(config.sample.classes or range(num_classes), np.int32)
     return lambda indices: {"label": classes[np.asarray(indices) % len(classes)]}
 
 
@@ -84,8 +99,8 @@ def _prompts(config: ConfigDict, model: Model) -> Callable[[np.ndarray], HostCon
     encoder = load_encoder(config.data.text_encoder, known.max_length)
     if encoder.sha256 != known.encoder_sha256:
         raise UserError(
-            f"The text encoder '{encoder.name}' has other parameters than the one that read the "
-            "training data's captions; give the same model."
+            f"config.data.text_encoder is '{encoder.name}', whose weights are not those that "
+            "encoded the captions of the training data; give the same model."
         )
     states, lengths = encoder.encode(config.sample.prompts)
     states = states.astype(np.float16)  # as the captions were in training

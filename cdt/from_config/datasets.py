@@ -22,15 +22,15 @@ from cdt.from_config.latent_space import autoencoder_sha256, scaling_record
 
 
 class DataSpec(NamedTuple):
-    """What a data source is built from: one split of the data of a config."""
+    """The argument of the builder of a data source: one split of the data of a config."""
 
     name: str  # such as "train"
-    training: bool  # False: held out
+    training: bool  # False: the held-out split
     path: str  # `config.data.path`
     image_size: int  # H = W
     channels: int
     num_classes: int | None  # of the model; None: unconditional
-    encoding: Callable[[], tuple[str, Mapping[str, Any]]]  # of latents: autoencoder, scaling
+    encoding: Callable[[], tuple[str, Mapping[str, Any]]]  # latents: () -> (SHA-256, scaling)
 
 
 # Each is called as (spec, **options), with the options of `config.data.<name>`.
@@ -52,9 +52,9 @@ SOURCES: dict[str, Callable[..., sources.Source]] = {
 
 
 def text_states(config: ConfigDict, split: str) -> TextStates | None:
-    """The states of a split's captions; None for a model that reads no text.
+    """Return the text states of a split's captions; None for a model that reads no text.
 
-    Of mock data only the null and the form are right: `data` makes those of its examples.
+    For mock data only the null state and the shapes are right; `source` makes the others.
     """
     encoder = config.data.text_encoder
     if not encoder:
@@ -63,8 +63,9 @@ def text_states(config: ConfigDict, split: str) -> TextStates | None:
         return mock_text_states(np.zeros(1, np.int32))
     if config.data.name not in ("prepared", "latents"):
         raise UserError(
-            f"config.data.text_encoder is '{encoder}' and config.data.name '{config.data.name}'; "
-            "text needs a data set prepared with captions: python -m cdt.data.prepare"
+            f"config.data.text_encoder is '{encoder}', but config.data.name is "
+            f"'{config.data.name}'; text needs 'prepared' or 'latents': prepare the data with "
+            "captions (python -m cdt.data.prepare)."
         )
     return read_text_states(
         epath.Path(config.data.path) / split, encoder, of_latents=config.data.name == "latents"
@@ -72,7 +73,7 @@ def text_states(config: ConfigDict, split: str) -> TextStates | None:
 
 
 def source(config: ConfigDict, split: str) -> sources.Source:
-    """One split, with the text states of its captions where the model reads text."""
+    """Return one split, with the text states of its captions if the model reads text."""
     c = config.data
     build = choose("data.name", c.name, SOURCES)
     asked = DataSpec(
@@ -93,80 +94,92 @@ def source(config: ConfigDict, split: str) -> sources.Source:
         )
     if text.manifest.captions != (opened.origin or opened.fingerprint()):
         raise UserError(
-            f"The text states of {opened.name} are those of other captions; remove "
-            f"{text_folder(epath.Path(config.data.path) / split)} and run python -m cdt.data.text "
+            f"The text states in {text_folder(epath.Path(config.data.path) / split)} are not of "
+            f"the captions of {opened.name}; remove that folder and run python -m cdt.data.text "
             "again."
         )
     return opened._replace(text=text)
 
 
-def data(config: ConfigDict) -> tuple[sources.Source, sources.Source]:
-    """The training and the held-out source, checked against the config."""
+def check_classes(config: ConfigDict) -> None:
+    """Raise UserError if the config names more classes than the model has."""
     names, num_classes = config.data.class_names, config.model.num_classes
     if num_classes and len(names) > num_classes:
         raise UserError(
             f"config.data.class_names has {len(names)} names, but config.model.num_classes is "
-            f"{num_classes}; give at most one name per class."
+            f"{num_classes}; give at most one name for each class."
         )
-    at_least(config, "seed", 0)  # which NumPy's generators, that order the batches, ask for
+
+
+def data(config: ConfigDict) -> tuple[sources.Source, sources.Source]:
+    """Return the training and the held-out source, checked against the config.
+
+    Raises:
+      UserError: a source cannot be read, or does not fit the config or the other source.
+    """
+    check_classes(config)
+    at_least(config, "seed", 0)  # NumPy's generators, which order the batches, need that
     train = source(config, config.data.train_split)
     test = source(config, config.data.test_split)
     if train.text and test.text and train.text.manifest.encoding != test.text.manifest.encoding:
         raise UserError(
-            f"The text states of {train.name} and {test.name} come from other parameters or have "
-            "another length; run python -m cdt.data.text for both splits with the same encoder and "
-            "--max_length."
+            f"The text states of {train.name} and {test.name} have different encoders or lengths; "
+            "run python -m cdt.data.text for both splits with the same --encoder and --max_length."
         )
     size = (config.data.image_size, config.data.image_size, config.data.channels)
     for opened in (train, test):
         if tuple(opened.shape) != size:
             raise UserError(
-                f"The images of {opened.name} are {'x'.join(map(str, opened.shape))}, but "
-                f"config.data.image_size and channels say {'x'.join(map(str, size))}; give theirs, "
-                "or prepare the images so."
+                f"config.data.image_size and config.data.channels are {'x'.join(map(str, size))}, "
+                f"but the images of {opened.name} are {'x'.join(map(str, opened.shape))}; change "
+                "these keys, or prepare the images in that size."
             )
         known = config.model.num_classes
         if known and opened.num_classes is None:
             raise UserError(
                 f"config.model.num_classes is {known}, but {opened.name} has no labels; set it to "
-                "0 for an unconditional model."
+                "0 (unconditional)."
             )
         if known and opened.num_classes > known:
             raise UserError(
-                f"{opened.name} has {opened.num_classes} classes, more than the model's "
-                f"{known}; set config.model.num_classes to {opened.num_classes}."
+                f"config.model.num_classes is {known}, but {opened.name} has "
+                f"{opened.num_classes} classes; set it to {opened.num_classes}."
             )
     differing = set(train.classes or ()) ^ set(test.classes or ())
     if config.model.num_classes and differing:
         raise UserError(
-            f"{train.name} and {test.name} do not have the same classes, for example only one has "
-            f"'{min(differing)}'; give both the same, so that their labels agree."
+            f"{train.name} and {test.name} have different classes: only one of them has "
+            f"'{min(differing)}'; give both the same classes, so that their labels agree."
         )
     if config.data.flip and not train.pixels and train.mirror_images is None:
         raise UserError(
             f"config.data.flip is True, but the latents in {config.data.path} have no mirror "
-            "images; set it to False, or make them anew from a config whose data.flip is True."
+            "images; set it to False, or encode the images again with data.flip = True."
         )
     return train, test
 
 
 def examples(config: ConfigDict, source: sources.Source) -> Examples:
-    """What reads a source of which a few examples may be damaged."""
+    """Return the reader of a source of which a few examples may be damaged."""
+    return Examples(source, bad_fraction(config))
+
+
+def bad_fraction(config: ConfigDict) -> float:
+    """Return the fraction of the examples that may be damaged."""
     fraction = config.data.max_bad_fraction
     if not 0.0 <= fraction < 1.0:
         raise UserError(
-            f"config.data.max_bad_fraction is {fraction}; it must lie in [0, 1), such as 0.02 for "
-            "one in fifty."
+            f"config.data.max_bad_fraction is {fraction}; it must lie in [0, 1), such as 0.02."
         )
-    return Examples(source, fraction)
+    return fraction
 
 
 def validation_batch(
     config: ConfigDict, source: sources.Source, mesh: jax.sharding.Mesh
 ) -> dict[str, jax.Array]:
-    """Held-out images, as many as asked for and the devices divide.
+    """Return held-out images: `validation.images`, rounded to a multiple of the devices.
 
-    They are evenly spaced, since those of a folder are in the order of their classes.
+    They are evenly spaced, because the images of a folder are in the order of their classes.
     """
     n = min(config.validation.images, source.size) // mesh.size * mesh.size
     n = max(n, mesh.size)

@@ -1,4 +1,4 @@
-"""Config -> the difficulty study."""
+"""Config -> the programs of the difficulty study."""
 
 from typing import NamedTuple
 
@@ -7,14 +7,13 @@ from ml_collections import ConfigDict
 
 from cdt.difficulty.convergence import ClusterPrograms, make_programs
 from cdt.diffusion.process import Process
-from cdt.from_config.choices import steps
 from cdt.from_config.models import Model, example_loss, training_loss
 from cdt.from_config.optimization import check_batch, optimizer, step_options
 from cdt.from_config.timesteps import cluster_edges
 
 
 class Difficulty(NamedTuple):
-    """What the study runs."""
+    """The programs of the study and what they are built from."""
 
     programs: ClusterPrograms  # not jitted
     edges: np.ndarray  # f32[N+1]
@@ -22,11 +21,12 @@ class Difficulty(NamedTuple):
 
 
 def difficulty(config: ConfigDict, model: Model, num_devices: int, num_examples: int) -> Difficulty:
-    """One model per cluster of `config.curriculum`, trained by the run's optimizer for
-    `difficulty.duration`."""
+    """Build the programs that train one model for each cluster of `config.curriculum`.
+
+    The models are trained with the optimizer of the run for `difficulty.duration`.
+    """
     check_batch(config, num_devices)
-    duration = steps(config, "difficulty.duration", num_examples)
-    tx, _ = optimizer(config, num_examples, duration)
+    tx, _ = optimizer(config, num_examples, "difficulty.duration")
     edges = cluster_edges(config, model.process)
     losses = training_loss(config, model), example_loss(model)
     options = step_options(config, model)

@@ -1,4 +1,4 @@
-"""Config -> samples of a model, and the feature space in which they are judged."""
+"""Config -> the sampler of a model, and the feature space in which samples are evaluated."""
 
 import functools
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from cdt.errors import UserError
 from cdt.evals.efficientnet_lite import efficientnet_lite0
 from cdt.evals.features import FeatureFn, pixels
 from cdt.evals.inception import inception
-from cdt.from_config.choices import at_least, choose, options
+from cdt.from_config.choices import at_least, choose, named, options
 from cdt.from_config.latent_space import decoder
 from cdt.from_config.models import Model, network_at
 from cdt.from_config.optimization import mesh
@@ -37,7 +37,7 @@ FAMILIES = ("ddpm", "edm", "flow")
 
 
 class SamplerSpec(NamedTuple):
-    """What a sampler is built from."""
+    """The argument of the builder of a sampler."""
 
     process: Process
     steps: int
@@ -50,28 +50,29 @@ BuildSampler = Callable[..., tuple[np.ndarray, RunSampler]]  # (spec, **options)
 
 
 def one_a_step(steps: int) -> int:
-    """The evaluations of the network that most samplers need for an image."""
+    """Return the evaluations of the network for one image, for a sampler with one in each step."""
     return steps
 
 
 class Sampler(NamedTuple):
-    """A sampler, the noise families that it fits, and what it costs."""
+    """A sampler, the noise families that it fits, and its cost."""
 
     build: BuildSampler
     families: tuple[str, ...] = FAMILIES
-    evaluations: Callable[[int], int] = one_a_step  # steps -> evaluations of the network an image
+    evaluations: Callable[[int], int] = one_a_step  # steps -> evaluations of the network
 
 
 class FeatureSpec(NamedTuple):
-    """What a feature space is built from."""
+    """The argument of the builder of a feature space."""
 
     batch_size: int  # images through the network at a time
-    weights: str | None  # `config.evaluate.weights`: its file; None: the usual place
+    weights: str | None  # `config.evaluate.weights`, its file; None: the default place
 
 
 # Each is called as (spec, **options), with the options of `config.sample.<name>`.
-# Heun and Euler need a derivative in the level, which the discrete family has not; the SDE is that
-# of flow matching, as the others have stochastic samplers of their own.
+# Heun and Euler need a derivative in the level, which the discrete family (ddpm) does not have.
+# Euler-Maruyama solves the SDE of flow matching; the other families have their own stochastic
+# samplers.
 SAMPLERS = {
     "ancestral": Sampler(lambda spec: (spec.levels, ancestral)),
     "ddim": Sampler(lambda spec, eta: _ddim(spec, eta)),
@@ -99,29 +100,15 @@ FEATURES: dict[str, Callable[..., FeatureFn]] = {
 def sampler(config: ConfigDict, model: Model) -> Callable[[PyTree, Array, Condition], Array]:
     """Return sample(params, indices int32[B], condition) -> uint8[B, H, W, C], jitted.
 
-    Image i depends on `sample.seed`, i and its condition alone: not on the batch or the devices.
+    Image i depends only on `sample.seed`, i and its condition, not on the batch or the devices.
+
+    Raises:
+      UserError: see `check_sampling`.
     """
+    check_sampling(config, model)
     c = config.sample
-    for key in ("sample.num", "sample.batch_size"):
-        at_least(config, key, 1)
     sample_levels, run = _levels_and_sampler(config, model.process)
-    guided = c.guidance != 1.0
-    if guided and not model.null:
-        raise UserError(
-            f"config.sample.guidance is {c.guidance}, but the model is unconditional "
-            "(config.model.num_classes = 0); set it to 1."
-        )
-    if not 0 <= c.guidance_channels <= model.image_shape[-1]:
-        raise UserError(
-            f"config.sample.guidance_channels is {c.guidance_channels}; it must be 0, for all, or "
-            f"at most {model.image_shape[-1]}, the channels of an example."
-        )
-    interval = tuple(c.guidance_interval)
-    if len(interval) != 2 or not 0.0 <= interval[0] < interval[1] <= 1.0:
-        raise UserError(
-            f"config.sample.guidance_interval is {interval}; it must be two numbers with "
-            "0 <= lo < hi <= 1, in u."
-        )
+    guided, interval = c.guidance != 1.0, tuple(c.guidance_interval)
 
     def sample(params: PyTree, indices: Array, condition: Condition) -> Array:
         network = network_at(model, params)
@@ -149,8 +136,36 @@ def sampler(config: ConfigDict, model: Model) -> Callable[[PyTree, Array, Condit
     return lambda *arguments: decode(sample(*arguments))
 
 
+def check_sampling(config: ConfigDict, model: Model) -> None:
+    """Check the sampler and the guidance of the section `sample`.
+
+    Raises:
+      UserError: a value is out of range or does not fit the model.
+    """
+    c = config.sample
+    for key in ("sample.num", "sample.batch_size"):
+        at_least(config, key, 1)
+    _levels_and_sampler(config, model.process)
+    if c.guidance != 1.0 and not model.null:
+        raise UserError(
+            f"config.sample.guidance is {c.guidance}, but the model is unconditional "
+            "(config.model.num_classes is 0); set it to 1."
+        )
+    if not 0 <= c.guidance_channels <= model.image_shape[-1]:
+        raise UserError(
+            f"config.sample.guidance_channels is {c.guidance_channels}; it must be 0 (all) or at "
+            f"most {model.image_shape[-1]} (config.data.channels)."
+        )
+    interval = tuple(c.guidance_interval)
+    if len(interval) != 2 or not 0.0 <= interval[0] < interval[1] <= 1.0:
+        raise UserError(
+            f"config.sample.guidance_interval is {interval}; it must be two noise levels u with "
+            "0 <= low < high <= 1, such as (0.2, 0.8)."
+        )
+
+
 def evaluations(config: ConfigDict) -> int:
-    """Evaluations of the network that an image costs, guidance counted twice."""
+    """Return the evaluations of the network for one image; guidance counts twice."""
     c = config.sample
     once = choose("sample.sampler", c.sampler, SAMPLERS).evaluations(c.steps)
     return once * (2 if c.guidance != 1.0 else 1)
@@ -163,18 +178,18 @@ def _levels_and_sampler(config: ConfigDict, process: Process) -> tuple[np.ndarra
     if process.name not in chosen.families:
         fitting = [name for name, other in SAMPLERS.items() if process.name in other.families]
         raise UserError(
-            f"config.sample.sampler '{c.sampler}' does not fit the family '{process.name}'; use "
-            f"{' or '.join(fitting)}."
+            f"config.sample.sampler is '{c.sampler}', which does not fit the family "
+            f"'{process.name}' (config.process.name); give {' or '.join(fitting)}."
         )
-    if process.name == "edm":
-        levels = grids.karras_sigmas(c.steps, c.sigma_min, c.sigma_max, c.rho)
-    elif process.name == "flow":
-        levels = grids.uniform_times(c.steps)
-    else:
-        levels = grids.rounded_timesteps(config.process.num_timesteps, c.steps)
-    return chosen.build(
-        SamplerSpec(process, c.steps, levels), **options(config, "sample", c.sampler)
-    )
+    with named("sample"):
+        if process.name == "edm":
+            levels = grids.karras_sigmas(c.steps, c.sigma_min, c.sigma_max, c.rho)
+        elif process.name == "flow":
+            levels = grids.uniform_times(c.steps)
+        else:
+            levels = grids.rounded_timesteps(config.process.num_timesteps, c.steps)
+        spec = SamplerSpec(process, c.steps, levels)
+        return chosen.build(spec, **options(config, "sample", c.sampler))
 
 
 def _ddim(spec: SamplerSpec, eta: float) -> tuple[np.ndarray, RunSampler]:
@@ -188,14 +203,14 @@ def _ddim(spec: SamplerSpec, eta: float) -> tuple[np.ndarray, RunSampler]:
 def _heun(spec: SamplerSpec, S_churn: float, **churn: Any) -> tuple[np.ndarray, RunSampler]:
     if S_churn < 0 or (S_churn > 0 and spec.process.name != "edm"):
         raise UserError(
-            f"config.sample.heun.S_churn is {S_churn} with the family '{spec.process.name}'; "
-            "it must be 0, or positive with the family 'edm'."
+            f"config.sample.heun.S_churn is {S_churn} and config.process.name is "
+            f"'{spec.process.name}'; it must be 0, or positive with the family 'edm'."
         )
     return spec.levels, functools.partial(heun, S_churn=S_churn, **churn)
 
 
 def feature_space(config: ConfigDict) -> FeatureFn:
-    """The feature function that evaluation compares images in."""
+    """Return the feature function in whose space evaluation compares images."""
     for key in ("evaluate.num", "evaluate.batch_size"):
         at_least(config, key, 1)
     c = config.evaluate

@@ -1,4 +1,4 @@
-"""Config -> the autoencoder of a run on latents, and their scaling."""
+"""Config -> the autoencoder of a run on latents, and the scaling of the latents."""
 
 import functools
 import json
@@ -27,7 +27,7 @@ from cdt.diffusion.pixels import ToX0, pixels_to_x0
 from cdt.errors import UserError
 from cdt.evals.features import in_batches
 from cdt.files import safetensors
-from cdt.from_config.choices import at_least, choose
+from cdt.from_config.choices import at_least, choose, named
 from cdt.interop.autoencoder_files import autoencoder_of, autoencoder_params
 from cdt.models.autoencoder import Autoencoder, Moments
 
@@ -40,39 +40,41 @@ SCALINGS = {
 
 
 def scaling(config: ConfigDict) -> Scaling:
-    """The scaling of a run on latents."""
-    return choose("latents.scaling", config.latents.scaling, SCALINGS)(config.latents)
+    """Return the scaling of the latents."""
+    build = choose("latents.scaling", config.latents.scaling, SCALINGS)
+    with named("latents"):
+        return build(config.latents)
 
 
 def scaling_record(config: ConfigDict) -> Mapping[str, Any]:
-    """The scaling as JSON gives it back, to stand beside latents and be compared."""
+    """Return the scaling as JSON reads it back, to be stored with latents and compared."""
     return json.loads(json.dumps(scaling(config)._asdict()))
 
 
 def autoencoder_sha256(config: ConfigDict) -> str:
-    """What identifies the autoencoder: the SHA-256 of its file of weights."""
+    """Return the SHA-256 of the file of weights, which identifies the autoencoder."""
     return safetensors.sha256(_weights_path(config))
 
 
 def to_x0(config: ConfigDict) -> ToX0:
-    """Images of a batch -> what the network is trained on: pixels in [-1, 1], or scaled latents
-    drawn from their moments."""
+    """Return the function from a batch's images to x0, the input of training: pixels in [-1, 1], or
+    scaled latents drawn from their moments."""
     if config.data.name != "latents":
         return pixels_to_x0
     latents = scaling(config)
     channels = config.data.channels
     if len(latents.mean) not in (1, channels):
         raise UserError(
-            f"config.latents.scaling '{config.latents.scaling}' is of {len(latents.mean)} "
-            f"channels, but config.data.channels is {channels}; give the scaling and the channels "
-            "of one autoencoder."
+            f"config.latents.scaling is '{config.latents.scaling}', which is for "
+            f"{len(latents.mean)} channels, but config.data.channels is {channels}; change one of "
+            "them."
         )
     return lambda moments, key: scale_latents(latents, posterior_sample(moments, key))
 
 
 def encoder(config: ConfigDict) -> Callable[[np.ndarray], np.ndarray]:
     """Return encode(uint8[n, H, W, 3 or 1]) -> float64[n, h, w, 2C], the mean and the standard
-    deviation of raw latents, in batches over all devices of this process.
+    deviation of the unscaled latents. It runs in batches on all devices of this process.
 
     Raises:
       UserError: the weights cannot be used.
@@ -104,24 +106,24 @@ def decoder(config: ConfigDict, mesh: jax.sharding.Mesh) -> Callable[[Array], Ar
         decoded = network.apply({"params": params}, unscale_latents(latents, x), method="decode")
         return decoded_pixels(latents, cast(Array, decoded))
 
-    # An argument of the program: as a constant, 200 MB would be compiled into it.
+    # Passed as an argument: as a constant, 200 MB would be compiled into the program.
     used = {name: params[name] for name in ("decoder", "post_quant_conv")}
     return functools.partial(decode, sharding.on_every_device(mesh, used))
 
 
 def latent_shape(config: ConfigDict, image_shape: tuple[int, int, int]) -> tuple[int, int, int]:
-    """(h, w, C) of the latents of images (H, W, C).
+    """Return the shape (h, w, C) of the latents of images (H, W, C).
 
     Raises:
-      UserError: the autoencoder does not take such images.
+      UserError: the autoencoder does not take images of that shape.
     """
     network = _network(_weights_path(config))
     factor, sizes = network.downsampling, image_shape[:2]
     if any(size % factor for size in sizes) or image_shape[2] not in (1, network.image_channels):
         raise UserError(
-            f"The images are {'x'.join(map(str, image_shape))}; the autoencoder takes sides "
-            f"divisible by {factor} and {network.image_channels} channels, or grey ones: prepare "
-            "the images so."
+            f"The images are {'x'.join(map(str, image_shape))}; for the autoencoder their sides "
+            f"must be divisible by {factor} and their channels {network.image_channels} or 1: "
+            "prepare them in another size."
         )
     return (sizes[0] // factor, sizes[1] // factor, network.latent_channels)
 
@@ -129,33 +131,34 @@ def latent_shape(config: ConfigDict, image_shape: tuple[int, int, int]) -> tuple
 def _weights_path(config: ConfigDict) -> epath.Path:
     if not config.latents.weights:
         raise UserError(
-            "config.latents.weights is empty; give the diffusion_pytorch_model.safetensors of the "
-            "autoencoder, such as that of stabilityai/sd-vae-ft-ema on the Hugging Face hub."
+            "config.latents.weights is empty; give the diffusion_pytorch_model.safetensors of an "
+            "autoencoder, such as stabilityai/sd-vae-ft-ema on the Hugging Face hub."
         )
     path = epath.Path(config.latents.weights).expanduser()
     if not path.exists():
         raise UserError(
-            f"config.latents.weights is '{path}'; there is no such file: fetch the "
+            f"config.latents.weights is '{path}', but there is no such file; download the "
             "diffusion_pytorch_model.safetensors of the autoencoder and its config.json to that "
-            "folder, or give their place."
+            "folder, or give another path."
         )
     return path
 
 
 def _network(path: epath.Path) -> Autoencoder:
-    """What the config.json beside the weights describes; without one Stable Diffusion's."""
+    """The network that the config.json beside the weights describes; by default Stable
+    Diffusion's."""
     file = path.parent / "config.json"
     if not file.exists():
         return Autoencoder()
     try:
         content = json.loads(file.read_text())
         if not isinstance(content, dict):
-            raise ValueError("it is no JSON object")
+            raise ValueError("it is not a JSON object")
         return autoencoder_of(content)
     except (OSError, ValueError) as error:
         raise UserError(
-            f"{file} does not describe an autoencoder of Stable Diffusion's kind ({error}); put "
-            "the config.json that belongs to the weights there."
+            f"{file} does not describe an AutoencoderKL of diffusers ({error}); put there the "
+            "config.json of the weights."
         ) from error
 
 
@@ -166,6 +169,6 @@ def _autoencoder(config: ConfigDict) -> tuple[Autoencoder, PyTree]:
         return network, autoencoder_params(network, tensors)
     except ValueError as error:
         raise UserError(
-            f"The weights in {path} are of another network than its config.json (or, without one, "
-            f"Stable Diffusion) says ({error}); put both files of one autoencoder there."
+            f"The weights in {path} do not fit the config.json in that folder, or without one the "
+            f"autoencoder of Stable Diffusion ({error}); put both files of one autoencoder there."
         ) from error

@@ -1,4 +1,4 @@
-"""Config -> the factor of the squared error at each noise level, or a learned one."""
+"""Config -> the loss weight: a fixed or learned factor of the loss at each noise level."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -10,11 +10,11 @@ from cdt.diffusion.loss_weights import Weight
 from cdt.diffusion.prediction import Prediction
 from cdt.diffusion.process import Process
 from cdt.diffusion.uncertainty import Uncertainty, uncertainty_weight
-from cdt.from_config.choices import choose, options
+from cdt.from_config.choices import choose, named, options
 
 
 class LossSpec(NamedTuple):
-    """What a loss weight is built from."""
+    """The argument of the builder of a loss weight."""
 
     process: Process
     prediction: Prediction
@@ -34,7 +34,8 @@ WEIGHTS: dict[str, Callable[..., Weight | Uncertainty]] = {
 def chosen_weight(
     config: ConfigDict, process: Process, prediction: Prediction
 ) -> Weight | Uncertainty:
-    """What `config.loss.weight` names."""
+    """Return the weight that `config.loss.weight` names."""
     name = config.loss.weight
     build = choose("loss.weight", name, WEIGHTS)
-    return build(LossSpec(process, prediction), **options(config, "loss", name))
+    with named(f"loss.{name}"):
+        return build(LossSpec(process, prediction), **options(config, "loss", name))

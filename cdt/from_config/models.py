@@ -22,7 +22,7 @@ from cdt.diffusion.prediction import Prediction
 from cdt.diffusion.process import Process, per_example
 from cdt.diffusion.uncertainty import LogVariance, Uncertainty
 from cdt.errors import UserError
-from cdt.from_config.choices import at_least, choose, options
+from cdt.from_config.choices import at_least, choose, named, options
 from cdt.from_config.datasets import text_states
 from cdt.from_config.latent_space import to_x0
 from cdt.from_config.loss_weights import chosen_weight
@@ -54,18 +54,21 @@ DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
 class NetworkSpec(NamedTuple):
-    """What a network is built for. It is called as network(x, time, label=..., text=...,
-    text_length=..., augment=...), see docs/howto/network.md."""
+    """The argument of the builder of a network.
+
+    The network is called as network(x, time, label=..., text=..., text_length=..., augment=...),
+    see docs/howto/network.md.
+    """
 
     image_shape: tuple[int, int, int]  # (H, W, C) of x, pixels or latents
-    out_channels: int  # C, or 2C where the variance is learned
-    num_classes: int | None  # None: it is given no label
-    text_width: int | None  # W of the text states; None: it is given no text
-    dtype: DTypeLike  # of products and activations; parameters are float32
-    remat: str  # what is computed again in the backward pass, see `cdt.models.remat`
-    constrain: Callable[[Array], Array]  # keeps examples on their devices: x [B, ...] -> x
-    whole_kernels: bool  # parameters are not split over devices
-    position: Callable[[Array], Array]  # time input -> f32 in [0, 1], 0 clean
+    out_channels: int  # C, or 2C if the variance is learned
+    num_classes: int | None  # None: no label is passed
+    text_width: int | None  # W of the text states; None: no text is passed
+    dtype: DTypeLike  # of the computation; weights are float32
+    remat: str  # what the backward pass recomputes, see `cdt.models.remat`
+    constrain: Callable[[Array], Array]  # x [B, ...] -> x, with each example on its device
+    whole_kernels: bool  # True: weights are not split over devices
+    position: Callable[[Array], Array]  # time input -> f32 in [0, 1]; 0 is clean
 
 
 # Each returns a Flax module and is called as (spec, **options), with the options of
@@ -90,7 +93,7 @@ SHIPPED = {
 
 
 class Model(NamedTuple):
-    """A network together with the process it denoises."""
+    """A network together with the noise process that it reverses."""
 
     process: Process
     prediction: Prediction
@@ -98,31 +101,35 @@ class Model(NamedTuple):
     init: Callable[[Array], PyTree]  # PRNG key -> params f32
     apply: Apply  # (params, x, time, condition, key) -> raw output
     image_shape: tuple[int, int, int]
-    num_classes: int  # 0: not conditioned on a class
-    null: Condition  # what stands for no condition, without the axis [B]; empty: unconditional
-    log_variance: LogVariance | None  # the loss's learned uncertainty, or None
-    to_x0: ToX0  # images of a batch -> what the network is trained on
+    num_classes: int  # 0: no class label
+    null: Condition  # the null condition, without the axis [B]; empty: unconditional
+    log_variance: LogVariance | None  # learned uncertainty of the loss, or None
+    to_x0: ToX0  # images of a batch -> x0, the input of training
 
 
 def model(config: ConfigDict, mesh: Mesh | None = None) -> Model:
     """Build the process, its prediction and the network.
 
     Args:
-      config: the run's.
-      mesh: over whose devices the examples of a batch are split inside the network; None leaves
-        their places to the compiler.
+      config: of the run.
+      mesh: the network splits the examples of a batch over its devices; None leaves that to the
+        compiler.
+
+    Raises:
+      UserError: a value is out of range or does not fit the others.
     """
     c, process = config.process, _process(config)
-    if c.name == "ddpm":
-        prediction = choose("process.prediction", c.prediction, DDPM_PREDICTIONS)(process)
-    elif c.name == "edm":
-        prediction = predictions.edm_prediction(c.sigma_data)
-    else:
-        prediction = predictions.velocity_prediction(process)
+    with named("process"):
+        if c.name == "ddpm":
+            prediction = choose("process.prediction", c.prediction, DDPM_PREDICTIONS)(process)
+        elif c.name == "edm":
+            prediction = predictions.edm_prediction(c.sigma_data)
+        else:
+            prediction = predictions.velocity_prediction(process)
     if c.learn_variance and c.name != "ddpm":
         raise UserError(
-            f"config.process.learn_variance needs the family 'ddpm', not '{c.name}'; set it to "
-            "False."
+            f"config.process.learn_variance is True, which needs the family 'ddpm', but "
+            f"config.process.name is '{c.name}'; set it to False."
         )
 
     image_shape = (config.data.image_size, config.data.image_size, config.data.channels)
@@ -139,8 +146,8 @@ def model(config: ConfigDict, mesh: Mesh | None = None) -> Model:
     probability = config.train.augment
     if not 0.0 <= probability <= 1.0 or (probability and config.data.name == "latents"):
         raise UserError(
-            f"config.train.augment is {probability}; it must lie in [0, 1], and be 0 where "
-            "config.data.name is 'latents', which cannot be turned."
+            f"config.train.augment is {probability}; it must lie in [0, 1], and be 0 for latents "
+            f"(config.data.name is '{config.data.name}'), which cannot be rotated."
         )
 
     def init(key: Array) -> PyTree:
@@ -155,7 +162,7 @@ def model(config: ConfigDict, mesh: Mesh | None = None) -> Model:
         params: PyTree, x: Array, time: Array, condition: Condition, key: Array | None
     ) -> Array:
         rngs = None if key is None else {"dropout": key}
-        # Validation and sampling do not augment, so their condition has no such entry.
+        # Validation and sampling do not augment, so their condition has no entry "augment".
         names = [*null, "augment"] if "augment" in condition else null
         used: dict[str, Any] = {name: condition[name] for name in names}
         return cast(Array, network.apply({"params": params}, x, time, **used, rngs=rngs))
@@ -172,12 +179,14 @@ def model(config: ConfigDict, mesh: Mesh | None = None) -> Model:
 
 def _process(config: ConfigDict) -> Process:
     at_least(config, "process.num_timesteps", 1)
-    return choose("process.name", config.process.name, PROCESSES)(config.process)
+    build = choose("process.name", config.process.name, PROCESSES)
+    with named("process"):
+        return build(config.process)
 
 
 def network_at(model: Model, params: PyTree) -> ConditionalNetwork:
-    """Return network(x [B, H, W, C], native level [B], condition) -> raw output [B, H, W, C or 2C]
-    f32, without dropout: what samplers and exports evaluate."""
+    """Return network(x [B, H, W, C], native level [B], condition) -> raw output f32 [B, H, W, C or
+    2C], without dropout, for samplers and exports."""
 
     def network(x: Array, level: Array, condition: Condition) -> Array:
         scaled = per_example(model.prediction.c_in(level), x) * x
@@ -187,28 +196,28 @@ def network_at(model: Model, params: PyTree) -> ConditionalNetwork:
 
 
 def dit(config: ConfigDict) -> DiT:
-    """Return the DiT of a class-conditional run, for code that needs its sizes.
+    """Return the DiT of a class-conditional run, for exports and imports.
 
     Raises:
-      UserError: the run's network is another.
+      UserError: the run has another network.
     """
     if config.model.name != "dit" or not config.model.num_classes or config.data.text_encoder:
-        kind = "reads text" if config.data.text_encoder else (
-            f"has config.model.name '{config.model.name}' and {config.model.num_classes} classes"
-        )  # fmt: skip
         raise UserError(
-            f"The run {kind}; other programs know a DiT conditioned on a class alone: "
-            "give the config of such a run (export_safetensors takes any)."
+            f"config.model.name is '{config.model.name}', config.model.num_classes is "
+            f"{config.model.num_classes} and config.data.text_encoder is "
+            f"'{config.data.text_encoder}'; other programs know only a DiT with classes and "
+            "without text: use export_safetensors, which takes any run."
         )
     if config.model.routing:
         raise UserError(
-            "config.model.routing is True, which no other program knows; use export_safetensors."
+            "config.model.routing is True, which no other program supports; use export_safetensors."
         )
     return _shipped_dit(config)
 
 
 def attention_heads(config: ConfigDict) -> int | None:
-    """Return the number of heads of a DiT, which its parameters do not show, or None."""
+    """Return the number of attention heads of a DiT, which its weights do not show; None for other
+    networks."""
     return _shipped_dit(config).num_heads if config.model.name == "dit" else None
 
 
@@ -229,7 +238,8 @@ def _network(
         whole_kernels=mesh is None or mesh.shape["fsdp"] == 1,
         position=process.position,
     )
-    return build(spec, **_network_options(config))
+    with named("model"):
+        return build(spec, **_network_options(config))
 
 
 def _network_options(config: ConfigDict) -> dict[str, Any]:
@@ -269,7 +279,18 @@ def _dit(
         separate_qkv=spec.whole_kernels and jax.default_backend() == "gpu",
         routing=task_routing(spec.position, routing_alpha, routing_beta) if routing else None,
     )
-    return named_dit(size, **options) if size else DiT(**fields, **options)
+    network = named_dit(size, **options) if size else DiT(**fields, **options)
+    side, patch, width = spec.image_shape[0], network.patch_size, network.hidden_size
+    if side % patch:
+        raise UserError(
+            f"config.model.patch_size is {patch}; it must divide config.data.image_size, {side}."
+        )
+    if width % network.num_heads or width % 4:
+        raise UserError(
+            f"config.model.hidden_size is {width}; it must be divisible by 4 and by "
+            f"config.model.num_heads, {network.num_heads}."
+        )
+    return network
 
 
 def _unet_fields(
@@ -278,13 +299,13 @@ def _unet_fields(
     """The fields of a U-Net."""
     if spec.text_width is not None:
         raise UserError(
-            "config.data.text_encoder is set, but a U-Net reads no text; leave it empty, or set "
-            "config.model.name to 'dit'."
+            "config.data.text_encoder is given, but the U-Nets read no text; leave it empty, or "
+            "set config.model.name to 'dit'."
         )
     if routing:
         raise UserError(
-            "config.model.routing is True, but a U-Net has no task routing; set it to False, or "
-            "config.model.name to 'dit'."
+            "config.model.routing is True, but the U-Nets have no task routing; set it to False, "
+            "or set config.model.name to 'dit'."
         )
     common = dict(
         out_channels=spec.out_channels,
@@ -302,8 +323,8 @@ def _unet_fields(
     multipliers = fields["channel_mult"] = tuple(fields["channel_mult"])
     if not multipliers or not all(isinstance(m, int) and m >= 1 for m in multipliers):
         raise UserError(
-            f"config.model.channel_mult is {multipliers}; it must be whole numbers of at least 1, "
-            "one a level, such as (1, 2, 2)."
+            f"config.model.channel_mult is {multipliers}; it must have an integer of at least 1 "
+            "for each level, such as (1, 2, 2)."
         )
     if not 0.0 <= fields["dropout"] < 1.0:
         raise UserError(f"config.model.dropout is {fields['dropout']}; it must lie in [0, 1).")
@@ -311,13 +332,13 @@ def _unet_fields(
 
 
 def example_loss(model: Model) -> ExampleLoss:
-    """The unweighted loss, which validation measures whatever training optimises."""
+    """Return the unweighted loss, which validation measures."""
     loss = make_loss(model.process, model.prediction, model.learn_variance)
     return make_example_loss(model.apply, model.process, model.prediction, loss)
 
 
 def training_loss(config: ConfigDict, model: Model) -> ExampleLoss:
-    """The loss that is optimised: weighted as `config.loss` says."""
+    """Return the loss that training minimises, with the weight of `config.loss`."""
     weight = loss_weight(config, model.process, model.prediction)
     known = no_weight() if isinstance(weight, Uncertainty) else weight
     loss = make_loss(model.process, model.prediction, model.learn_variance, known)

@@ -1,4 +1,4 @@
-"""Config -> where in the noise coordinate u a run trains, and which part of u is open."""
+"""Config -> the timestep sampler: the density of u, the curriculum, and the loss weight."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -15,7 +15,7 @@ from cdt.diffusion.prediction import Prediction
 from cdt.diffusion.process import Process, noise_variances
 from cdt.diffusion.uncertainty import Uncertainty
 from cdt.errors import UserError
-from cdt.from_config.choices import at_least, choose, options, steps
+from cdt.from_config.choices import at_least, choose, named, options, steps
 from cdt.from_config.loss_weights import chosen_weight
 from cdt.timesteps.base import Density, TimestepSampler
 from cdt.timesteps.independent import independent
@@ -28,16 +28,16 @@ from cdt.timesteps.uniform import uniform
 
 
 class DensitySpec(NamedTuple):
-    """What a density or a timestep sampler is built from."""
+    """The argument of the builder of a density or a timestep sampler."""
 
     process: Process
     prediction: Prediction
-    loss_weight: Weight | None  # of the squared error at each native level; None: it is learned
-    switch_step: int  # what the option `switch_fraction` stands for, if the method has it
+    loss_weight: Weight | None  # factor of the squared error at each native level; None: learned
+    switch_step: int  # absolute step of the option `switch_fraction`, if the method has it
 
 
 class Method(NamedTuple):
-    """A timestep sampler, and the loss weight that belongs to it; both take (spec, **options)."""
+    """A timestep sampler and its own loss weight, if any; both builders take (spec, **options)."""
 
     build: Callable[..., TimestepSampler]
     loss_weight: Callable[..., Weight] | None = None
@@ -76,9 +76,11 @@ TIMESTEP_SAMPLERS = {
 
 
 def open_all_at(config: ConfigDict, num_examples: int) -> int:
-    """The absolute step from which a run that starts with this config trains as it does to its end:
-    every cluster is open (`curriculum.max_fraction`), or the method has switched
-    (`density.<name>.switch_fraction`)."""
+    """Return the absolute step from which the sampling of u no longer changes in a new run.
+
+    From this step on every cluster is open (`curriculum.max_fraction`), or the method has switched
+    (`density.<name>.switch_fraction`).
+    """
     name = config.density.name
     own = options(config, "density", name)
     if config.curriculum.enabled or "switch_fraction" not in own:
@@ -91,20 +93,20 @@ def open_all_at(config: ConfigDict, num_examples: int) -> int:
 
 
 def cluster_edges(config: ConfigDict, process: Process) -> np.ndarray:
-    """f32[N+1]: the edges of the clusters in u."""
+    """Return the edges f32[N+1] of the clusters in u."""
     c = config.curriculum
     if process.num_levels and c.num_clusters > process.num_levels and c.spacing != "custom":
         raise UserError(
-            f"config.curriculum.num_clusters is {c.num_clusters}; a process of "
-            f"{process.num_levels} timesteps has room for at most that many: give fewer."
+            f"config.curriculum.num_clusters is {c.num_clusters}; it must be at most "
+            f"{process.num_levels} (config.process.num_timesteps)."
         )
-    return clusters.edge_table(
-        choose("curriculum.spacing", c.spacing, EDGES)(c, process), process.num_levels
-    )
+    build = choose("curriculum.spacing", c.spacing, EDGES)
+    with named("curriculum"):
+        return clusters.edge_table(build(c, process), process.num_levels)
 
 
 def validation_edges(config: ConfigDict, process: Process) -> np.ndarray:
-    """f32[M+1]: the edges in u of the clusters whose validation loss is measured."""
+    """Return the edges f32[M+1] in u of the clusters of the validation loss."""
     at_least(config, "validation.images", 1)
     number = config.validation.clusters
     if number == 0:
@@ -116,33 +118,34 @@ def validation_edges(config: ConfigDict, process: Process) -> np.ndarray:
 def timestep_sampler(
     config: ConfigDict, process: Process, prediction: Prediction, open_all_at: int
 ) -> tuple[TimestepSampler, np.ndarray]:
-    """The timestep sampler, and the f32[N+1] edges of the clusters that statistics are kept for."""
+    """Return the timestep sampler and the edges f32[N+1] of the clusters of its statistics."""
     c, name = config.curriculum, config.density.name
     edges = cluster_edges(config, process)
     method = choose("density.name", name, DENSITIES | TIMESTEP_SAMPLERS)
     if isinstance(method, Method) and c.enabled:
         raise UserError(
-            f"config.density.name is '{name}', which draws from all noise levels and does not "
-            "combine with the curriculum; set config.curriculum.enabled to False, or give "
-            f"one of {', '.join(DENSITIES)}."
+            f"config.density.name is '{name}', which does not combine with the curriculum because "
+            "it always draws from all noise levels; set config.curriculum.enabled to False, or "
+            f"config.density.name to one of {', '.join(DENSITIES)}."
         )
     spec = _spec(config, process, prediction, open_all_at)
     own = options(config, "density", name)
-    if isinstance(method, Method):
-        return method.build(spec, **own), edges
-    density = method(spec, **own)
+    with named(f"density.{name}"):
+        if isinstance(method, Method):
+            return method.build(spec, **own), edges
+        density = method(spec, **own)
     if not c.enabled:
         return independent(density), edges
-    return curriculum(
-        density, edges, _pacing(config, len(edges) - 1, open_all_at), _order(c.order), config.seed
-    ), edges
+    pace = _pacing(config, len(edges) - 1, open_all_at)
+    with named("curriculum"):
+        return curriculum(density, edges, pace, _order(c.order), config.seed), edges
 
 
 def loss_weight(
     config: ConfigDict, process: Process, prediction: Prediction
 ) -> Weight | Uncertainty:
-    """The weight of the squared error at each noise level: that of `config.loss`, times the one
-    that the timestep sampler brings, if any."""
+    """Return the weight of the squared error at each noise level: that of `config.loss`, times that
+    of the timestep sampler, if it has one."""
     chosen = chosen_weight(config, process, prediction)
     name = config.density.name
     method = TIMESTEP_SAMPLERS.get(name)
@@ -150,11 +153,13 @@ def loss_weight(
         return chosen
     if isinstance(chosen, Uncertainty):
         raise UserError(
-            f"config.density.name is '{name}', which weighs the loss, and config.loss.weight is "
-            f"'{config.loss.weight}', which would learn to undo that; change one of them."
+            f"config.density.name is '{name}', which has its own loss weight, but "
+            f"config.loss.weight is '{config.loss.weight}', which would learn to cancel it; change "
+            "one of them."
         )
-    spec = _spec(config, process, prediction, 0)
-    own, weight = method.loss_weight(spec, **options(config, "density", name)), chosen
+    spec, weight = _spec(config, process, prediction, 0), chosen
+    with named(f"density.{name}"):
+        own = method.loss_weight(spec, **options(config, "density", name))
     return lambda level: own(level) * weight(level)
 
 
@@ -169,14 +174,15 @@ def _spec(
 def _pacing(config: ConfigDict, num_stages: int, open_all_at: int) -> Pacing:
     at_least(config, "curriculum.patience.max_stage_steps", 0)
     build = choose("curriculum.pacing", config.curriculum.pacing, PACINGS)
-    return build(config.curriculum, num_stages, open_all_at)
+    with named(f"curriculum.{config.curriculum.pacing}"):
+        return build(config.curriculum, num_stages, open_all_at)
 
 
 def _info_noise(spec: DensitySpec, num_bins: int) -> Density:
     if spec.loss_weight is None:
         raise UserError(
-            "config.density.name is 'info_noise', which divides by the loss weight, and "
-            "config.loss.weight is 'uncertainty', which learns it; change one of them."
+            "config.density.name is 'info_noise', which needs a fixed loss weight, but "
+            "config.loss.weight is 'uncertainty', which is learned; change one of them."
         )
     process = spec.process
     knots, log_s = log_s_bins(process.log_snr, num_bins)
@@ -195,14 +201,14 @@ def _two_phase(
 def _speed_variances(spec: DensitySpec) -> np.ndarray:
     if spec.process.name != "ddpm":
         raise UserError(
-            "config.density.name is 'speed', which needs the family 'ddpm', not "
-            f"'{spec.process.name}'; change config.process.name, or choose another density."
+            "config.density.name is 'speed', which needs the family 'ddpm', but "
+            f"config.process.name is '{spec.process.name}'; change one of them."
         )
     return noise_variances(spec.process)
 
 
 def _order(text: str) -> Order:
-    """A name, or the numbers of "3,1,2"."""
+    """The name itself, or the list of numbers of a text such as "3,1,2"."""
     try:
         return [int(number) for number in text.split(",")]
     except ValueError:

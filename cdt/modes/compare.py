@@ -38,7 +38,10 @@ def compare(config: ConfigDict, workdir: str) -> int:
     """
     path = epath.Path(workdir)
     with user_errors():
+        from_config.check_config(config, "compare")
         arms = parse_arms(config.compare.arms)
+        for overrides in arms.values():
+            from_config.check_config(_with_overrides(config, overrides), "train")
         train_source = from_config.source(config, config.data.train_split)  # the same for all arms
         # Seed by seed, so that complete pairs can be compared early.
         configs = {
@@ -46,8 +49,6 @@ def compare(config: ConfigDict, workdir: str) -> int:
             for seed in range(config.compare.seeds)
             for name, overrides in arms.items()
         }
-        if config.compare.seeds < 1:
-            raise UserError(f"config.compare.seeds is {config.compare.seeds}; give at least 1.")
         _check_arms(configs)
         _check_settings(path, config)
     averages = {name: from_config.ema_name(configs[name, 0]) for name in arms}
@@ -137,6 +138,23 @@ def _arm_config(
     path: epath.Path,
     num_examples: int,
 ) -> ConfigDict:
+    result = _with_overrides(config, overrides)
+    result.seed = config.seed + seed
+    total = from_config.steps(result, "train.duration", num_examples)
+    result.evaluate.every = f"{max(1, total // config.compare.evaluations)} steps"
+    result.evaluate.emas = ()
+    # Arms may have clusters of their own; their losses are compared on the same intervals of u.
+    result.validation.clusters = config.validation.clusters or config.curriculum.num_clusters
+    result.evaluate.reference_cache = str(path / "references")  # computed once for all runs
+    return result
+
+
+def _with_overrides(config: ConfigDict, overrides: dict[str, object]) -> ConfigDict:
+    """A copy of the config with the overrides of one arm.
+
+    Raises:
+      UserError: a key that does not exist or that all arms share, or a value of another type.
+    """
     known = flatten(config)
     for key in overrides:
         if key not in known:
@@ -148,19 +166,8 @@ def _arm_config(
             )
     result = ConfigDict(config.to_dict(), type_safe=False)
     result.update_from_flattened_dict(overrides)
-    result.seed = config.seed + seed
     check_keys(result)
     with_fitted_edges(result)
-    if not config.compare.evaluations >= 1:
-        raise UserError(
-            f"config.compare.evaluations is {config.compare.evaluations}; give at least 1."
-        )
-    total = from_config.steps(result, "train.duration", num_examples)
-    result.evaluate.every = f"{max(1, total // config.compare.evaluations)} steps"
-    result.evaluate.emas = ()
-    # Arms may have clusters of their own; their losses are compared on the same intervals of u.
-    result.validation.clusters = config.validation.clusters or config.curriculum.num_clusters
-    result.evaluate.reference_cache = str(path / "references")  # computed once for all runs
     return result
 
 

@@ -46,6 +46,7 @@ def difficulty(config: ConfigDict, workdir: str) -> int:
       UserError: the config or the data is wrong, or the workdir has a study with other settings.
     """
     c = config.difficulty
+    from_config.check_config(config, "difficulty")
     run = open_run(config, workdir)
     with user_errors():
         with console.phase("reading data") as reading:
@@ -57,9 +58,6 @@ def difficulty(config: ConfigDict, workdir: str) -> int:
         model = from_config.model(config) if c.side_by_side else run.model
         parts = from_config.difficulty(config, model, run.mesh.size, train.size)
         steps = from_config.steps(config, "difficulty.duration", train.size)
-        for key in ("seeds", "validations", "num_pairs", "num_draws", "max_images"):
-            if c[key] < 1:
-                raise UserError(f"config.difficulty.{key} is {c[key]}; it must be at least 1.")
         validation_steps = np.unique(np.linspace(0, steps, c.validations + 1).round().astype(int))
         record_config(run.path, config)
         folder = run.path / "difficulty"

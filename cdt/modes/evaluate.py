@@ -19,7 +19,7 @@ from cdt.evals.reference import file_reference
 from cdt.files import atomic
 from cdt.monitoring import console
 from cdt.monitoring.writers import Writer
-from cdt.run.evaluation import check_reference, features_of, reference_of, scalars
+from cdt.run.evaluation import features_of, reference_of, scalars
 from cdt.run.images import describe_samples, make_generator
 from cdt.run.open_run import open_run
 from cdt.run.weights import load_params
@@ -42,7 +42,7 @@ def evaluate(config: ConfigDict, workdir: str) -> int:
     """
     path, c = epath.Path(workdir), config.evaluate
     with errors_of_all(), user_errors():
-        check_reference(config)
+        from_config.check_config(config, "evaluate")
         # Open everything that can be missing first: features and samples take minutes.
         make_images, results = _given(config) if c.samples else _sampling(config, path)
         feature_fn = from_config.feature_space(config)

@@ -4,8 +4,10 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from cdt import from_config
 from cdt.data.pipeline import batch_indices
 from cdt.devices import sharding
+from cdt.devices.agreement import errors_of_all
 from cdt.errors import EXIT_BAD_NUMBERS, EXIT_FINISHED, UserError
 from cdt.monitoring import console
 from cdt.run.open_run import open_run
@@ -27,11 +29,11 @@ def replay(config: ConfigDict, workdir: str) -> int:
     Raises:
       UserError: the config is wrong, or there is no checkpoint.
     """
-    step = config.replay.step - 1
-    if step < 0:
-        raise UserError(f"config.replay.step is {step + 1}; give a step, from 1 on.")
+    with errors_of_all():
+        from_config.check_config(config, "replay")
     run = open_run(config, workdir)
     training = open_training(run)
+    step = config.replay.step - 1
     if not training.saved:
         raise UserError(
             f"There is no checkpoint of a run in {run.path}: train first, or fix --workdir."

@@ -5,6 +5,7 @@ import io
 import numpy as np
 from ml_collections import ConfigDict
 
+from cdt import from_config
 from cdt.devices.agreement import errors_of_all
 from cdt.errors import EXIT_FINISHED, user_errors
 from cdt.files import atomic
@@ -23,6 +24,8 @@ def sample(config: ConfigDict, workdir: str) -> int:
     Raises:
       UserError: there is no checkpoint, or `config.sample` does not fit the run.
     """
+    with errors_of_all():
+        from_config.check_config(config, "sample")
     run = open_run(config, workdir)
     with errors_of_all(), user_errors():
         n = config.sample.num

@@ -115,6 +115,8 @@ def set_up(config: ConfigDict, workdir: str) -> Setup:
     Raises:
       UserError: the config, the data or the workdir is wrong; on all processes, if one finds it.
     """
+    with errors_of_all():
+        from_config.check_config(config, "train")
     run = open_run(config, workdir)
     training = open_training(run)
     num_examples, batch_size = training.train.size, config.train.batch_size

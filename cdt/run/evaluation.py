@@ -10,7 +10,6 @@ from ml_collections import ConfigDict
 
 from cdt import from_config
 from cdt.data.sources import Source
-from cdt.errors import UserError
 from cdt.evals import metrics
 from cdt.evals.features import FeatureFn
 from cdt.evals.precision_recall import radii
@@ -41,7 +40,6 @@ def make_evaluation(
         latents and no reference is given.
     """
     config, n = run.config, run.config.evaluate.num
-    check_reference(config)
     feature_fn = from_config.feature_space(config)
     if jax.process_index() > 0:
 
@@ -66,15 +64,6 @@ def make_evaluation(
             return metrics.scores(samples) | metrics.compare(samples, reference, reference_radii)
 
     return evaluation
-
-
-def check_reference(config: ConfigDict) -> None:
-    """Raise UserError if samples are to be compared with a data set that holds no images."""
-    if config.data.name == "latents" and not config.evaluate.reference:
-        raise UserError(
-            "config.evaluate.reference is empty, but config.data holds latents and no images; give "
-            "an npz of statistics or images, or a folder of images."
-        )
 
 
 def reference_of(

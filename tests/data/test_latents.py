@@ -250,7 +250,10 @@ def test_folders_and_images_that_do_not_fit(weights, prepared, tmp_path):
     )
     config = image_config(weights, **{"data.image_size": 7})
     one_sentence(
-        "7x7x3; the autoencoder takes sides divisible by 2", latents.encode_data_set, config, "x"
+        "7x7x3; for the autoencoder their sides must be divisible by 2",
+        latents.encode_data_set,
+        config,
+        "x",
     )
     config = image_config(weights, **{"data.channels": 2})
     one_sentence("8x8x2; .* 3 channels, or grey", latents.encode_data_set, config, "x")

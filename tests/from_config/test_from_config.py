@@ -63,7 +63,7 @@ BAD = {
     "no clusters": ({"curriculum.num_clusters": 0}, "number of clusters is 0"),
     "too many clusters": (
         {"process.name": "ddpm", "sample.sampler": "ddim", "curriculum.num_clusters": 1001},
-        "at most that many",
+        r"at most 1000 \(config.process.num_timesteps\)",
     ),
     "edges fall": ({"curriculum.spacing": "custom", "curriculum.edges": (0.0, 0.6, 0.5, 1.0)},
                    "strictly increasing"),
@@ -85,19 +85,19 @@ BAD = {
         NO_CURRICULUM | {"density.name": "two_phase", "density.two_phase.switch_fraction": 0.0},
         r"switch_fraction is 0.0; it must lie in \(0, 1\]"),
     "speed and family": (
-        NO_CURRICULUM | {"density.name": "speed"}, "needs the family 'ddpm', not 'flow'"),
+        NO_CURRICULUM | {"density.name": "speed"}, "needs the family 'ddpm', but .* is 'flow'"),
     "speed in the curriculum": (
         SPEED | {"curriculum.enabled": True}, "set config.curriculum.enabled to False"),
     "two phases in the curriculum": (
         {"density.name": "two_phase"}, "does not combine with the curriculum"),
-    "speed undone": (SPEED | {"loss.weight": "uncertainty"}, "would learn to undo"),
+    "speed undone": (SPEED | {"loss.weight": "uncertainty"}, "would learn to cancel"),
     "tau": (SPEED | {"process.num_timesteps": 500}, "between 1 and 499"),
     "speed's lam": (SPEED | {"density.speed.lam": 1.5}, r"lie in \[0, 1\]"),
     "gamma": ({"loss.weight": "min_snr", "loss.min_snr.gamma": 0.0}, "positive"),
     "learned twice": (
-        {"density.name": "info_noise", "loss.weight": "uncertainty"}, "which learns it"),
+        {"density.name": "info_noise", "loss.weight": "uncertainty"}, "which is learned"),
     "max_fraction": ({"curriculum.max_fraction": 0.0}, r"lie in \(0, 1\]"),
-    "patch": ({"model.patch_size": 3}, "divisible"),
+    "patch": ({"model.patch_size": 3}, "patch_size is 3; it must divide config.data.image_size, 8"),
     "heads": ({"model.num_heads": 5}, "divisible"),
     "named model": ({"model.size": "M/2"}, "SIZE"),
     "misspelt model": ({"model.name": "amd"}, "did you mean 'adm'"),
@@ -105,28 +105,28 @@ BAD = {
     "channels": ({"model.name": "adm", "model.channels": 50}, "multiple of 32"),
     "few channels": ({"model.name": "ddpmpp", "model.channels": 2}, "at least 4"),
     "blocks": ({"model.name": "adm", "model.num_blocks": 0}, "at least 1"),
-    "no levels": ({"model.name": "adm", "model.channel_mult": ()}, "one a level"),
-    "multipliers": ({"model.name": "adm", "model.channel_mult": (1, 1.5)}, "whole numbers"),
+    "no levels": ({"model.name": "adm", "model.channel_mult": ()}, "for each level"),
+    "multipliers": ({"model.name": "adm", "model.channel_mult": (1, 1.5)}, "integer of at least 1"),
     "levels": ({"model.name": "adm", "model.channel_mult": (1,) * 5}, "cannot be halved 4 times"),
     "attention": (
         {"model.name": "adm", "model.attention_resolutions": (16,)}, "have the resolutions 8, 4"),
     "dropout": ({"model.name": "adm", "model.dropout": 1.0}, r"lie in \[0, 1\)"),
-    "classes": ({"model.num_classes": 5}, "more than the model's 5"),
-    "sampler and family": ({"process.name": "ddpm"}, "use ancestral or ddim"),
+    "classes": ({"model.num_classes": 5}, "num_classes is 5, but"),
+    "sampler and family": ({"process.name": "ddpm"}, "give ancestral or ddim"),
     "churn": ({"sample.heun.S_churn": 10.0}, "churn"),
     "guidance": ({"model.num_classes": 0, "sample.guidance": 2.0}, "unconditional"),
-    "interval": ({"sample.guidance": 2.0, "sample.guidance_interval": (0.8, 0.2)}, "lo < hi"),
+    "interval": ({"sample.guidance": 2.0, "sample.guidance_interval": (0.8, 0.2)}, "low < high"),
     "class names": ({"data.class_names": ("a",) * 11}, "11 names, .*num_classes is 10"),
-    "sampled class": ({"sample.classes": (10,)}, "classes are 0..9"),
+    "sampled class": ({"sample.classes": (10,)}, "classes of the model are 0 to 9"),
     "no steps": ({"train.duration": "0 steps"}, "at least one"),
     "text for a U-Net": ({"data.name": "mock", "data.text_encoder": "mock", "model.name": "adm",
-                          "model.channels": 32}, "reads no text"),
+                          "model.channels": 32}, "read no text"),
     "prompts without text": ({"sample.prompts": ("a",)}, "reads no text"),
-    "text without captions": ({"data.text_encoder": "clip"}, "prepared with captions"),
+    "text without captions": ({"data.text_encoder": "clip"}, "prepare the data with captions"),
     "classes beside text": (
         {"data.name": "mock", "data.text_encoder": "mock", "sample.classes": (1,)}, "prompts"),
     "routing a U-Net": (
-        {"model.name": "adm", "model.channels": 32, "model.routing": True}, "has no task routing"),
+        {"model.name": "adm", "model.channels": 32, "model.routing": True}, "have no task routing"),
     "routing's alpha": (
         {"model.routing": True, "model.routing_alpha": 0.0}, "alpha is 0; it must be positive"),
     "routing's beta": ({"model.routing": True, "model.routing_beta": 0.01}, "none of 32 channels"),
@@ -157,8 +157,15 @@ BAD = {
         {"data.name": "prepared", "data.path": "nowhere"}, "run `python -m cdt.data.prepare"),
     "missing folder": ({"data.name": "folder", "data.path": "nowhere"}, "no folder nowhere/train"),
     "accumulate": ({"train.accumulate": 3}, "divisible"),
-    "warm-up": ({"optim.warmup": "5000 steps"}, "not shorter"),
+    "warm-up": ({"optim.warmup": "5000 steps"}, "5000 steps; it must be shorter than"),
     "interval of logging": ({"log.every": "0 steps"}, "at least one"),
+}  # fmt: skip
+
+
+# Shown by the data, by the weights of a feature network, or when the network is traced.
+NOT_BY_THE_CONFIG = {
+    "missing data", "nothing prepared", "missing folder", "image size", "classes", "channels",
+    "levels", "attention", "routing's beta",
 }  # fmt: skip
 
 
@@ -168,6 +175,22 @@ def test_bad_configs_are_refused_in_one_sentence(name):
     with pytest.raises(UserError, match=words) as error:
         build_all(small(**overrides))
     assert "\n" not in str(error.value)
+    if name not in NOT_BY_THE_CONFIG:
+        with pytest.raises(UserError) as error:
+            for mode in ("train", "evaluate"):
+                from_config.check_config(small(**overrides), mode)
+        assert "\n" not in str(error.value)
+
+
+def test_durations_in_epochs_are_compared_when_the_size_of_the_data_is_known():
+    config = small(**{"train.duration": "0.001 epochs", "log.every": "5 epochs"})
+    config.optim.warmup, config.checkpoint.keep_every = "100 steps", "1 epochs"
+    from_config.check_config(config, "train")
+    with pytest.raises(UserError, match="it must be shorter than config.train.duration, 1 steps"):
+        build_all(config)
+    config = small(**{"train.duration": "many epochs"})
+    with pytest.raises(UserError, match="must be a duration"):
+        from_config.check_config(config, "train")
 
 
 def pictures(root, *names):
@@ -187,9 +210,9 @@ def test_folders_and_prepared_sets(tmp_path, source):
             assert prepare.prepare_command([*command, *form]) == 0
         path = tmp_path / "out"
     keys = {"data.name": source, "data.path": str(path)}
-    with pytest.raises(UserError, match="not have the same classes, .* only one has 'b'"):
+    with pytest.raises(UserError, match="different classes: only one of them has 'b'"):
         from_config.data(small(**keys))
-    with pytest.raises(UserError, match="2 classes, more than the model's 1"):
+    with pytest.raises(UserError, match="num_classes is 1, but .* has 2 classes"):
         from_config.data(small(**keys, **{"model.num_classes": 1}))
     train, test = from_config.data(small(**keys, **{"model.num_classes": 0}))
     assert (train.size, test.size) == (2, 2)
@@ -207,7 +230,7 @@ def test_validation_sees_every_class_of_a_sorted_set():
 
 
 def test_batch_must_divide_over_the_devices():
-    with pytest.raises(UserError, match=r"divisible by the 7 device\(s\)"):
+    with pytest.raises(UserError, match=r"divisible by 7 device\(s\)"):
         build_all(small(), num_devices=7)
 
 
@@ -340,7 +363,7 @@ def test_samples_show_held_out_captions_or_prompts(monkeypatch):
     assert told["label"].tolist() == [10, 10, 10]  # no class
     assert told["text"].dtype == np.float16
     sha = "other"
-    with pytest.raises(UserError, match="has other parameters"):
+    with pytest.raises(UserError, match="weights are not those"):
         from_config.sample_condition(config, model)
 
 

@@ -107,5 +107,5 @@ def test_the_fitted_curriculum_becomes_a_config(finished, tmp_path):
         with_fitted_edges(config)
     (tmp_path / "other.json").write_text('{"edges": 3}')
     config.curriculum.edges_file = str(tmp_path / "other.json")
-    with pytest.raises(UserError, match="no fitted curriculum"):
+    with pytest.raises(UserError, match="holds no edges and order"):
         with_fitted_edges(config)

@@ -215,7 +215,7 @@ def test_several_steps_in_one_program_are_the_same_run(undisturbed, tmp_path, ca
 
 
 def test_steps_in_one_program_must_divide_the_run_and_what_was_done(undisturbed, tmp_path):
-    with pytest.raises(UserError, match="does not divide config.log.every, 6 steps"):
+    with pytest.raises(UserError, match="it must divide config.log.every, 6 steps"):
         loop.train(smoke(**{"train.steps_per_dispatch": 4}), str(tmp_path))
     shutil.copytree(undisturbed, tmp_path / "run")
     intervals = {
