@@ -1,10 +1,11 @@
-"""Several processes, on one host or on many, as one run: they join, stop and end together.
+"""One run on several processes, on one or several hosts: they join, stop and end together.
 
-A lost process is noticed by JAX: a collective fails as its connection closes, or its heartbeats
-stay away, and then JAX's runtime aborts every process that is left. Both are turned into one
-sentence and exit code 75.
+JAX notices a lost process: either a collective fails because its connection closes, or heartbeats
+are missing and JAX's runtime aborts the remaining processes. Both become one message and exit code
+75.
 """
 
+import contextlib
 import ctypes
 import logging
 import os
@@ -26,19 +27,19 @@ from cdt.devices.agreement import gather
 from cdt.devices.signals import StopRequest
 from cdt.errors import EXIT_CRASHED, EXIT_STOPPED, EXIT_USER_ERROR, UserError
 
-# Of the barrier at the end. All have told each other before that they are there, so it waits only
-# where one process alone found something wrong.
+# Timeout of the barrier at the end. It waits only if one process alone found an error, because the
+# processes have synchronized before.
 _SHUTDOWN_SECONDS = 10
 
 _LOST = (
-    "Another process of the run was lost (its own output says why); run the same command on all "
-    "hosts to go on from the last checkpoint."
+    "Another process of the run was lost (its own output has the reason); run the same command on "
+    "all hosts to resume from the last checkpoint."
 )
 _SIGNS_OF_LOSS = re.compile(
     r"gloo|nccl|connection (closed|reset|refused)|socket closed|heartbeat|coordination", re.I
 )
 
-# What an abort by JAX's runtime means at the moment: exit code and sentence.
+# Exit code and message for an abort by JAX's runtime at this point of the program.
 _meaning = (EXIT_STOPPED, _LOST)
 
 
@@ -51,20 +52,21 @@ def join(
     heartbeat_seconds: int,
     stops_together: bool,
 ) -> None:
-    """Make this process one of a run's, if there are several; before JAX touches a device.
+    """Join the other processes of the run, if there are any; call it before JAX uses a device.
+
+    Give the first three arguments together, or none: then they come from the cluster's environment
+    (`cdt.devices.launcher`). `num_processes` 1 alone means a single process.
 
     Args:
       coordinator: host:port where process 0 listens.
-      num_processes: of the run.
-      process_id: in [0, num_processes). These three are given all or not at all: then the cluster
-        tells them, see `cdt.devices.launcher`. `num_processes` 1, alone, says that there is no
-        other.
+      num_processes: number of processes of the run.
+      process_id: number of this process, in [0, num_processes).
       connect_seconds: how long the processes wait for each other, > 0.
-      heartbeat_seconds: without a sign of life, after which a process counts as lost, > 0.
-      stops_together: SIGTERM is for `Stop` to see; otherwise it ends the process.
+      heartbeat_seconds: seconds without a heartbeat after which a process counts as lost, > 0.
+      stops_together: whether `Stop` handles SIGTERM; otherwise SIGTERM ends the process.
 
     Raises:
-      UserError: the arguments do not fit each other, or the processes did not find each other.
+      UserError: the arguments do not fit together, or the processes did not reach each other.
     """
     for name, seconds in [("connect", connect_seconds), ("heartbeat", heartbeat_seconds)]:
         if seconds < 1:
@@ -82,15 +84,15 @@ def join(
         found = launcher.name()
         if found is None:
             return
-        others = f"each other, as {found} names them,"
+        others = f"each other at the addresses from {found}"
         if launcher.one_task_a_node():
-            local_devices = []  # JAX would give a task the one GPU that has its number on the node
+            local_devices = []  # otherwise JAX gives the task one GPU of its node
 
     _explain_aborts()
     _expect_abort(
         EXIT_USER_ERROR,
         f"The processes did not all reach {others} within {connect_seconds} seconds; start all of "
-        "them alike and at the same time, or give a longer --connect_seconds.",
+        "them with the same command at the same time, or increase --connect_seconds.",
     )
     jax.config.update("jax_enable_preemption_service", stops_together)
     try:
@@ -103,9 +105,9 @@ def join(
         )  # fmt: skip
     except (ValueError, RuntimeError) as error:
         raise UserError(
-            f"The processes cannot join {others} as JAX says: {' '.join(str(error).split())}; "
-            "give --coordinator, --num_processes and --process_id, or --num_processes=1 for one "
-            "process alone."
+            f"The processes cannot reach {others} (JAX: {' '.join(str(error).split())}); give "
+            "--coordinator, --num_processes and --process_id, or --num_processes=1 for a single "
+            "process."
         ) from None
     _expect_abort(EXIT_STOPPED, _LOST)
     if jax.process_index() > 0:
@@ -118,8 +120,8 @@ def join(
 def _check(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
     if coordinator is None or num_processes is None or process_id is None:
         raise UserError(
-            "--coordinator, --num_processes and --process_id are given together, or none of them; "
-            f"here they are {coordinator}, {num_processes} and {process_id}."
+            f"--coordinator, --num_processes and --process_id are {coordinator}, {num_processes} "
+            f"and {process_id}; give all three or none."
         )
     host, _, port = coordinator.rpartition(":")
     if not host or not port.isdecimal():
@@ -132,7 +134,7 @@ def _check(coordinator: str | None, num_processes: int | None, process_id: int |
 
 
 def _reach(coordinator: str, seconds: float) -> None:
-    """Return when something listens there. JAX's client would abort where nothing ever does."""
+    """Wait until the coordinator listens; otherwise JAX's client would abort the process."""
     host, _, port = coordinator.rpartition(":")
     end = time.monotonic() + seconds
     while True:
@@ -143,23 +145,23 @@ def _reach(coordinator: str, seconds: float) -> None:
             if time.monotonic() > end:
                 raise UserError(
                     f"The coordinator {coordinator} was not reached within {seconds} seconds "
-                    f"({error}); start process 0 there, fix --coordinator, or give a longer "
+                    f"({error}); start process 0 there, fix --coordinator, or increase "
                     "--connect_seconds."
                 ) from None
             time.sleep(0.2)
 
 
 def several() -> bool:
-    """Whether the run has more processes than this."""
+    """Return whether the run has more than one process."""
     return jax.distributed.is_initialized() and jax.process_count() > 1
 
 
 @contextmanager
 def together() -> Iterator[None]:
-    """What ends one process in the body ends all, and none leaves the body before the others.
+    """A context that all processes leave together; an error in one of them ends all.
 
     Raises:
-      UserError: the body's. Any other exception of one of several processes ends it at once.
+      UserError: raised in the body. Any other exception ends a process of several at once.
     """
     try:
         yield
@@ -170,9 +172,9 @@ def together() -> Iterator[None]:
         if _is_loss(error):
             _exit(EXIT_STOPPED, _LOST)
         if not isinstance(error, UserError):
-            # Without JAX's barrier at exit: the others may never come to theirs.
+            # Skip JAX's barrier at exit, which the other processes may never reach.
             traceback.print_exception(error)
-            _exit(EXIT_CRASHED, "This process has failed, and ends the others of the run.")
+            _exit(EXIT_CRASHED, "This process has failed; the other processes of the run end too.")
         _expect_abort(EXIT_USER_ERROR, str(error))
         jax.distributed.shutdown()
         raise
@@ -180,10 +182,10 @@ def together() -> Iterator[None]:
 
 
 class Stop(StopRequest):
-    """As StopRequest, for all processes of a run: a signal to one stops all after the same step.
+    """A `StopRequest` for all processes of a run: a signal to one stops all after the same step.
 
-    JAX's own handler of SIGTERM tells the other processes, and knows no second signal after that:
-    so it is replaced, and called for the first.
+    JAX's own handler of SIGTERM notifies the other processes but ignores a second signal. So it is
+    replaced, and called for the first signal.
     """
 
     def __enter__(self) -> "Stop":
@@ -199,7 +201,7 @@ class Stop(StopRequest):
             ctypes.CDLL(None).signal(signal.SIGTERM, self._handler_of_jax)
 
     def after(self, step: int) -> bool:
-        """Whether to stop after this step; ask after every step."""
+        """Return whether to stop after this step; call it after every step."""
         if self._several:
             return multihost_utils.reached_preemption_sync_point(step)
         return self.requested
@@ -210,14 +212,14 @@ class Stop(StopRequest):
 
 
 def _handler_in_c(number: signal.Signals) -> Callable[[int], None]:
-    """The handler of a signal that a library has installed without Python's knowing."""
+    """Return the handler of a signal that a library has installed in C."""
     action = ctypes.create_string_buffer(256)  # a struct sigaction, which begins with the handler
     ctypes.CDLL(None).sigaction(int(number), None, action)
     return ctypes.CFUNCTYPE(None, ctypes.c_int).from_buffer_copy(action)
 
 
 def _is_loss(error: BaseException | None) -> bool:
-    """Whether a collective failed, which JAX raises as either type, while handling it or before."""
+    """Return whether the error or one of its causes is a failed collective."""
     while error is not None:
         kinds = (ValueError, jax.errors.JaxRuntimeError)
         if isinstance(error, kinds) and _SIGNS_OF_LOSS.search(str(error)):
@@ -228,7 +230,8 @@ def _is_loss(error: BaseException | None) -> bool:
 
 def _exit(code: int, sentence: str) -> None:
     sys.stdout.flush()
-    os.write(2, f"cdt: {sentence}\n".encode())
+    with contextlib.suppress(OSError):
+        os.write(2, f"cdt: {sentence}\n".encode())
     os._exit(code)
 
 
@@ -238,16 +241,17 @@ def _expect_abort(code: int, sentence: str) -> None:
 
 
 def _explain_aborts() -> None:
-    """Make an abort by JAX's runtime, which offers no other door, end with what it means."""
+    """Print a message and exit when JAX's runtime aborts the process; it has no other hook."""
     ctypes.CDLL(None).signal(signal.SIGABRT, _on_abort)
 
 
 @ctypes.CFUNCTYPE(None, ctypes.c_int)
 def _on_abort(number: int) -> None:
-    # Not a handler of Python's, which would wait for the main thread to come back.
+    # Not a Python signal handler: that would wait for the main thread.
     code, sentence = _meaning
     own_thread = threading.get_ident() in {thread.ident for thread in threading.enumerate()}
-    # The runtime watches from threads of its own; an abort in one of ours is a crash and stays one.
+    # JAX's runtime aborts in its own threads. An abort in a Python thread is a crash and stays one.
     if code != EXIT_STOPPED or not own_thread:
-        os.write(2, f"cdt: {sentence}\n".encode())
+        with contextlib.suppress(OSError):
+            os.write(2, f"cdt: {sentence}\n".encode())
         os._exit(code)

@@ -1,5 +1,6 @@
-"""SIGTERM and SIGINT: finish the step, save, leave with exit code 75."""
+"""SIGTERM and SIGINT: finish the step, save, exit with code 75."""
 
+import contextlib
 import os
 import signal
 import threading
@@ -9,28 +10,27 @@ from typing import Any
 from cdt.errors import EXIT_STOPPED
 
 _NUMBERS = (signal.SIGTERM, signal.SIGINT)
-# What comes so soon after the first signal is the same one: `timeout` and others send it to the
+# A signal this soon after the first counts as the same one: `timeout` and terminals send it to the
 # process and then to its group.
 _SAME_SECONDS = 1.0
 
 
 class StopRequest:
-    """A context in which the first SIGTERM or SIGINT sets `requested`; a second one exits at once
-    with code 75, saving nothing more.
+    """A context in which the first SIGTERM or SIGINT sets `requested`, and a second one exits.
 
-    A thread waits for the second: handlers of Python's wait for the main thread, which may be in a
-    compilation or waiting for a device. Outside the main thread, where Python allows no handlers,
-    nothing ever sets it.
+    The second signal exits at once with code 75, without another checkpoint. A thread receives it,
+    because Python's signal handlers wait for the main thread, which may be compiling or waiting for
+    a device. Outside the main thread Python allows no handlers, and `requested` stays False.
 
     Attributes:
-      requested: whether a signal has come.
-      at_once: while this is set the first signal exits too, as there is nothing to save.
+      requested: whether a signal has arrived.
+      at_once: if True, the first signal exits too, because there is nothing to save.
     """
 
     def __init__(self, *, at_once: bool = False):
         self.requested = False
         self.at_once = at_once
-        self._previous: dict[int, Any] = {}  # what signal.signal gives back
+        self._previous: dict[int, Any] = {}  # the handlers that signal.signal returned
 
     def __enter__(self) -> "StopRequest":
         if threading.current_thread() is threading.main_thread():
@@ -38,7 +38,7 @@ class StopRequest:
             os.set_blocking(self._writing, False)
             self._thread = threading.Thread(target=self._watch, name="signals", daemon=True)
             self._thread.start()
-            # Python writes the number of each signal there as it comes.
+            # Python writes the number of each signal there when it arrives.
             self._previous_fd = signal.set_wakeup_fd(self._writing, warn_on_full_buffer=False)
             for number in _NUMBERS:
                 self._previous[number] = signal.signal(number, self._handle)
@@ -57,7 +57,7 @@ class StopRequest:
         self.requested = True
 
     def _pass_on(self) -> None:
-        """What else the first signal does, in the thread."""
+        """Called in the thread for the first signal; subclasses override it."""
 
     def _watch(self) -> None:
         first = None
@@ -74,5 +74,6 @@ class StopRequest:
 
 
 def _leave(what: str) -> None:
-    os.write(2, f"cdt: {what}; run the same command to go on.\n".encode())
+    with contextlib.suppress(OSError):
+        os.write(2, f"cdt: {what}; run the same command to resume.\n".encode())
     os._exit(EXIT_STOPPED)

@@ -1,11 +1,11 @@
-"""A run, opened: its parts, its weights, and the images made with them. Every mode starts here.
+"""An opened run: its parts, its weights and its samples. Every mode uses this.
 
-run           load_run, Run: what notebooks use
-open_run      the parts of a run that every mode needs
-weights       the weights that it samples with
-images        images made by its network
-evaluation    images against a reference
-training_run  what training and its replay share
+run           load_run and Run, for notebooks and programs
+open_run      config, workdir, mesh and model
+weights       the weights used for sampling
+images        generated images
+evaluation    metrics of generated images
+training_run  data, train step and shapes of the state, for train and replay
 """
 
 from cdt.run.run import Run, load_run

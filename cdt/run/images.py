@@ -1,4 +1,4 @@
-"""Images made by a run's network, batch after batch over all devices."""
+"""Image generation with a run's model, in batches over all devices."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -40,7 +40,7 @@ class Generator(NamedTuple):
     batch_size: int
 
     def images(self, params: PyTree, n: int) -> np.ndarray | None:
-        """Make images 0..n-1; all processes call it together.
+        """Generate images 0 .. n - 1; all processes call it together.
 
         Returns:
           uint8[n, H, W, C] on the host of process 0, None on the others.

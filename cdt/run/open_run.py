@@ -1,4 +1,4 @@
-"""The parts of a run that every mode needs, opened and checked in one place."""
+"""The parts of a run that every mode needs, opened and checked."""
 
 from typing import NamedTuple
 
@@ -14,10 +14,10 @@ from cdt.workdir.record import check_identity
 
 
 class OpenRun(NamedTuple):
-    """A run's config and workdir, with the devices and the network that the config asks for."""
+    """A run's config and workdir, with its device mesh and its model."""
 
     config: ConfigDict
-    path: epath.Path  # the workdir, which need not exist
+    path: epath.Path  # the workdir; it may not exist yet
     mesh: jax.sharding.Mesh
     model: from_config.Model
 
@@ -26,12 +26,12 @@ def open_run(config: ConfigDict, workdir: epath.PathLike) -> OpenRun:
     """Open the run of a config in a workdir; change no file.
 
     Args:
-      config: the run's.
+      config: config of the run.
       workdir: local or gs://; it may be new.
 
     Raises:
-      UserError: the devices do not fit the config, the network cannot be built, or the workdir
-        holds another run; on all processes where one of them finds it.
+      UserError: the devices do not fit the config, the network cannot be built, or the workdir has
+        another run; on all processes, if one finds it.
     """
     path = epath.Path(workdir)
     with errors_of_all(), user_errors():

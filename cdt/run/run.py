@@ -1,4 +1,4 @@
-"""A run, opened to be looked at: what notebooks use (`cdt.load_run`)."""
+"""`cdt.load_run`: a saved run for notebooks and programs."""
 
 from typing import Any
 
@@ -19,15 +19,15 @@ PyTree = Any
 
 
 class Run:
-    """A workdir's config, network and parameters; made by `load_run`.
+    """A run's config, model and weights, as `load_run` returns it.
 
     Attributes:
       path: the workdir.
-      config: the run's ConfigDict, on the devices that are here.
+      config: ConfigDict of the run, with a mesh of the available devices.
       model: the process, its prediction and the network: `model.apply(params, x, time, condition,
         None)`.
-      step: steps done by the checkpoint that was loaded, the newest that is whole.
-      params: f32 tree, of the average that was asked for.
+      step: steps done by the loaded checkpoint, the newest undamaged one.
+      params: f32 tree, the EMA that was asked for.
       class_names: by label; a class without a name has its number. Empty for unconditional models.
     """
 
@@ -53,15 +53,15 @@ class Run:
         Args:
           n: how many.
           **settings: keys of `config.sample`, such as guidance=2.0, classes=(3,), steps=25, seed=1,
-            prompts=("red heart",); as in the run's config where they are not given. The same seed
-            draws the same noise, whatever else is set.
+            prompts=("red heart",); the run's config has the defaults. The same seed draws the same
+            noise for any other settings.
 
         Returns:
-          uint8[n, H, W, C]; by classes or prompts in turn. Of several processes the first has
-          them, the others uint8[0, 0, 0, 0].
+          uint8[n, H, W, C], with classes or prompts in turn. Processes other than 0 get
+          uint8[0, 0, 0, 0].
 
         Raises:
-          UserError: a setting that there is none, or that does not fit the run.
+          UserError: a setting does not exist or does not fit the run.
         """
         config = self.config.copy_and_resolve_references()
         config.sample.num = n
@@ -74,30 +74,30 @@ class Run:
         return np.zeros((0, 0, 0, 0), np.uint8) if images is None else images
 
     def history(self) -> list[dict[str, float]]:
-        """What was logged: [{"step": ..., name: number, ...}, ...], see `read_history`."""
+        """Return the scalars, [{"step": ..., name: number, ...}, ...]; see `read_history`."""
         return read_history(self.path)
 
     def convergence(self) -> Convergence:
-        """The validation loss of each noise cluster over training, and the curriculum's stages.
+        """Return the validation loss of each noise cluster over training, and the stages.
 
         Raises:
-          UserError: nothing was validated yet.
+          UserError: there is no validation loss yet.
         """
         with user_errors():
             return convergence(self.history())
 
 
 def load_run(path: epath.PathLike, ema: str = "") -> Run:
-    """Open the newest checkpoint of a run on whatever devices are here; change no file.
+    """Load the newest checkpoint of a run onto the available devices; change no file.
 
-    Only the averages are read, not the optimizer.
+    The optimizer state is not read.
 
     Args:
-      path: the run's workdir, local or gs://.
-      ema: which parameters: the name of an average such as "0.9999" or "posthoc0.1", or "raw";
-        `sample.ema` of the run's config by default.
+      path: workdir of the run, local or gs://.
+      ema: weights to load: the name of an EMA such as "0.9999" or "posthoc0.1", or "raw" for the
+        raw weights. Default: `sample.ema` of the run's config.
 
     Raises:
-      UserError: there is no run or no whole checkpoint, or no such average.
+      UserError: there is no run, no undamaged checkpoint, or no such EMA.
     """
     return Run(path, ema)

@@ -1,4 +1,4 @@
-"""What training and its replay share: the data, the step, and the form of the state."""
+"""The data, the train step and the shapes of the state, for the modes train and replay."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -21,11 +21,11 @@ PyTree = Any
 
 
 class TrainingRun(NamedTuple):
-    """A run that can train, before anything of its state is read."""
+    """A run that is ready to train, before its state is read."""
 
     train: Source
     test: Source  # held out
-    examples: Examples  # reads `train`, and counts its damaged examples
+    examples: Examples  # reads `train` and counts damaged examples
     batch_at: Callable[[int], HostBatch]  # step -> this process's rows of the global batch
     checkpoints: Checkpointer
     saved: bool  # whether there is a checkpoint
@@ -35,7 +35,7 @@ class TrainingRun(NamedTuple):
 
     @property
     def shardings(self) -> PyTree:
-        """Of each leaf of the state."""
+        """The sharding of each leaf of the state."""
         return jax.tree.map(lambda leaf: leaf.sharding, self.state)
 
 
@@ -50,8 +50,8 @@ def open_training(run: OpenRun) -> TrainingRun:
     Puts the class names of the data into `config.data.class_names`.
 
     Raises:
-      UserError: something in the config or the data is wrong, no checkpoint is whole, or the
-        workdir holds imported weights.
+      UserError: the config or the data is wrong, all checkpoints are damaged, or the workdir has
+        imported weights.
     """
     config, path = run.config, run.path
     with errors_of_all(), user_errors():
@@ -61,7 +61,7 @@ def open_training(run: OpenRun) -> TrainingRun:
         if config.model.num_classes:
             # Recorded with the config, so that sampling needs no data to name the classes.
             config.data.class_names = train.classes or ()
-    # The processes read checkpoints together, so what one of them alone finds wrong comes before.
+    # Before the processes read checkpoints together, because this can fail on one process alone.
     with errors_of_all(), user_errors():
         checkpoints = Checkpointer(
             path / "checkpoints",
@@ -71,8 +71,8 @@ def open_training(run: OpenRun) -> TrainingRun:
         meta = checkpoints.read_meta()
         if meta and "open_all_at" not in meta:
             raise UserError(
-                f"The workdir {path} holds imported weights and no run; give another --workdir, "
-                f"and --config.init_from={path} to start from them."
+                f"The workdir {path} has imported weights and no run; give another --workdir, and "
+                f"--config.init_from={path} to start from these weights."
             )
         open_all_at = meta["open_all_at"] if meta else from_config.open_all_at(config, train.size)
         parts = from_config.training(config, run.model, run.mesh.size, train.size, open_all_at)

@@ -1,4 +1,4 @@
-"""The weights of a run: those that it samples with, and averages put together after training."""
+"""The weights of a run: read for sampling, combined from EMAs after training, or initial."""
 
 import itertools
 from collections.abc import Sequence
@@ -21,8 +21,9 @@ PyTree = Any
 
 
 def load_params(run: OpenRun) -> tuple[int, PyTree]:
-    """Read (step, params f32) of the newest whole checkpoint: the average that the config samples
-    with, or the parameters themselves. All processes call it together.
+    """Return (step, params f32) of the newest undamaged checkpoint; all processes call it together.
+
+    The parameters are the EMA `sample.ema`, or the raw weights if it is "raw".
 
     Raises:
       UserError: there is no checkpoint, or it does not fit the run's network.
@@ -40,7 +41,7 @@ def load_params(run: OpenRun) -> tuple[int, PyTree]:
     checkpoints = Checkpointer(run.path / "checkpoints", keep=config.checkpoint.keep)
     with console.phase(f"reading the newest checkpoint of {run.path}") as reading:
         step, items, _ = checkpoints.restore_items({item: sharding.abstract(tree, shardings)})
-        reading.result = f"step {step}, weights '{name}'"
+        reading.result = f"step {step}, {'raw weights' if name == 'raw' else f'EMA {name}'}"
     if std is not None:
         return step, put_together(checkpoints, items[item], config.ema.power_stds, std, step)
     return step, items[item] if name == "raw" else items[item][name]
@@ -53,23 +54,25 @@ def put_together(
     std: float,
     step: int,
 ) -> PyTree:
-    """Compute the power-function average of any width at `step`; see
-    `cdt.training.posthoc_ema`.
+    """Combine the power-function EMAs of a run into one of another width, at `step`.
 
     Args:
-      checkpoints: of the run; all that are older are used, so the more were kept, the closer.
-      averages: name -> f32 params, as they are at `step`.
-      stds: relative widths of the averages that the run tracks.
-      std: of the wanted one.
+      checkpoints: checkpoints of the run; all older than `step` are used. More checkpoints give a
+        closer result.
+      averages: name -> f32 params, the EMAs at `step`.
+      stds: relative widths of these EMAs.
+      std: relative width of the result.
       step: steps done.
 
     Raises:
-      UserError: nothing was done yet, or an older checkpoint is damaged.
+      UserError: `step` is 0, or an older checkpoint is damaged.
+
+    Source: see `cdt.training.posthoc_ema`.
     """
     if step < 1:
         raise UserError(
-            "config.sample.ema asks for an average that is put together, but the checkpoint is of "
-            "step 0, where nothing has been averaged; give 'raw'."
+            "config.sample.ema is a post-hoc EMA, but the checkpoint is of step 0, which has no "
+            "EMA; give 'raw'."
         )
     abstract = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), averages
@@ -89,11 +92,12 @@ def put_together(
 
 
 def initial_params(run: OpenRun) -> PyTree:
-    """Read what the run in `init_from` samples with, for a run that starts there; with the classes
-    that its network knows, which may be others, see `cdt.models.conditioning.with_classes`.
+    """Return the weights that the run in `init_from` samples with, with that run's classes.
+
+    `cdt.models.conditioning.with_classes` fits them to the classes of this run.
 
     Raises:
-      UserError: there is no such run, or its network is another.
+      UserError: there is no such run, or its network is different.
     """
     config, model = run.config, run.model
     path = epath.Path(config.init_from).expanduser()
@@ -109,8 +113,8 @@ def initial_params(run: OpenRun) -> PyTree:
         known, wanted = theirs.model.num_classes, config.model.num_classes
         if known and not wanted:
             raise UserError(
-                f"its network is told one of {known} classes and this run's none; give "
-                "config.model.num_classes, of those of your data."
+                f"its network has {known} classes and this run's has none; set "
+                "config.model.num_classes to the number of classes of your data."
             )
         if known != wanted:
             like_theirs = config.copy_and_resolve_references()

@@ -16,8 +16,8 @@ SECONDS = {"connect_seconds": 5, "heartbeat_seconds": 5}
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        (("localhost:1", None, None), "given together, or none of them"),
-        ((None, 2, 0), "given together, or none of them"),
+        (("localhost:1", None, None), "give all three or none"),
+        ((None, 2, 0), "give all three or none"),
         (("localhost", 2, 0), "'localhost'; give it as HOST:PORT"),
         ((":1", 2, 0), "':1'; give it as HOST:PORT"),
         (("localhost:1", 2, 2), r"--process_id is 2; .* \[0, 2\)"),
@@ -51,7 +51,7 @@ def test_a_cluster_that_jax_does_not_find(monkeypatch):
     monkeypatch.setattr(launcher, "name", lambda: "Kubernetes")
     monkeypatch.setattr(jax.distributed, "initialize", initialize)
     monkeypatch.setattr("cdt.devices.processes._explain_aborts", lambda: None)
-    with pytest.raises(UserError, match="as Kubernetes names them.* give --coordinator"):
+    with pytest.raises(UserError, match="at the addresses from Kubernetes.* give --coordinator"):
         join(None, None, None, **SECONDS, stops_together=False)
 
 

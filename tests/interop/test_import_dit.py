@@ -66,7 +66,7 @@ def test_it_is_sampled_but_not_trained_in_place(imported):
     config, _, workdir = imported
     assert sample(config, str(workdir)) == 0
     assert (workdir / "samples" / "step_0" / "samples.npz").exists()
-    with pytest.raises(UserError, match=f"holds imported weights .*--config.init_from={workdir}"):
+    with pytest.raises(UserError, match=f"has imported weights .*--config.init_from={workdir}"):
         train(config, str(workdir))
     with pytest.raises(UserError, match="holds checkpoints already"):
         import_dit(config, workdir, workdir.parent / "a.safetensors")
