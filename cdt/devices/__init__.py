@@ -1,12 +1,12 @@
 """Devices and processes.
 
-sharding     mesh, and where arrays lie on it
-compilation  compilation cache; programs compiled side by side
-memory       what a compiled program needs, and what devices have
+sharding     mesh, and the placement of arrays on it
+compilation  compilation cache; programs compiled in parallel
+memory       memory of a compiled program and of the devices
 malloc       host memory that is kept between steps
-launcher     which cluster started this process
+launcher     the cluster that started this process
 processes    several processes join, stop and end together
-agreement    what processes compare and tell each other
-in_flight    steps that are started and not done
+agreement    values that processes compare and exchange
+in_flight    steps that are started and not finished
 signals      SIGTERM and SIGINT: stop after a step
 """

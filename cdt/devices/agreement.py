@@ -1,8 +1,8 @@
-"""What the processes of a run tell each other before they start on the work.
+"""Checks that the processes of a run agree before they start to work.
 
-They are one program on many devices: a config, a library or a file that differs on one of them
-would show as a hang or as wrong numbers. So they compare, and all of them stop with one sentence.
-Where there is one process, nothing is sent and everything agrees.
+A config, library or file that differs on one process would cause a hang or wrong results. So the
+processes compare them, and all stop with one message if they differ. A single process sends
+nothing.
 """
 
 import json
@@ -16,12 +16,12 @@ from jax.experimental import multihost_utils
 
 from cdt.errors import UserError
 
-# Messages are filled up to a multiple of this, so that most of them share one compiled program.
+# Messages are padded to a multiple of this, so that most of them use the same compiled program.
 _BLOCK_BYTES = 4096
 
 
 def gather(value: Any) -> list[Any]:
-    """The JSON values of all processes, in their order; all of them have to call it."""
+    """Return the JSON values of all processes, in their order; all processes must call it."""
     if not jax.distributed.is_initialized():
         return [value]
     message = np.frombuffer(json.dumps(value).encode(), np.uint8)
@@ -32,18 +32,18 @@ def gather(value: Any) -> list[Any]:
     return [json.loads(m[:size].tobytes()) for m, size in zip(messages, sizes, strict=True)]
 
 
-def check_alike(told: Mapping[str, Any]) -> None:
-    """Raise UserError on all processes unless all were told the same and have as many devices.
+def check_alike(settings: Mapping[str, Any]) -> None:
+    """Raise UserError on all processes unless they have the same settings and number of devices.
 
     Args:
-      told: {name: JSON value}; the names may differ too.
+      settings: {name: JSON value}; processes may have different names too.
     """
     counts = [len(jax.local_devices(process_index=k)) for k in range(jax.process_count())]
     if len(set(counts)) > 1:
         raise UserError(
-            f"The processes have {', '.join(map(str, counts))} devices; give each as many."
+            f"The processes have {', '.join(map(str, counts))} devices; give each the same number."
         )
-    differing = differences(gather(dict(told)))
+    differing = differences(gather(dict(settings)))
     if differing:
         raise UserError(
             f"The processes of this run differ in {'; '.join(differing)}: start all of them with "
@@ -51,12 +51,16 @@ def check_alike(told: Mapping[str, Any]) -> None:
         )
 
 
-def differences(told: Sequence[Mapping[str, Any]]) -> list[str]:
-    """One phrase for each name whose value is not the same in all of `told`, by process."""
+def differences(settings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return a phrase for each name whose value differs between processes.
+
+    Args:
+      settings: the settings of each process, see `check_alike`.
+    """
     phrases = []
-    for name in sorted(set().union(*told)):
+    for name in sorted(set().union(*settings)):
         holders: dict[str, list[int]] = {}
-        for process, values in enumerate(told):
+        for process, values in enumerate(settings):
             text = json.dumps(values[name]) if name in values else "missing"
             holders.setdefault(text, []).append(process)
         if len(holders) > 1:
@@ -70,10 +74,9 @@ def differences(told: Sequence[Mapping[str, Any]]) -> list[str]:
 
 @contextmanager
 def errors_of_all() -> Iterator[None]:
-    """A UserError of one process in the body becomes one on all, which would wait for it else.
+    """A context that raises a UserError of one process on all; otherwise the others would hang.
 
-    What the processes do together, they must do before anything in the body that can fail on one
-    of them alone.
+    In the body, collectives must come before code that can fail on one process alone.
     """
     error = None
     try:

@@ -1,4 +1,4 @@
-"""Steps that the host has started and the devices may not have done."""
+"""Steps that the host has started and the devices may not have finished."""
 
 from collections import deque
 
@@ -6,10 +6,10 @@ import jax
 
 
 class InFlight:
-    """Keeps the host at most `limit` steps ahead of the devices.
+    """Keep the host at most `limit` steps ahead of the devices.
 
-    It waits for the oldest step, never for the newest: the devices stay busy, and a signal is
-    answered within `limit` steps.
+    It waits for the oldest step, not for the newest. So the devices stay busy, and the run reacts
+    to a signal within `limit` steps.
 
     Args:
       limit: >= 1.
@@ -20,12 +20,12 @@ class InFlight:
         self._results: deque[jax.Array] = deque()
 
     def add(self, result: jax.Array) -> None:
-        """Note an array that the newest step returns; wait where too many are in flight."""
+        """Add an array that the newest step returns; wait if too many steps are in flight."""
         self._results.append(result)
         if len(self._results) > self._limit:
             self._results.popleft().block_until_ready()
 
     def finish(self) -> None:
-        """Wait until every step is done."""
+        """Wait until every step is finished."""
         while self._results:
             self._results.popleft().block_until_ready()

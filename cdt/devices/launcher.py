@@ -1,7 +1,7 @@
-"""Whether a cluster started this process as one of several, by the variables it sets.
+"""The cluster that started this process as one of several, from its environment variables.
 
-`jax.distributed.initialize` finds the processes of all of these by itself. It is asked only where
-there may be several, as it fails where there is no cluster.
+`jax.distributed.initialize` finds the processes of each of these clusters by itself. It is called
+only if there may be several processes, because it fails without a cluster.
 """
 
 import importlib.util
@@ -10,7 +10,7 @@ import re
 
 
 def name() -> str | None:
-    """The cluster in whose job this process may be one of several; None if it is alone."""
+    """Return the cluster in whose job this process may be one of several; None if it is alone."""
     env = os.environ
     if int(env.get("SLURM_STEP_NUM_TASKS", "1")) > 1:  # of this `srun`
         return "SLURM"
@@ -38,13 +38,13 @@ def process_id() -> int:
 
 
 def one_task_a_node() -> bool:
-    """Whether this is one of SLURM's tasks that have a node, and all its GPUs, to themselves."""
+    """Return whether SLURM runs one task per node, which then has all GPUs of the node."""
     counts = os.environ.get("SLURM_STEP_TASKS_PER_NODE", "")  # such as 1(x4), or 8(x2),4
     return set(re.sub(r"\(x\d+\)", "", counts).split(",")) == {"1"}
 
 
 def _several_tpu_hosts() -> bool:
-    """Whether the TPU of this host, if it has one and JAX may use it, may be part of a larger."""
+    """Return whether this host may have a part of a larger TPU that JAX may use."""
     env = os.environ
     platforms = env.get("JAX_PLATFORMS", "")
     if (platforms and "tpu" not in platforms) or importlib.util.find_spec("libtpu") is None:
@@ -52,6 +52,6 @@ def _several_tpu_hosts() -> bool:
     hosts = env.get("TPU_PROCESS_ADDRESSES", env.get("TPU_WORKER_HOSTNAMES"))
     if hosts is not None:
         return "," in hosts or int(env.get("MEGASCALE_NUM_SLICES", "1")) > 1
-    # Elsewhere only the machine's metadata tell, which JAX reads; importing it has set this
-    # variable where there is no TPU.
+    # Elsewhere only the machine's metadata has this, which JAX reads. Importing JAX has set this
+    # variable if there is no TPU.
     return "TPU_SKIP_MDS_QUERY" not in env

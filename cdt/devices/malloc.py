@@ -1,8 +1,8 @@
-"""Training on the CPU: memory that one step frees is kept for the next.
+"""Memory on the CPU: glibc keeps what one step frees for the next step.
 
-XLA:CPU allocates a program's temporary memory anew at each call, and glibc maps and unmaps anything
-large: every step then pays a page fault for each 4 KB, 18,000 of them and a quarter of the time on
-the digits.
+XLA:CPU allocates a program's temporary memory again at each call, and glibc maps and unmaps every
+large block. Each step then has a page fault per 4 KB: 18,000 faults and a quarter of the time of a
+step on the digits.
 """
 
 import ctypes
@@ -16,16 +16,18 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
 
 
 def keep_freed_memory() -> bool:
-    """Make glibc's malloc keep what is freed; the price is a process that never shrinks.
+    """Make glibc's malloc keep freed memory; the memory of the process then never shrinks.
 
-    Must run before JAX starts its threads. Returns whether it did anything: not where the C library
-    is another one, nor where JAX has an accelerator plugin and is not told to use the CPU.
+    Call it before JAX starts its threads.
+
+    Returns:
+      Whether it changed anything: False with another C library, or if JAX may use an accelerator.
     """
     if platform.libc_ver()[0] != "glibc" or not _runs_on_cpu():
         return False
     mallopt = ctypes.CDLL(None).mallopt
-    mallopt(_M_ARENA_MAX, 1)  # all threads allocate from the one heap without an upper size
-    mallopt(_M_MMAP_MAX, 0)  # nothing is mapped by itself
+    mallopt(_M_ARENA_MAX, 1)  # all threads use the main heap, which has no size limit
+    mallopt(_M_MMAP_MAX, 0)  # no block is mapped separately
     mallopt(_M_TRIM_THRESHOLD, -1)  # the heap never shrinks
     return True
 

@@ -1,4 +1,4 @@
-"""How much memory a compiled program will take on each device, and what to do if there is less."""
+"""Memory of a compiled program on each device, and messages if it does not fit."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,15 +9,15 @@ import jax
 from cdt.errors import UserError
 
 _GIB = 2**30
-# What the allocator loses to fragments, and other programs of a run take, on a device that is full.
+# Usable fraction of a device; the rest is for fragmentation and the other programs of a run.
 USABLE = 0.92
 
 
 class Memory(NamedTuple):
-    """Bytes of a program on each device, as its compiler plans them."""
+    """Planned bytes of a program on each device, from the compiler."""
 
-    arguments: int  # parameters, averages, optimizer and batch
-    results: int  # those that do not take the place of an argument
+    arguments: int  # parameters, EMAs, optimizer and batch
+    results: int  # results that do not reuse the memory of an argument
     temporary: int  # activations, gradients and buffers, at their peak
 
     @property
@@ -26,7 +26,7 @@ class Memory(NamedTuple):
 
 
 def planned_memory(program: jax.stages.Compiled) -> Memory | None:
-    """The plan of a compiled program; None where the backend tells none."""
+    """Return the planned memory of a compiled program; None if the backend does not report it."""
     plan = program.memory_analysis()
     if plan is None:
         return None
@@ -35,13 +35,13 @@ def planned_memory(program: jax.stages.Compiled) -> Memory | None:
 
 
 def device_memory() -> int | None:
-    """Bytes that JAX may take on a device of this process; None where that is not known (CPUs)."""
+    """Return the bytes that JAX may use on a device of this process; None if unknown (CPUs)."""
     stats = jax.local_devices()[0].memory_stats() or {}
     return stats.get("bytes_limit")
 
 
 def describe_memory(memory: Memory, limit: int | None) -> str:
-    """One line for a person, with advice where a device of `limit` bytes looks too small."""
+    """Return one line of text, with advice if a device of `limit` bytes looks too small."""
     line = (
         f"memory of a step on each device: {memory.total / _GIB:.2f} GiB (state and batch "
         f"{memory.arguments / _GIB:.2f}, temporary {memory.temporary / _GIB:.2f})"
@@ -63,9 +63,9 @@ def describe_memory(memory: Memory, limit: int | None) -> str:
 
 @contextmanager
 def memory_errors() -> Iterator[None]:
-    """Turn what JAX raises where a device has too little memory into a UserError.
+    """A context that raises JAX's out-of-memory errors as UserError.
 
-    A TPU's compiler refuses a program that will not fit; GPUs and CPUs fail as it runs.
+    A TPU's compiler refuses a program that does not fit; GPUs and CPUs fail while it runs.
     """
     try:
         yield
@@ -74,9 +74,9 @@ def memory_errors() -> Iterator[None]:
         if "RESOURCE_EXHAUSTED" not in reason and "Out of memory" not in reason:
             raise
         raise UserError(
-            f"The memory of a device is too small for this ({reason.strip().rstrip('.')}); what "
-            "was saved before is intact. In training --config.model.remat=block, "
-            "--config.train.accumulate=2, a smaller --config.train.batch_size, or more devices "
-            "with --config.mesh.fsdp need less on each; in sampling and evaluation a smaller "
-            "--config.sample.batch_size."
+            f"The memory of a device is too small for this ({reason.strip().rstrip('.')}); saved "
+            "checkpoints are intact. To train with less memory per device, use "
+            "--config.model.remat=block, --config.train.accumulate=2, a smaller "
+            "--config.train.batch_size, or more devices with --config.mesh.fsdp; to sample or "
+            "evaluate, use a smaller --config.sample.batch_size."
         ) from error

@@ -1,4 +1,4 @@
-"""The device mesh, who holds which part of the state, and host batches as global arrays."""
+"""The device mesh, the sharding of the state, and host batches as global arrays."""
 
 import math
 from collections import Counter
@@ -15,11 +15,11 @@ PyTree = Any
 
 
 def make_mesh(data: int, fsdp: int, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A mesh with axes "data" (replicas) and "fsdp" (parameters split, ZeRO-3).
+    """Return a mesh with axes "data" (replicas) and "fsdp" (parameters split, ZeRO-3).
 
     Args:
-      data, fsdp: sizes; -1, at most once, is whatever the other leaves over.
-      devices: default all; those of one slice of a TPU or one node of GPUs become neighbours.
+      data, fsdp: sizes; -1, at most once, means the number of devices divided by the other size.
+      devices: all by default; devices of one TPU slice or one GPU node become neighbours.
 
     Raises:
       ValueError: the sizes do not multiply to the number of devices.
@@ -32,8 +32,8 @@ def make_mesh(data: int, fsdp: int, devices: Sequence[jax.Device] | None = None)
             sizes[sizes.index(-1)] = len(devices) // known
     if min(sizes) < 1 or sizes[0] * sizes[1] != len(devices):
         raise ValueError(
-            f"A mesh of data={data} x fsdp={fsdp} does not fit {len(devices)} device(s); the two "
-            "must multiply to that number (-1, once, is what is left)."
+            f"A mesh of data={data} x fsdp={fsdp} does not fit {len(devices)} device(s); the "
+            "product must be the number of devices (-1, once, is computed)."
         )
     return Mesh(
         _placed(sizes[0], sizes[1], devices), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2
@@ -41,13 +41,13 @@ def make_mesh(data: int, fsdp: int, devices: Sequence[jax.Device] | None = None)
 
 
 def _placed(data: int, fsdp: int, devices: Sequence[jax.Device]) -> np.ndarray:
-    """The devices as [data, fsdp], such that neighbours in the mesh have fast links.
+    """Return the devices as [data, fsdp], with fast links between neighbours.
 
-    Slices of a TPU, or nodes of GPUs, are joined by a network that is slower than the links within
-    them. So replicas are laid over as many of them as there are replicas for, and "fsdp" crosses
-    only what is left: it exchanges the more.
+    The network between TPU slices or GPU nodes is slower than the links within them, and "fsdp"
+    exchanges more data than "data". So "data" crosses as many slices or nodes as possible, and
+    "fsdp" crosses only the rest.
     """
-    # `jax.make_mesh` places devices of one slice alone, and on a TPU some meshes of it not at all.
+    # `jax.make_mesh` supports one slice only, and on a TPU not every mesh of it.
     slices = Counter(getattr(device, "slice_index", 0) for device in devices)
     if len(slices) == 1 or len(set(slices.values())) > 1:
         return mesh_utils.create_device_mesh((data, fsdp), devices, allow_split_physical_axes=True)
@@ -59,21 +59,21 @@ def _placed(data: int, fsdp: int, devices: Sequence[jax.Device]) -> np.ndarray:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """Every device holds the whole."""
+    """Return the sharding with a whole copy on every device."""
     return NamedSharding(mesh, P())
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """The leading axis is split over all devices; both axes carry data."""
+    """Return the sharding that splits the leading axis over all devices, along both mesh axes."""
     return NamedSharding(mesh, P(("data", "fsdp")))
 
 
 def split_batch(mesh: Mesh) -> Callable[[jax.Array], jax.Array]:
-    """Return constrain(x [B, ...]) -> x, its leading axis split over all devices where they divide
-    it, and every other axis whole.
+    """Return constrain(x [B, ...]) -> x, which splits the leading axis over all devices.
 
-    Networks constrain what passes between their blocks. The partitioner then gathers parameters,
-    block by block, to where the examples are, instead of moving activations to the parameters.
+    It does nothing to other axes, and leaves x whole if the devices do not divide B. Networks
+    constrain the activations between their blocks. XLA then gathers parameters block by block
+    instead of moving activations.
     """
     where = batch_sharding(mesh)
 
@@ -85,13 +85,14 @@ def split_batch(mesh: Mesh) -> Callable[[jax.Array], jax.Array]:
 
 
 def state_sharding(mesh: Mesh, shapes: PyTree, min_size: int) -> PyTree:
-    """A sharding for each leaf: its largest dimension that the fsdp axis divides is split; leaves
-    of fewer than `min_size` elements, and those nothing divides, are replicated.
+    """Return a sharding for each leaf of the state.
 
-    Optimizer moments and averages have the shapes of their parameters, hence the same sharding.
+    The largest dimension that the size of the fsdp axis divides is split. Leaves with fewer than
+    `min_size` elements, or without such a dimension, are replicated. Optimizer moments and EMAs
+    have the shapes of their parameters, so they get the same sharding.
 
     Raises:
-      ValueError: there are several devices to split leaves over, and not one leaf to split.
+      ValueError: the fsdp axis is larger than 1, and no leaf can be split.
     """
     fsdp = mesh.shape["fsdp"]
 
@@ -107,16 +108,18 @@ def state_sharding(mesh: Mesh, shapes: PyTree, min_size: int) -> PyTree:
     shardings = jax.tree.map(one, shapes)
     if fsdp > 1 and all(leaf.is_fully_replicated for leaf in jax.tree.leaves(shardings)):
         raise ValueError(
-            f"config.mesh.fsdp is {fsdp}, which splits nothing: it divides no side of a tensor of "
-            f"{min_size} elements or more; give another, or lower config.mesh.min_shard_size."
+            f"config.mesh.fsdp is {fsdp}, which splits nothing: it divides no dimension of a "
+            f"tensor of {min_size} elements or more; give another size, or lower "
+            "config.mesh.min_shard_size."
         )
     return shardings
 
 
 def local_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
-    """The rows of a global batch that the devices of this process hold, int64[b], ascending.
+    """Return the rows of a global batch on the devices of this process, int64[b], ascending.
 
-    They need not be neighbours: a mesh may have its devices in another order than the processes.
+    The rows may have gaps, because the order of devices in the mesh may differ from the order of
+    processes.
     """
     held = batch_sharding(mesh).addressable_devices_indices_map((batch_size,)).values()
     return np.unique(np.concatenate([np.arange(batch_size)[index] for index in held if index]))
@@ -125,12 +128,12 @@ def local_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
 def global_batch(
     mesh: Mesh, batch: Mapping[str, np.ndarray], batch_size: int
 ) -> dict[str, jax.Array]:
-    """Arrays [batch_size, ...] split over the mesh.
+    """Return global arrays [batch_size, ...] that are split over the mesh.
 
     Args:
-      mesh: devices, which divide `batch_size`.
-      batch: arrays of this process's `local_rows`, or the whole on every process.
-      batch_size: of the global batch.
+      mesh: devices; their number divides `batch_size`.
+      batch: arrays with the `local_rows` of this process, or with all rows on every process.
+      batch_size: size of the global batch.
     """
     sharding = batch_sharding(mesh)
     return {
@@ -140,7 +143,7 @@ def global_batch(
 
 
 def on_every_device(mesh: Mesh, tree: PyTree) -> PyTree:
-    """Host arrays, the same on every process, as arrays that every device holds whole."""
+    """Copy host arrays, the same on every process, to every device."""
     where = replicated(mesh)
     return jax.tree.map(
         lambda x: jax.make_array_from_callback(x.shape, where, lambda index: x[index]), tree
@@ -148,7 +151,7 @@ def on_every_device(mesh: Mesh, tree: PyTree) -> PyTree:
 
 
 def abstract(tree: PyTree, shardings: PyTree) -> PyTree:
-    """Shapes, dtypes and shardings without values, as a checkpoint is restored into."""
+    """Return shapes, dtypes and shardings without values, the target of a restored checkpoint."""
     return jax.tree.map(
         lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
         tree,
@@ -157,7 +160,7 @@ def abstract(tree: PyTree, shardings: PyTree) -> PyTree:
 
 
 def abstract_batch(mesh: Mesh, batch: Mapping[str, np.ndarray], batch_size: int) -> PyTree:
-    """The shapes of `global_batch`."""
+    """Return the shapes of `global_batch`."""
     over_devices = batch_sharding(mesh)
     return {
         name: jax.ShapeDtypeStruct((batch_size, *x.shape[1:]), x.dtype, sharding=over_devices)

@@ -25,7 +25,7 @@ _LOG = logging.getLogger("cdt")
 _PAUSES = (10.0, 20.0, 30.0, 60.0)
 # A shorter phase prints no time.
 _SHORT_SECONDS = 1.0
-# How long a write may wait for a full pipe or a stopped terminal, once.
+# A write waits this long for a full pipe or a stopped terminal, once.
 _PATIENCE_SECONDS = 1.0
 # A pipe that can be written to takes this many bytes without waiting (PIPE_BUF of Linux).
 _CHUNK_BYTES = 4096
@@ -63,7 +63,7 @@ def info(text: str) -> None:
 
 
 class phase:
-    """A context that prints what is going on: at its start, while it lasts, and at its end.
+    """A context that prints its name at the start, while it lasts, and at the end.
 
         generating images ...
         generating images ... 512 / 2,000 (10 s)

@@ -1,4 +1,4 @@
-"""What a run's metrics tell of each noise cluster: how its loss fell, and when it was opened."""
+"""Convergence of each noise cluster and stages of the curriculum, from the metrics of a run."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -11,27 +11,27 @@ from cdt.monitoring.plots import normalised_convergence
 class Convergence(NamedTuple):
     """The validation loss of each noise cluster over training."""
 
-    steps: np.ndarray  # int[k] at which it was measured
-    losses: np.ndarray  # f64[k, N]; column 0 is the cluster of least noise, the hardest
-    normalised: np.ndarray  # f64[k, N]: what is left of each loss's drop, from 1 to 0
+    steps: np.ndarray  # int[k], steps done at each validation
+    losses: np.ndarray  # f64[k, N]; column 0 is the cluster of least noise
+    normalised: np.ndarray  # f64[k, N]: fraction of each loss's drop still to come, from 1 to 0
     stage_lengths: np.ndarray  # int[N] steps in each stage; empty without a curriculum
 
     @property
     def stage(self) -> int:
-        """The stage reached, from 1 on; 0 without a curriculum."""
+        """The last stage reached, counted from 1; 0 without a curriculum."""
         return int(np.max(np.flatnonzero(self.stage_lengths), initial=-1)) + 1
 
     @property
     def stage_starts(self) -> np.ndarray:
-        """Steps at which a further cluster was opened."""
+        """The steps at which further clusters were opened."""
         return np.cumsum(self.stage_lengths)[:-1][self.stage_lengths[1:] > 0]
 
 
 def convergence(history: Sequence[Mapping[str, float]]) -> Convergence:
-    """Read it from the records of `cdt.monitoring.writers.read_history`.
+    """Return the convergence from the records of `cdt.monitoring.writers.read_history`.
 
     Raises:
-      ValueError: nothing was validated yet.
+      ValueError: there is no validation loss yet.
     """
     validated = [record for record in history if _values(record, "validation_loss/")]
     if not validated:

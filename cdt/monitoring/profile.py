@@ -8,15 +8,15 @@ from etils import epath
 
 
 class Profile:
-    """Traces the steps start .. stop - 1 of a run with `jax.profiler`, once.
+    """Trace the steps start .. stop - 1 of a run with `jax.profiler`, once.
 
-    Every process traces its own host and devices, in `folder/plugins/profile/<time>`. A trace that
-    cannot be written is said in a warning: training goes on.
+    Every process traces its own host and devices, in `folder/plugins/profile/<time>`. If a trace
+    cannot be written, a warning is logged and training continues.
 
     Args:
-      folder: where the trace goes, made if needed.
-      steps: (start, stop), 0 <= start < stop, counted as steps done before; None traces nothing.
-      finish_steps: waits for the steps in flight, so that the trace holds those it is asked for.
+      folder: folder of the trace, created if missing.
+      steps: (start, stop), 0 <= start < stop, counted as steps done before; None: no trace.
+      finish_steps: waits for the steps in flight, so that the trace has exactly these steps.
     """
 
     def __init__(
@@ -31,11 +31,11 @@ class Profile:
         self._tracing = False
 
     def before(self, step: int, until: int) -> None:
-        """Start the trace where it is due; call it before the steps step .. until - 1 start."""
+        """Start the trace if it is due; call it before the steps step .. until - 1 start."""
         if self._steps is None or self._tracing or not until > self._steps[0]:
             return
         if step >= self._steps[1]:
-            self._steps = None  # a run that was resumed beyond them
+            self._steps = None  # the run was resumed after these steps
             return
         self._finish_steps()
         try:
@@ -45,7 +45,7 @@ class Profile:
             self._warn(error)
 
     def after(self, done: int) -> None:
-        """Write the trace where its last step has been started; call it after each dispatch.
+        """Write the trace if its last step has been started; call it after each dispatch.
 
         Args:
           done: steps started so far.
@@ -55,7 +55,7 @@ class Profile:
             self.close()
 
     def close(self) -> None:
-        """Write what was traced so far."""
+        """Write the trace so far, if there is one."""
         if not self._tracing:
             return
         self._tracing, self._steps = False, None

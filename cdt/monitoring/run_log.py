@@ -1,4 +1,4 @@
-"""What a training run tells while it goes on: metrics, the progress line, grids of samples."""
+"""The log of a training run: metrics, progress lines, grids of samples."""
 
 import logging
 import time
@@ -16,21 +16,21 @@ from cdt.monitoring.writers import Writer
 
 
 class RunLog:
-    """The log of one training run, from its start or its resumption to its end.
+    """The log of one training run, from its start or resumption to its end.
 
-    Numbers are those on the host: nothing here touches a device.
+    All values are on the host; nothing here uses a device.
 
     Args:
       workdir: folder of the run, local or gs://.
       tensorboard: whether events are written for TensorBoard as well.
       start: steps done before, in [0, total_steps).
       total_steps: steps of the whole run.
-      num_stages: stages of the curriculum, 1 without one.
-      batch_size: examples of a step, over all devices.
-      goodput: where the run's time goes, which is logged with the metrics.
+      num_stages: stages of the curriculum; 1 without a curriculum.
+      batch_size: examples per step, over all devices.
+      goodput: time of the run by activity, logged with the metrics.
 
     Attributes:
-      window_start: steps done when the window of the next log line began.
+      window_start: steps done at the start of the window of the next log line.
 
     Raises:
       UserError: `workdir` cannot be written to.
@@ -56,11 +56,11 @@ class RunLog:
         self.begin_window(start, 0.0)
 
     def begin_window(self, step: int, waited: float) -> None:
-        """Begin the window over which the next line's throughput is measured.
+        """Begin the window in which the throughput of the next line is measured.
 
         Args:
           step: steps done.
-          waited: seconds that the run has waited for data so far.
+          waited: seconds the run has waited for data so far.
         """
         self.window_start, self._waited = step, waited
         self._window_began = time.perf_counter()
@@ -70,13 +70,13 @@ class RunLog:
         self._progress.update(step)
 
     def line(self, step: int, values: dict[str, Any], waited: float) -> None:
-        """Log the metrics of a step, the throughput of the window, and where the time went.
+        """Log the metrics of a step, the throughput of the window, and the time by activity.
 
         Args:
           step: steps done.
-          values: metrics of the train step and others: scalars, "cluster_loss" f32[N] and, with a
-            curriculum, "stage_lengths" int32[N].
-          waited: seconds that the run has waited for data so far.
+          values: metrics: scalars, "cluster_loss" f32[N] and, with a curriculum, "stage_lengths"
+            int32[N].
+          waited: seconds the run has waited for data so far.
         """
         seconds = time.perf_counter() - self._window_began
         rate = self._batch_size * (step - self.window_start) / seconds
@@ -94,8 +94,13 @@ class RunLog:
         )
 
     def validation(self, step: int, loss: np.ndarray, initial: np.ndarray) -> None:
-        """Log the validation loss f32[M] of each cluster, and its part that is gone of `initial`,
-        the loss before the first step."""
+        """Log the validation loss of each cluster and its convergence, 1 - loss / initial.
+
+        Args:
+          step: steps done.
+          loss: f32[M], the validation loss of each cluster.
+          initial: f32[M], the validation loss before the first step.
+        """
         self._writer.scalars(
             step,
             {"validation_loss": float(loss.mean())}
@@ -121,11 +126,11 @@ class RunLog:
         self._writer.images(step, {"samples": grid})
 
     def start_tensorboard(self) -> None:
-        """Start to write for TensorBoard; call it after the first step, see `Writer`."""
+        """Start to write for TensorBoard; call it once after the first step, see `Writer`."""
         self._writer.start_tensorboard()
 
     def close(self) -> None:
-        """Write everything out and leave the progress line where it is."""
+        """Write everything and end the progress line."""
         self._progress.close()
         self._writer.close()
 
@@ -135,7 +140,7 @@ def _per_cluster(name: str, values: np.ndarray) -> dict[str, float]:
 
 
 def _flat(values: dict[str, Any]) -> dict[str, float]:
-    """Scalars by name; the vectors with one name a cluster or a stage."""
+    """Return scalars by name; a vector gets one name per cluster or stage."""
     scalars = dict(values)
     flat = _per_cluster("loss", scalars.pop("cluster_loss"))
     lengths = scalars.pop("stage_lengths", ())
