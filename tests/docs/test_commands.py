@@ -39,9 +39,15 @@ def photos(folder):
 
 def emoji_package(folder):
     """What npm would have unpacked."""
+    categories = "Flags", "People & Body", "Smileys & Emotion"
     entries = [
-        {"name": f"E{i}", "image": f"{i}.png", "category": "AB"[i % 2], "has_img_google": True}
-        for i in range(20)
+        {
+            "name": f"E{i}",
+            "image": f"{i}.png",
+            "category": categories[i % 3],
+            "has_img_google": True,
+        }
+        for i in range(60)
     ]
     images = folder / "package" / emoji.PICTURES
     images.mkdir(parents=True)
@@ -55,6 +61,7 @@ PLACED = {
     "README.md": (pictures,),
     "docs/howto/data.md": (photos,),
     "docs/howto/text.md": (emoji_package,),
+    "docs/tutorial.md": (emoji_package,),
 }
 
 
