@@ -137,7 +137,7 @@ def test_a_file_outside_runs_the_front_door(mine, tmp_path):
     assert loaded.params["Dense_0"]["kernel"].shape == (64, 8)
     assert loaded.sample(2).shape == (2, 8, 8, 1)
     for override, words in {
-        "width=4": "another model.mlp.width (there 8, now 4)",  # the last one given counts
+        "width=4": "another model.mlp.width (saved: 8, now: 4)",  # the last one given counts
         "widht=4": "did you mean 'model.mlp.width'",
         "width=wide": "is 'wide'; it must be an int",
     }.items():

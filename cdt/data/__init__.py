@@ -1,18 +1,18 @@
-"""Where images come from, and how batches are made of them.
+"""Data sets, batches, and the programs that prepare data sets.
 
-sources                what a data set is; digits, mock data, npz files, TFDS
-folder, pictures       picture files; ADM's crop
-idx                    MNIST's files
-prepared_format        data sets in our own form
+sources                the type Source; digits, mock data, npz files, TFDS
+folder, pictures       image files; center crop as in ADM
+idx                    the file format of MNIST
+prepared_format        the format that `prepare` writes
 moments                cached latents
-captions, text_states  captions, and their cached states
-text_encoder           encoders of `transformers`
-bad_examples           what takes the place of damaged examples
-pipeline               batches as a function of the step
-prepare                program: writes the prepared form, with split_writer and shards
-split_writer, shards   one split in worker processes; resuming
-latents                program: encodes a data set once
-text                   program: caches the states of captions
-emoji                  program: captions of an npm package
-command_line           flags of the programs without a config
+captions, text_states  captions, and the cached states of a text encoder
+text_encoder           text encoders of `transformers`
+bad_examples           replacement of damaged examples
+pipeline               batches as a pure function of the step
+prepare                program: convert a data set to the prepared format
+split_writer, shards   writing of one split in worker processes, resumable
+latents                program: encode a data set with an autoencoder
+text                   program: encode captions with a text encoder
+emoji                  program: write captions for an npm package of emoji
+command_line           flags of the programs that take no config
 """

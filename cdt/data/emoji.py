@@ -37,7 +37,7 @@ _TONES = {
 
 
 def captions(emoji: list[dict[str, Any]]) -> Iterator[dict[str, str]]:
-    """{"file_name", "caption", "class"} of every image that emoji.json lists for Google."""
+    """Yield {"file_name", "caption", "class"} for every image that emoji.json lists for Google."""
     for entry in emoji:
         name, owner = entry["name"].lower(), entry["category"]
         if entry["has_img_google"]:
@@ -50,7 +50,7 @@ def captions(emoji: list[dict[str, Any]]) -> Iterator[dict[str, str]]:
 
 
 def write_captions(package: epath.PathLike) -> int:
-    """Write captions.jsonl into the folder of the images; return their number.
+    """Write captions.jsonl into the folder of the images, and return the number of captions.
 
     Raises:
       UserError: the folder is not the unpacked package.

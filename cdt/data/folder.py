@@ -1,13 +1,13 @@
-"""A folder of picture files: in class folders, or with captions, or neither.
+"""Folders of image files, with class folders, with captions, or with neither.
 
-    train/cats/1.png, train/dogs/a/2.jpg ...   each folder of `train` is a class
+    train/cats/1.png, train/dogs/a/2.jpg ...   each folder in `train` is a class
     train/1.png ...                            no classes
-    train/captions.jsonl (or .csv)             a caption, or a list of them, and, if wanted, a class
-                                               for each picture: {"file_name": "a/1.png",
-                                               "caption": "a cat", "class": "cats"} a line
+    train/captions.jsonl (or .csv)             one line for each image: {"file_name": "a/1.png",
+                                               "caption": "a cat", "class": "cats"}; the caption
+                                               may be a list, the class is optional
 
-Examples are in the order of their files' names, classes are numbered in the order of theirs. What
-starts with a dot is ignored, and so are files whose names do not end as those of pictures do.
+Examples are sorted by file name. Classes are numbered in the order of their names. Names that start
+with a dot are ignored, and files without the ending of an image format.
 """
 
 import csv
@@ -33,16 +33,16 @@ _CAPTIONS = ("captions.jsonl", "captions.csv")
 
 
 class Listing(NamedTuple):
-    """The pictures of a folder, not yet opened."""
+    """Names, labels and captions of the image files in a folder; no file is opened."""
 
     root: str
     files: tuple[str, ...]  # N names relative to `root`, with "/" between folders
-    labels: np.ndarray | None  # int32[N], or None where there are no classes
-    classes: tuple[str, ...] | None  # names by label
-    captions: tuple[tuple[str, ...], ...] | None  # N, of each picture one or more
+    labels: np.ndarray | None  # int32[N]; None without classes
+    classes: tuple[str, ...] | None  # class names; a label is an index into them
+    captions: tuple[tuple[str, ...], ...] | None  # N tuples of one or more captions
 
     def take(self, indices: np.ndarray) -> "Listing":
-        """The listing of these examples alone, in this order; the classes stay all of them."""
+        """Return the listing of the examples `indices` int[n], with all classes."""
         return self._replace(
             files=tuple(self.files[i] for i in indices),
             labels=None if self.labels is None else self.labels[indices],
@@ -51,11 +51,16 @@ class Listing(NamedTuple):
 
 
 def folder(root: epath.PathLike, image_size: int, channels: int) -> Source:
-    """The pictures of a local or `gs://` folder, decoded as they are asked for.
+    """Return a source of the image files in a local or `gs://` folder, decoded when read.
+
+    Args:
+      root: the folder.
+      image_size: height and width of the decoded images in pixels.
+      channels: 1 (grey) or 3 (RGB).
 
     Raises:
-      UserError: what `list_pictures` raises; a picture that cannot be used raises BadExample
-        when it is asked for.
+      UserError: see `list_pictures`.
+      BadExample: when an image is read that is damaged or too small.
     """
     source = from_listing(list_pictures(root), image_size, channels)
 
@@ -64,8 +69,8 @@ def folder(root: epath.PathLike, image_size: int, channels: int) -> Source:
             return source.images(indices)
         except BadExample as error:
             raise BadExample(
-                f"{error}; replace or remove it, or prepare the folder with "
-                "`python -m cdt.data.prepare`, which can skip or enlarge such pictures"
+                f"{error}; replace or remove the file, or prepare the folder with "
+                "`python -m cdt.data.prepare`, which can skip or enlarge such images"
             ) from error
 
     return source._replace(images=images)
@@ -74,9 +79,9 @@ def folder(root: epath.PathLike, image_size: int, channels: int) -> Source:
 def from_listing(
     listing: Listing, image_size: int, channels: int, *, upscale: bool = False
 ) -> Source:
-    """A source of listed pictures, each brought to its form by `cdt.data.pictures.decode`."""
+    """Return a source of the listed image files, decoded by `cdt.data.pictures.decode`."""
     root = epath.Path(listing.root)
-    # Pillow decodes and resizes without holding Python's lock. Threads start when needed.
+    # Pillow releases Python's global lock while it decodes and resizes, so threads help.
     pool = ThreadPoolExecutor(max_workers=os.cpu_count(), thread_name_prefix="decode")
 
     def image(index: int) -> np.ndarray:
@@ -87,11 +92,12 @@ def from_listing(
             raise BadExample(f"{path} {error}") from error
         except OSError as error:
             raise UserError(
-                f"{path} cannot be read ({error}); run the same command again"
+                f"{path} cannot be read ({error}); fix the file system and run the same command "
+                "again."
             ) from error
 
     def fingerprint() -> str:
-        # Names and lengths: to read every file of a large set would take hours.
+        # Names and file sizes only: reading every file of a large data set would take hours.
         digest = hashlib.sha256(json.dumps([listing.classes, image_size, channels]).encode())
         for index, name in enumerate(listing.files):
             label = None if listing.labels is None else int(listing.labels[index])
@@ -115,21 +121,22 @@ def from_listing(
 
 
 def list_pictures(root: epath.PathLike) -> Listing:
-    """List a local or `gs://` folder in one of the three forms above.
+    """List a local or `gs://` folder that has one of the three layouts above.
 
     Raises:
-      UserError: no such folder, no picture in it, pictures beside class folders, a class folder
-        without pictures, captions that cannot be read, captions without pictures or the reverse.
+      UserError: the folder does not exist or has no images; images lie next to class folders; a
+        class folder has no images; the captions cannot be read, or do not match the images.
     """
     root = epath.Path(root)
     if not root.is_dir():
-        raise UserError(f"there is no folder {root}: give the folder that holds the pictures")
+        raise UserError(f"{root} is not a folder; give the folder of the images.")
     files = tuple(_pictures(root, ""))
     if not files:
-        raise UserError(f"{root} holds no picture; their names end with one of {_ENDINGS}")
+        endings = ", ".join(_ENDINGS)
+        raise UserError(f"{root} contains no image files; their names must end in {endings}.")
     tables = [root / name for name in _CAPTIONS if (root / name).exists()]
     if len(tables) > 1:
-        raise UserError(f"{root} holds both {' and '.join(_CAPTIONS)}: keep one of them")
+        raise UserError(f"{root} contains {' and '.join(_CAPTIONS)}; remove one of them.")
     if tables:
         return _with_captions(root, files, tables[0])
     owners = [name.partition("/")[0] if "/" in name else None for name in files]
@@ -138,19 +145,22 @@ def list_pictures(root: epath.PathLike) -> Listing:
         return Listing(os.fspath(root), files, None, None, None)
     if None in owners:
         raise UserError(
-            f"{root} holds pictures ({files[owners.index(None)]}, ...) beside folders of pictures "
-            f"({classes[0]}, ...): put every picture into the folder of its class, or all into one"
+            f"{root} contains both images ({files[owners.index(None)]}, ...) and folders of images "
+            f"({classes[0]}, ...); move every image into the folder of its class, or all images "
+            "into one folder."
         )
     for name in sorted(_names(root)):
         if name not in classes and not name.startswith(".") and (root / name).is_dir():
-            raise UserError(f"the class folder {root / name} holds no picture: fill or remove it")
+            raise UserError(
+                f"the class folder {root / name} contains no images; add images or remove it."
+            )
     number = {name: label for label, name in enumerate(classes)}
     labels = np.array([number[owner] for owner in owners if owner is not None], np.int32)
     return Listing(os.fspath(root), files, labels, tuple(classes), None)
 
 
-# For local files the system's own calls are 30 times as fast as epath, which spends minutes on a
-# set like ImageNet.
+# For local files the functions of `os` are 30 times faster than epath, which needs minutes to list
+# a data set like ImageNet.
 
 
 def _is_local(path: epath.Path) -> bool:
@@ -162,14 +172,14 @@ def _names(path: epath.Path) -> list[str]:
 
 
 def _length(root: epath.Path, name: str) -> int:
-    """Bytes of a file."""
+    """Return the size of a file in bytes."""
     if _is_local(root):
         return os.stat(os.path.join(root, name)).st_size
     return (root / name).stat().length
 
 
 def _pictures(root: epath.Path, prefix: str) -> Iterator[str]:
-    """Sorted names of the pictures below root/prefix, relative to the root."""
+    """Yield the sorted names of the image files below root/prefix, relative to the root."""
     for name in sorted(_names(root / prefix)):
         if name.startswith("."):
             continue
@@ -188,23 +198,23 @@ def _with_captions(root: epath.Path, files: tuple[str, ...], table: epath.Path) 
         texts = isinstance(captions, list) and all(isinstance(x, str) for x in captions)
         if not isinstance(name, str) or not captions or not texts:
             raise UserError(
-                f"{where} of {table} lacks a file_name or a caption: give both as text; in JSONL "
-                "several captions are a list"
+                f"{where} of {table} lacks a file_name or a caption; both must be text, or in "
+                "JSONL the caption a list of texts."
             )
         if name in rows:
-            raise UserError(f"{table} names {name} twice: give each picture one line")
+            raise UserError(f"{table} has two lines for {name}; each image must have one line.")
         rows[name] = row | {"caption": tuple(captions)}
     missing = sorted(rows.keys() - set(files))
     if missing:
         raise UserError(
-            f"{table} has captions of {len(missing)} pictures that are not in {root}, the first "
-            f"{missing[0]}: add the pictures or remove the captions"
+            f"{table} has captions for {len(missing)} images that are not in {root}, the first is "
+            f"{missing[0]}; add the images or remove their lines."
         )
     without = [name for name in files if name not in rows]
     if without:
         raise UserError(
-            f"{len(without)} pictures of {root} have no caption in {table.name}, the first "
-            f"{without[0]}: add captions or remove the pictures"
+            f"{len(without)} images in {root} have no caption in {table.name}, the first is "
+            f"{without[0]}; add captions or remove the images."
         )
     captions = tuple(rows[name]["caption"] for name in files)
     owners: list[Any] = [rows[name].get("class") for name in files]
@@ -212,7 +222,9 @@ def _with_captions(root: epath.Path, files: tuple[str, ...], table: epath.Path) 
         return Listing(os.fspath(root), files, None, None, captions)
     for name, owner in zip(files, owners, strict=True):
         if not isinstance(owner, str) or not owner:
-            raise UserError(f"{table} gives {name} no class: name the class of all or of none")
+            raise UserError(
+                f"{table} gives no class for {name}; give a class for all images or for none."
+            )
     classes = sorted(set(owners))
     number = {name: label for label, name in enumerate(classes)}
     labels = np.array([number[owner] for owner in owners], np.int32)
@@ -220,11 +232,11 @@ def _with_captions(root: epath.Path, files: tuple[str, ...], table: epath.Path) 
 
 
 def _rows(table: epath.Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """("line 3", its keys and values), line by line."""
+    """Yield ("line 3", the keys and values of that line) for every line of a caption file."""
     try:
-        text = table.read_bytes().decode("utf-8-sig")  # spreadsheets like to mark UTF-8
+        text = table.read_bytes().decode("utf-8-sig")  # spreadsheets write a byte order mark
     except UnicodeDecodeError as error:
-        raise UserError(f"{table} is no UTF-8 text ({error}): save it as UTF-8") from None
+        raise UserError(f"{table} is not UTF-8 text ({error}); save it as UTF-8.") from None
     if table.suffix == ".csv":
         reader = csv.DictReader(io.StringIO(text, newline=""))
         for row in reader:
@@ -238,5 +250,7 @@ def _rows(table: epath.Path) -> Iterator[tuple[str, dict[str, Any]]]:
         except ValueError:
             entry = None
         if not isinstance(entry, dict):
-            raise UserError(f"line {number} of {table} is no JSON object: give one a line")
+            raise UserError(
+                f"line {number} of {table} is not a JSON object; every line must be one."
+            )
         yield f"line {number}", entry

@@ -1,4 +1,4 @@
-"""IDX files, the form of MNIST and of the data sets made after it (Fashion-MNIST, KMNIST, ...)."""
+"""IDX files, the format of MNIST, Fashion-MNIST, KMNIST and similar data sets."""
 
 import gzip
 import struct
@@ -15,25 +15,25 @@ _UBYTE = 0x08
 
 
 def idx(folder: epath.PathLike, split: str) -> Source:
-    """Grey images and their labels from a folder of IDX files, gzipped or not.
+    """Return a source of the grey images and labels in a folder of IDX files.
 
     Args:
-      folder: local or `gs://`; holds `train-images-idx3-ubyte`, `train-labels-idx1-ubyte` and the
-        same two with `t10k` for the split 'test', each as it is or with `.gz` at the end.
+      folder: local or `gs://`; has `train-images-idx3-ubyte` and `train-labels-idx1-ubyte`, and
+        for the split 'test' the same two with `t10k`. Each may be gzipped, with the ending `.gz`.
       split: 'train' or 'test'.
 
     Raises:
-      UserError: a missing, damaged or other file, or another number of labels than images.
+      UserError: a file is missing, damaged or not IDX, or the numbers of images and labels differ.
     """
     if split not in _PREFIXES:
-        raise UserError(f"IDX files have no split {split!r}: choose 'train' or 'test'")
+        raise UserError(f"split is {split!r}; IDX files have the splits 'train' and 'test'.")
     prefix, folder = _PREFIXES[split], epath.Path(folder)
     images = _read(folder, f"{prefix}-images-idx3-ubyte", 3)
     labels = _read(folder, f"{prefix}-labels-idx1-ubyte", 1)
     if len(images) != len(labels):
         raise UserError(
-            f"{folder} holds {len(images)} images but {len(labels)} labels of {split}: give both "
-            "files of one data set"
+            f"{folder} has {len(images)} images but {len(labels)} labels for {split}; both files "
+            "must be of the same data set."
         )
     return in_memory(
         f"{folder.name}/{split}", images[..., None], labels.astype(np.int32), int(labels.max()) + 1
@@ -41,12 +41,12 @@ def idx(folder: epath.PathLike, split: str) -> Source:
 
 
 def _read(folder: epath.Path, name: str, ndim: int) -> np.ndarray:
-    """uint8 array of the file `name` or `name.gz`."""
+    """Return the uint8 array in the file `name` or `name.gz`."""
     found = [path for path in (folder / name, folder / f"{name}.gz") if path.exists()]
     if not found:
         raise UserError(
-            f"there is no file {name} or {name}.gz in {folder}: give the folder of the IDX files "
-            "as config.data.path"
+            f"{folder} has no file {name} or {name}.gz; config.data.path must be the folder of the "
+            "IDX files."
         )
     data = found[0].read_bytes()
     try:
@@ -56,17 +56,17 @@ def _read(folder: epath.Path, name: str, ndim: int) -> np.ndarray:
         shape = struct.unpack_from(f">{dimensions}I", data, 4)
     except (struct.error, OSError, EOFError, zlib.error) as error:
         raise UserError(
-            f"{found[0]} cannot be read as an IDX file ({error}): copy it again"
+            f"{found[0]} cannot be read as an IDX file ({error}); copy it again."
         ) from error
     if (zeros, kind, dimensions) != (0, _UBYTE, ndim) or 0 in shape:
         raise UserError(
-            f"{found[0]} is no IDX file of unsigned bytes in {ndim} dimensions: give a data set in "
-            "MNIST's form"
+            f"{found[0]} is not an IDX file of unsigned bytes in {ndim} dimensions; give a data "
+            "set in the format of MNIST."
         )
     values = np.frombuffer(data, np.uint8, offset=4 + 4 * dimensions)
     if values.size != np.prod(shape):
         raise UserError(
-            f"{found[0]} says it holds {'x'.join(map(str, shape))} bytes but holds {values.size}: "
-            "it is damaged, copy it again"
+            f"{found[0]} is damaged: its header promises {'x'.join(map(str, shape))} bytes, it has "
+            f"{values.size}; copy it again."
         )
     return values.reshape(shape)

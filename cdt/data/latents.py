@@ -42,19 +42,18 @@ from cdt.monitoring.progress import Progress
 
 
 def encode_data_set(config: ConfigDict, workdir: epath.PathLike, *, block_size: int = 256) -> int:
-    """Write the latents of both splits; return the exit code.
+    """Write the latents of both splits, and return the exit code.
 
     Args:
-      config: see above.
-      workdir: a local folder, which holds nothing else or what a run of this wrote before.
-      block_size: images that are lost by a kill at most.
+      config: of the images, see above.
+      workdir: local folder; new, empty, or with latents of the same config.
+      block_size: images in a block; an interruption loses at most one block.
 
     Raises:
-      UserError: the config, the images or the weights do not fit each other, or the folder holds
-        something else.
+      UserError: the config, the images and the weights do not match, or the folder has other files.
     """
     if config.data.name == "latents":
-        raise UserError("config.data.name is 'latents'; give the config of the images themselves.")
+        raise UserError("config.data.name is 'latents'; give the config of the images.")
     with user_errors():
         sha256, scaling = from_config.autoencoder_sha256(config), from_config.scaling_record(config)
         sources = dict(zip(("train", "test"), from_config.data(config), strict=True))
@@ -75,16 +74,16 @@ def encode_data_set(config: ConfigDict, workdir: epath.PathLike, *, block_size: 
         for split, manifest in manifests.items():
             folder = epath.Path(workdir) / split
             if manifest.complete:
-                print(f"{folder}: finished already, {manifest.count} images")
+                print(f"{folder}: already finished, {manifest.count} images")
                 continue
             done = len(manifest.checksums) * manifest.block_size
             if done:
-                print(f"{folder}: going on after {done} of {manifest.count} images")
+                print(f"{folder}: continuing after {done} of {manifest.count} images")
             with closing(Progress(manifest.count, done, unit="image")) as progress:
                 for done in moments.write(folder, manifest, sources[split], encode):
                     progress.update(done)
                     if stop.requested and done < manifest.count:
-                        print("stopped by a signal; run the same command to go on")
+                        print("stopped by a signal; run the same command again to continue")
                         return EXIT_STOPPED
             print(f"{folder}: {manifest.count} images encoded")
     return EXIT_FINISHED

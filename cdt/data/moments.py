@@ -1,14 +1,14 @@
-"""A data set as an autoencoder encoded it: written block by block, read as a `Source`.
+"""Cached latents: the moments of every image, written block by block and read as a `Source`.
 
-A folder holds one split:
+One folder has one split:
 
-    moments.npy    float16[N, V, h, w, 2C]: mean and standard deviation along the last axis; V = 2
-                   where the mirror images were encoded too, otherwise 1
-    labels.npy     int32[N], where there are labels
-    manifest.json  what they are, see `MomentsManifest`, and which blocks are finished
+    moments.npy    float16[N, V, h, w, 2C], mean and standard deviation along the last axis; V is 2
+                   with mirror images, otherwise 1
+    labels.npy     int32[N]; absent without labels
+    manifest.json  the fields of `MomentsManifest`, including the checksums of finished blocks
 
-float16 rounds a mean by a 2^-11 of itself at most. The 256 levels of a pixel move it more: see
-docs/benchmarks.md.
+float16 rounds a mean by at most 2^-11 of its value. The rounding of the pixels to 256 levels has a
+larger effect, see docs/benchmarks.md.
 """
 
 import hashlib
@@ -29,23 +29,23 @@ MOMENTS_SCHEMA = 1
 MANIFEST = "manifest.json"
 DTYPE = np.dtype("<f2")
 
-# An autoencoder takes 0.01 to 10 seconds an image; a block is what a kill costs.
+# Images in a block. A killed program loses at most one block, at 0.01 to 10 seconds an image.
 _BLOCK = 256
 
 
 class MomentsManifest(NamedTuple):
-    """What a folder of moments says about itself; plain numbers and strings, as JSON holds them."""
+    """Content of manifest.json; every value is plain JSON."""
 
-    source: str  # name of the source that was encoded
+    source: str  # name of the encoded source
     source_fingerprint: str
     count: int  # type: ignore[assignment]  # N; not tuple.count
     shape: list[int]  # (h, w, C)
     dtype: str
-    mirrored: bool  # whether the mirror images were encoded too
+    mirrored: bool  # True: the mirror images were encoded too
     num_classes: int | None  # None: no labels
-    autoencoder: str  # SHA-256 of its file of weights
-    scaling: Mapping[str, Any]  # see `cdt.diffusion.latent_scaling.Scaling`
-    block_size: int  # images
+    autoencoder: str  # SHA-256 of its weights file
+    scaling: Mapping[str, Any]  # fields of `cdt.diffusion.latent_scaling.Scaling`
+    block_size: int  # images in a block
     checksums: list[int]  # CRC-32 of the moments of each finished block, in order
     schema: int = MOMENTS_SCHEMA
 
@@ -67,9 +67,15 @@ def plan(
     mirror: bool,
     block_size: int = _BLOCK,
 ) -> MomentsManifest:
-    """The manifest of a folder in which nothing is encoded yet; arguments: `MomentsManifest`.
+    """Return the manifest of a folder without finished blocks.
 
-    `scaling` must be what JSON gives back: dicts, lists, strings and numbers.
+    Args:
+      source: the images to encode.
+      shape: (h, w, C) of one latent.
+      autoencoder: SHA-256 of its weights file.
+      scaling: dicts, lists, strings and numbers, as JSON returns them.
+      mirror: encode the mirror images too.
+      block_size: images in a block.
     """
     return MomentsManifest(
         source=source.name,
@@ -87,26 +93,26 @@ def plan(
 
 
 def resumed(folder: epath.Path, planned: MomentsManifest) -> MomentsManifest:
-    """The folder's own manifest if it holds a part of what is planned, `planned` if it is new.
+    """Return the manifest to continue from: the one in `folder`, or `planned` in a new folder.
 
     Raises:
-      UserError: it holds something else, or what it holds is damaged.
+      UserError: the folder has other files, latents of another data set or config, or damaged
+        latents.
     """
     _check_local(folder)
     if not (folder / MANIFEST).exists():
         if folder.exists() and any(folder.iterdir()):
             raise UserError(
-                f"{folder} holds files but no {MANIFEST}; give an empty folder or a new one for "
-                "the latents."
+                f"{folder} has files but no {MANIFEST}; give a new or empty folder for the latents."
             )
         return planned
     found = _read(folder)
-    # How the work was cut into blocks is the folder's own affair.
+    # Another block size is no difference: the folder keeps the one it began with.
     wanted = planned._replace(checksums=found.checksums, block_size=found.block_size)
     if difference := _first_difference(found, wanted):
         raise UserError(
-            f"{folder} holds latents with another {difference}; give another folder, or remove "
-            "that one to encode anew."
+            f"{folder} has latents with another {difference}; give another folder, or remove this "
+            "one to encode from scratch."
         )
     if found.checksums:
         _open(folder, found)
@@ -119,19 +125,19 @@ def write(
     source: Source,
     encode: Callable[[np.ndarray], np.ndarray],
 ) -> Iterator[int]:
-    """Encode what is not finished yet, yielding the number of finished images after each block.
+    """Encode the unfinished blocks and yield the number of finished images after each.
 
-    A block counts once it is on the disk and the manifest lists it: whatever happens in between
-    costs that block only. Stopping the iteration stops the work.
+    A block is finished when it is on the disk and the manifest lists it, so an interruption loses
+    at most one block. The caller stops the work by stopping the iteration.
 
     Args:
-      folder: a local one; made if it does not exist.
-      manifest: of `resumed`.
+      folder: local; created if it does not exist.
+      manifest: result of `resumed`.
       source: the images.
       encode: uint8[n, H, W, C] -> float[n, h, w, 2C], mean and standard deviation.
 
     Raises:
-      UserError: the folder cannot be written to, or a latent is not finite in float16.
+      UserError: the folder cannot be written, or a latent is NaN or inf in float16.
     """
     finished = list(manifest.checksums)
     try:
@@ -146,13 +152,13 @@ def write(
             indices = np.arange(start, min(start + manifest.block_size, manifest.count))
             images = source.images(indices)
             views = [images, images[:, :, ::-1]] if manifest.mirrored else [images]
-            with np.errstate(over="ignore"):  # found by the check below, in words
+            with np.errstate(over="ignore"):  # the check below reports it
                 moments = np.stack([encode(view) for view in views], axis=1).astype(DTYPE)
             if not np.isfinite(moments).all():
                 raise UserError(
-                    f"The latents of some image from {start} to {indices[-1]} of {source.name} are "
-                    "not finite numbers of float16: the weights do not fit these images, so give "
-                    "others as config.latents.weights."
+                    f"The latents of images {start} to {indices[-1]} of {source.name} contain NaN "
+                    "or inf in float16: the autoencoder does not fit these images; set "
+                    "config.latents.weights to another one."
                 )
             _store(folder / "moments.npy", arrays["moments.npy"], start, moments)
             if source.labels is not None:
@@ -162,48 +168,48 @@ def write(
             yield int(indices[-1]) + 1
     except OSError as error:
         raise UserError(
-            f"{folder} cannot be written to ({error.strerror or error}): latents need a local "
-            f"folder with {manifest.count * _image_bytes(manifest) / 1e9:.3g} GB of space."
+            f"{folder} cannot be written ({error.strerror or error}); the latents need a local "
+            f"folder with {manifest.count * _image_bytes(manifest) / 1e9:.3g} GB of free space."
         ) from error
 
 
 def latents(
     path: epath.PathLike, split: str, autoencoder: str, scaling: Mapping[str, Any]
 ) -> Source:
-    """The moments of a split in place of its images, read from the disk on demand.
+    """Return a source of cached latents, memory-mapped.
 
     Args:
-      path: what `python -m cdt.data.latents` was given as --workdir.
+      path: the --workdir of `python -m cdt.data.latents`.
       split: 'train' or 'test'.
-      autoencoder: SHA-256 of the weights that the run names.
-      scaling: of the run, as `plan` takes it.
+      autoencoder: SHA-256 of the weights file of the run's autoencoder.
+      scaling: the run's scaling, as for `plan`.
 
     Returns:
       A source whose `images` are float16[n, h, w, 2C] moments, for
       `cdt.diffusion.latent_scaling.posterior_sample`, and whose `shape` is (h, w, C).
 
     Raises:
-      UserError: there are no such latents, or only a part of them; they are damaged; or they were
-        made with another autoencoder or scaling than the run's.
+      UserError: the latents are missing, unfinished or damaged, or were encoded with another
+        autoencoder or scaling than the run's.
     """
     folder = epath.Path(path) / split
     _check_local(folder)
     if not (folder / MANIFEST).exists():
         raise UserError(
-            f"there are no latents in {folder}: make them with `python -m cdt.data.latents`, and "
-            "give its --workdir as config.data.path"
+            f"{folder} contains no latents; create them with `python -m cdt.data.latents`, and set "
+            "config.data.path to its --workdir."
         )
     manifest = _read(folder)
     if not manifest.complete:
         raise UserError(
             f"the latents in {folder} are not complete ({len(manifest.checksums)} of "
-            f"{manifest.num_blocks} blocks): run the same `python -m cdt.data.latents` again"
+            f"{manifest.num_blocks} blocks); run the same `python -m cdt.data.latents` again."
         )
     wanted = manifest._replace(autoencoder=autoencoder, scaling=scaling)
     if difference := _first_difference(manifest, wanted):
         raise UserError(
-            f"the latents in {folder} were made with another {difference}: give config.latents of "
-            "theirs, or make them anew in another folder"
+            f"the latents in {folder} were encoded with another {difference}; set config.latents "
+            "to the same values, or encode again into another folder."
         )
     arrays = _open(folder, manifest)
     moments, labels = np.asarray(arrays["moments.npy"]), arrays.get("labels.npy")
@@ -244,9 +250,9 @@ def _image_bytes(manifest: MomentsManifest) -> int:
 
 
 def _store(path: epath.Path, array: np.memmap, start: int, values: np.ndarray) -> None:
-    """Write values[i] to the disk as element start + i of an array that is mapped for reading.
+    """Write values[i] to the disk as element start + i of a memory-mapped array.
 
-    Through the file and not through the map: on a full disk the latter kills the process.
+    It writes through the file: on a full disk, a write through the map would kill the process.
     """
     with open(path, "r+b") as file:
         file.seek(array.offset + start * array[0].nbytes)
@@ -258,22 +264,22 @@ def _store(path: epath.Path, array: np.memmap, start: int, values: np.ndarray) -
 def _check_local(folder: epath.Path) -> None:
     if "://" in os.fspath(folder):
         raise UserError(
-            f"latents cannot lie in {folder}: they are mapped into memory, so give a folder on a "
-            "local disk"
+            f"{folder} is not a local folder; latents are memory-mapped, so give a folder on a "
+            "local disk."
         )
 
 
 def _open(folder: epath.Path, manifest: MomentsManifest) -> dict[str, np.memmap]:
-    """The arrays of the manifest, mapped into memory for reading."""
+    """Return the arrays of the manifest, memory-mapped for reading."""
     opened = {}
     for name, (dtype, shape) in _arrays(manifest).items():
         try:
             array = np.load(folder / name, mmap_mode="r", allow_pickle=False)
-        # Missing, cut short, or no array; of an absurd shape.
+        # The file is missing, truncated or not an array (OverflowError: an absurd shape).
         except (OSError, ValueError, EOFError, OverflowError) as error:
             raise _damaged(folder / name, error) from error
         if array.dtype != dtype or array.shape != shape:
-            found = f"it holds {array.dtype}{list(array.shape)}, not {dtype}{list(shape)}"
+            found = f"it contains {array.dtype}{list(array.shape)}, not {dtype}{list(shape)}"
             raise _damaged(folder / name, found)
         opened[name] = array
     return opened
@@ -283,7 +289,7 @@ def _read(folder: epath.Path) -> MomentsManifest:
     try:
         content = json.loads((folder / MANIFEST).read_text())
         if content["schema"] != MOMENTS_SCHEMA:
-            raise ValueError(f"its schema is {content['schema']} and not {MOMENTS_SCHEMA}")
+            raise ValueError(f"its schema is {content['schema']}, not {MOMENTS_SCHEMA}")
         del content["complete"]
         return MomentsManifest(**content)
     except (OSError, ValueError, TypeError, KeyError) as error:
@@ -297,12 +303,12 @@ def _json(manifest: MomentsManifest) -> str:
 def _first_difference(found: MomentsManifest, wanted: MomentsManifest) -> str | None:
     for name, there, here in zip(MomentsManifest._fields, found, wanted, strict=True):
         if there != here:
-            return f"{name} (there {there!r}, now {here!r})"
+            return f"{name} (saved: {there!r}, now: {here!r})"
     return None
 
 
 def _damaged(path: epath.Path, error: object) -> UserError:
     return UserError(
-        f"{path} is damaged or of another program ({error}): remove its folder and run "
-        "`python -m cdt.data.latents` again"
+        f"{path} is damaged or was not written by cdt ({error}); remove its folder and run "
+        "`python -m cdt.data.latents` again."
     )

@@ -1,4 +1,4 @@
-"""Picture files -> uint8 images of one size, cropped as ADM does."""
+"""Decoding of image files to uint8 images of one size, cropped as in ADM."""
 
 import io
 import warnings
@@ -6,26 +6,27 @@ import warnings
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-# Of a picture's file; a few kilobytes can claim billions. The largest cameras make 150 million.
+# Limit for one image file: a damaged or hostile header of a few kilobytes can claim billions of
+# pixels. The largest cameras make 150 million.
 MAX_PIXELS = 200_000_000
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # `open_picture` refuses it
 
 
 class TooLarge(ValueError):
-    """A picture of more than MAX_PIXELS; the message goes on from the file's name."""
+    """An image has more than MAX_PIXELS; the message continues the file's name."""
 
 
 def open_picture(data: bytes) -> Image.Image:
-    """The picture in the bytes of a file, not yet decoded.
+    """Return the image in the bytes of a file, not yet decoded.
 
     Raises:
-      TooLarge: it claims more pixels than MAX_PIXELS.
+      TooLarge: its header claims more than MAX_PIXELS.
     """
-    too_large = TooLarge(f"has more than {MAX_PIXELS} pixels; make it smaller")
+    too_large = TooLarge(f"has more than {MAX_PIXELS} pixels, the limit; make it smaller")
     try:
         image = Image.open(io.BytesIO(data))
-    except Image.DecompressionBombError:  # above twice as many Pillow itself refuses
+    except Image.DecompressionBombError:  # above 2 * MAX_PIXELS Pillow refuses it
         raise too_large from None
     if image.width * image.height > MAX_PIXELS:
         raise too_large
@@ -33,13 +34,19 @@ def open_picture(data: bytes) -> Image.Image:
 
 
 def decode(data: bytes, image_size: int, channels: int, *, upscale: bool = False) -> np.ndarray:
-    """The picture in the bytes of a file (PNG, JPEG, ...), upright and in its final form.
+    """Return the image in the bytes of a file (PNG, JPEG, ...), cropped and resized.
 
-    The orientation that a camera noted in the EXIF data is applied; for the rest see `fit`.
+    The orientation in the EXIF data is applied first, then `fit`.
+
+    Args:
+      data: content of the file.
+      image_size, channels, upscale: see `fit`.
+
+    Returns:
+      uint8[image_size, image_size, channels].
 
     Raises:
-      ValueError: the bytes are no whole picture, or `fit` refuses it. The message has no subject:
-        it goes on from the file's name.
+      ValueError: the image is damaged, or `fit` refuses it. The message continues the file's name.
     """
     try:
         with open_picture(data) as image:
@@ -47,33 +54,39 @@ def decode(data: bytes, image_size: int, channels: int, *, upscale: bool = False
             image = ImageOps.exif_transpose(image)
     except TooLarge:
         raise
-    except UnidentifiedImageError:  # its own message has an address of memory in it
-        raise ValueError("is no picture") from None
-    except Exception as error:  # a parser given damaged bytes may raise anything
+    except UnidentifiedImageError:  # its own message contains a memory address
+        raise ValueError("is not an image file") from None
+    except Exception as error:  # decoders raise errors of any type on damaged bytes
         raise ValueError(f"cannot be decoded ({type(error).__name__}: {error})") from error
     return fit(image, image_size, channels, upscale=upscale)
 
 
 def fit(image: Image.Image, image_size: int, channels: int, *, upscale: bool = False) -> np.ndarray:
-    """uint8[image_size, image_size, channels] of a picture of any size and kind.
+    """Convert an image of any size and mode to 8 bits, and crop it by `centre_crop`.
 
-    What is transparent is laid on white, before anything is resized; then the picture becomes grey
-    (`channels` 1) or RGB (3), of 8 bits, and is cropped by `centre_crop`.
+    Transparent parts become white before the image is resized.
 
     Args:
-      upscale: allow pictures whose shorter side is less than `image_size`.
+      image: the decoded image.
+      image_size: height and width of the result in pixels.
+      channels: 1 (grey) or 3 (RGB).
+      upscale: allow images whose shorter side is less than `image_size`.
+
+    Returns:
+      uint8[image_size, image_size, channels].
 
     Raises:
-      ValueError: a picture too small, or one of 32-bit pixels, whose range is unknown.
+      ValueError: the image is too small, or has 32-bit pixels, whose range is unknown. The message
+        continues the file's name.
     """
     if min(image.size) < image_size and not upscale:
-        # Refused unless asked for: a model trained on enlarged pictures learns their blur.
+        # Refused by default: a model trained on enlarged images learns their blur.
         width, height = image.size
-        raise ValueError(f"is {width} pixels wide and {height} high, too small for {image_size}")
-    if image.mode.startswith("I;16"):  # 16 bits of grey, which `convert` would clip, not scale
+        raise ValueError(f"is {width}x{height} pixels (width x height), smaller than {image_size}")
+    if image.mode.startswith("I;16"):  # 16-bit grey: `convert` would clip it instead of scaling
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     elif image.mode in ("I", "F"):
-        raise ValueError("has pixels of 32 bits: save it with 8 or 16 bits")
+        raise ValueError("has 32-bit pixels; save it with 8 or 16 bits")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -82,10 +95,12 @@ def fit(image: Image.Image, image_size: int, channels: int, *, upscale: bool = F
 
 
 def centre_crop(image: Image.Image, size: int) -> Image.Image:
-    """The central square, `size` x `size`, as in ADM's `center_crop_arr` (Dhariwal & Nichol 2021).
+    """Return the central square of an image, resized to `size` x `size` pixels.
 
-    Sides are halved by averaging while the shorter one is at least 2 * size; then bicubic
-    resampling brings the shorter side to `size`, and what stands out of the longer one is cut off.
+    Both sides are halved by box averaging while the shorter one is at least 2 * size. Bicubic
+    resampling then makes the shorter side `size` pixels long, and the longer side is cropped.
+
+    Source: `center_crop_arr` of ADM (Dhariwal & Nichol 2021).
     """
     while min(image.size) >= 2 * size:
         image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)

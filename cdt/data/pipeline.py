@@ -1,8 +1,8 @@
 """Batches as a pure function of (seed, step, rows).
 
-Nothing is iterated and nothing is remembered: the example at position p of the endless stream is
-computed from p. A resumed run therefore needs only its step, and a run may change its number of
-processes without changing what the model sees.
+There is no iterator and no state: the example at position p of the endless stream is computed from
+p. A resumed run therefore needs only its step, and a run may continue with another number of
+processes and still train on the same examples.
 """
 
 import time
@@ -17,29 +17,35 @@ from grain.experimental import index_shuffle
 from cdt.data.bad_examples import Examples
 from cdt.data.sources import Source
 
-# "image" uint8 or latents, and the condition: this process's rows, before they are on a device
+# The rows of this process as NumPy arrays: "image" (uint8 or latents) and the conditioning.
 HostBatch = Mapping[str, np.ndarray]
 
-# Streams of one seed. Without them epoch 0's shuffle and the flips would share their key.
+# Random streams of one seed. Without them, the shuffle of epoch 0 and the flips would have the
+# same key.
 _SHUFFLE, _FLIP, _CAPTION = 0, 1, 2
 
-# Grain's index_shuffle needs no table of the permutation, but walks a domain of 2^16 positions or
-# more until it lands inside the data: 22 us an example of 1,500, 3 ms an example of 10. A set
-# smaller than the domain is permuted whole instead, once an epoch.
+# Grain's index_shuffle needs no table of the permutation, but walks a domain of at least 2^16
+# positions until it hits the data: 22 us an example with 1,500 examples, 3 ms with 10. Smaller data
+# sets are therefore permuted as a whole, once an epoch.
 _SMALL = 2**16
+
+_PREFETCHED = 2  # batches that are computed ahead
 
 
 def batch_indices(size: int, seed: int, batch_size: int) -> Callable[[int], np.ndarray]:
-    """Return indices(step): int64[batch_size], which examples the global batch of a step holds.
+    """Return a function from a step to the examples of its global batch.
 
-    Row i of global batch `step` has position p = step * batch_size + i in the stream. Its epoch is
-    p // size, and within an epoch all examples are permuted (a batch may straddle two epochs; no
-    example is dropped).
+    Row i of the global batch of `step` has position p = step * batch_size + i in the stream. Its
+    epoch is p // size. Each epoch is a permutation of all examples. No example is dropped: a batch
+    may contain the end of one epoch and the start of the next.
 
     Args:
-      size: examples of the data.
+      size: number of examples.
       seed: >= 0; fixes the order.
-      batch_size: of the global batch.
+      batch_size: rows of the global batch.
+
+    Returns:
+      indices(step) -> int64[batch_size], for step >= 0.
     """
     example_index = _example_index(size, seed)
 
@@ -53,7 +59,7 @@ def batch_indices(size: int, seed: int, batch_size: int) -> Callable[[int], np.n
 def _example_index(size: int, seed: int) -> Callable[[int], int]:
     """Return the function from a position in the stream to the example there."""
 
-    @lru_cache(maxsize=2)  # a batch straddles two epochs at most, unless it outgrows the data
+    @lru_cache(maxsize=2)  # a batch spans at most two epochs, unless it is larger than the data
     def shuffle(epoch: int) -> Callable[[int], int]:
         epoch_seed = int(np.random.SeedSequence([seed, _SHUFFLE, epoch]).generate_state(1)[0])
         if size < _SMALL:
@@ -76,24 +82,24 @@ def make_batch(
     flip: bool,
     rows: np.ndarray | None = None,
 ) -> Callable[[int], HostBatch]:
-    """Return `batch(step)`, the global batch of that step or some of its rows.
+    """Return a function from a step to its global batch, or to some rows of it.
 
-    The examples are those of `batch_indices`. All that is drawn for a row depends on its position
-    in the stream alone, so the rows of any number of processes make up the same global batch.
+    The examples are those of `batch_indices`. Every random number of a row depends only on its
+    position in the stream, so any number of processes produces the same global batch.
 
     Args:
       source: the data; N = source.size.
-      examples: reads the source's images where some may be damaged; None: every one must be good.
-      seed: >= 0; fixes the order and the flips.
-      batch_size: of the global batch.
-      flip: mirror each image left-right with probability 1/2, drawn anew in each epoch. A source
-        without pixels must have `mirror_images` for it.
-      rows: of the global batch, ints in [0, batch_size); default all.
+      examples: reader of the source that replaces damaged examples; None: a damaged one raises.
+      seed: >= 0; fixes the order, the flips and the choice of captions.
+      batch_size: rows of the global batch.
+      flip: mirror each image horizontally with probability 1/2, drawn again in each epoch. A
+        source of latents must then have `mirror_images`.
+      rows: ints in [0, batch_size), rows of the global batch; default all.
 
     Returns:
-      A pure function of `step` >= 0 to {"image": [b, ...] as the source has them, uint8[b, H, W, C]
-      if they are pixels} and the source's condition of these images, such as "label" int32[b],
-      with b the number of rows. Of an image's captions one is drawn in each epoch.
+      A pure function of `step` >= 0. It returns a dict with "image" [b, ...] (uint8[b, H, W, C] for
+      pixels) and the conditioning of `Source.condition`, such as "label" int32[b]; b is the number
+      of rows. If an image has several captions, one is drawn in each epoch.
     """
     rows = np.arange(batch_size) if rows is None else np.asarray(rows)
 
@@ -126,28 +132,33 @@ def make_batch(
 
 
 def _random_words(key: np.ndarray, start: int, count: int) -> np.ndarray:
-    """Words start .. start + count - 1 of a random stream, uint64[count], without the rest."""
-    # Philox is a hash of a counter and gives four words a count, so any position is reachable.
+    """Return words start .. start + count - 1 of a random stream, uint64[count]."""
+    # Philox hashes a counter to four words, so a stream can be read from any position.
     words = np.random.Philox(key=key, counter=start // 4)
     skip = start % 4
     return words.random_raw(skip + count)[skip:]
 
 
 class Prefetcher:
-    """Computes the batches start_step, start_step + 1, ... ahead of need in a background thread.
+    """Iterator over the batches of consecutive steps, computed ahead in a background thread.
 
-    `next(prefetcher)` returns the next batch, and raises there whatever computing it raised.
-    `wait_seconds` is the total time, in seconds, that `next` has had to wait so far.
+    `next(prefetcher)` raises an error of the background thread when its batch is due.
+
+    Args:
+      batch: function of a step, from `make_batch`.
+      start_step: step of the first batch.
+
+    Attributes:
+      wait_seconds: total time that `next` has waited so far, in seconds.
     """
 
-    def __init__(self, batch: Callable[[int], HostBatch], start_step: int, depth: int = 2):
-        """Start on `depth` batches at once; `batch` is what `make_batch` returns."""
+    def __init__(self, batch: Callable[[int], HostBatch], start_step: int):
         self.wait_seconds = 0.0
         self._batch = batch
         self._next_step = start_step
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="prefetch")
         self._pending: deque[Future[HostBatch]] = deque()
-        for _ in range(depth):
+        for _ in range(_PREFETCHED):
             self._submit()
 
     def _submit(self) -> None:
@@ -166,5 +177,5 @@ class Prefetcher:
         return result
 
     def close(self) -> None:
-        """Drop what is pending and join the thread. May be called more than once."""
+        """Cancel the pending batches and join the thread; may be called more than once."""
         self._executor.shutdown(wait=True, cancel_futures=True)

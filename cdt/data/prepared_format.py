@@ -1,14 +1,14 @@
-"""Prepared data sets: what `python -m cdt.data.prepare` writes, one folder a split.
+"""Prepared data sets: the format that `python -m cdt.data.prepare` writes, one folder a split.
 
-    manifest.json       written last: a folder without it is not finished
-    images.bin          form 'memmap': the images, uint8 [N, H, W, C], one after the other
+    manifest.json       written last; a folder without it is not finished
+    images.bin          form 'memmap': uint8[N, H, W, C], raw bytes
     images-00003-of-00016.array_record
-                        form 'array_record': a record is the uint8 [H, W, C] of one image; the
-                        shards follow each other in the order of the examples
-    labels.npy          int32 [N]; absent where there are no labels
-    captions.jsonl      see cdt/data/captions.py; absent where there are none
+                        form 'array_record': one record is one image, uint8[H, W, C]; the shards
+                        are in the order of the examples
+    labels.npy          int32[N]; absent without labels
+    captions.jsonl      see cdt/data/captions.py; absent without captions
 
-The memmap is local and the fastest; ArrayRecord may lie in a bucket.
+'memmap' is the fastest and must be on a local disk. 'array_record' may be in a bucket.
 """
 
 import hashlib
@@ -26,23 +26,23 @@ from cdt.errors import UserError
 from cdt.files.npz import read_npy
 
 FORMS = ("memmap", "array_record")
-WORK = ".prepare"  # inside the folder of a split while it is being prepared
+WORK = ".prepare"  # folder for unfinished work, inside the folder of the split
 
 
 class PreparedManifest(NamedTuple):
-    """What manifest.json says."""
+    """Content of manifest.json."""
 
     form: str  # one of FORMS
     count: int  # type: ignore[assignment]  # N; not tuple.count
     shape: tuple[int, int, int]  # (H, W, C)
-    num_classes: int | None
-    classes: tuple[str, ...] | None  # names by label, where they have names
-    captions: bool
-    shards: tuple[int, ...]  # images in each ArrayRecord shard; of a memmap (N,)
-    sha256: str  # `content_hash`: neither form, shards nor workers change it
-    skipped: tuple[str, ...]  # a sentence for each example that was left out
+    num_classes: int | None  # None: no labels
+    classes: tuple[str, ...] | None  # class names; None: the classes have no names
+    captions: bool  # True: there is a captions.jsonl
+    shards: tuple[int, ...]  # images in each ArrayRecord shard; (N,) for a memmap
+    sha256: str  # `content_hash`; independent of form, shards and workers
+    skipped: tuple[str, ...]  # the reason for each skipped example
     settings: Mapping[str, Any]  # of the preparation: source, path, image_size, licence, ...
-    version: int = 1  # of this layout
+    version: int = 1  # of this format
 
 
 def shard_name(number: int, count: int) -> str:
@@ -50,8 +50,11 @@ def shard_name(number: int, count: int) -> str:
 
 
 def example_digest(image: np.ndarray, label: int | None, captions: Sequence[str] | None) -> bytes:
-    """SHA-256 of one example: the uint8 image, the label as int32, the captions as UTF-8 with a
-    zero byte between them."""
+    """Return the SHA-256 of one example.
+
+    It covers the uint8 image, the label as little-endian int32, and the captions as UTF-8 with a
+    zero byte between them.
+    """
     digest = hashlib.sha256(np.ascontiguousarray(image).data)
     digest.update(b"" if label is None else np.array(label, "<i4").tobytes())
     digest.update(b"" if captions is None else "\0".join(captions).encode())
@@ -59,7 +62,7 @@ def example_digest(image: np.ndarray, label: int | None, captions: Sequence[str]
 
 
 def content_hash(manifest: PreparedManifest, digests: Iterable[bytes]) -> str:
-    """SHA-256 (hex) of a data set: its form's facts, then the digests of its examples in order."""
+    """Return the SHA-256 (hex) of a data set: shape and classes, then the digests in order."""
     facts = [manifest.shape, manifest.num_classes, manifest.classes, manifest.captions]
     digest = hashlib.sha256(json.dumps(facts).encode())
     for example in digests:
@@ -68,24 +71,24 @@ def content_hash(manifest: PreparedManifest, digests: Iterable[bytes]) -> str:
 
 
 def read_manifest(folder: epath.PathLike) -> PreparedManifest:
-    """The manifest of a prepared split.
+    """Return the manifest of a prepared split.
 
     Raises:
-      UserError: nothing is prepared there (with the command that does it), it is only partly
-        prepared, or the manifest is damaged or of another version.
+      UserError: the folder has no prepared data set, an unfinished one, or a manifest that is
+        damaged or of another version.
     """
     folder = epath.Path(folder)
     path = folder / "manifest.json"
     if not path.exists():
         if (folder / WORK).exists():
             raise UserError(
-                f"{folder} is only partly prepared: run the same `python -m cdt.data.prepare` "
-                "command again to finish it"
+                f"the preparation of {folder} is not finished; run the same "
+                "`python -m cdt.data.prepare` command again."
             )
         raise UserError(
-            f"there is no prepared data set in {folder}: run `python -m cdt.data.prepare "
+            f"{folder} contains no prepared data set; run `python -m cdt.data.prepare "
             f"--source=SOURCE --path=PATH --out={folder.parent} --split={folder.name} "
-            "--image_size=SIZE --channels=CHANNELS`"
+            "--image_size=SIZE --channels=CHANNELS`."
         )
     try:
         found = json.loads(path.read_text())
@@ -98,21 +101,21 @@ def read_manifest(folder: epath.PathLike) -> PreparedManifest:
         sound = False
     if not sound or manifest.version != PreparedManifest._field_defaults["version"]:
         raise UserError(
-            f"{path} is damaged or of another version: remove {folder} and prepare it again"
+            f"{path} is damaged or of another version; remove {folder} and prepare it again."
         )
     return manifest
 
 
 def prepared(folder: epath.PathLike) -> Source:
-    """A prepared split, read in place.
+    """Return a source of a prepared split; images are read from the disk on demand.
 
     Args:
-      folder: of one split, such as DIR/train; local, or `gs://` where the form is ArrayRecord.
+      folder: of one split, such as DIR/train; local, or with ArrayRecord also `gs://`.
 
     Raises:
-      UserError: what `read_manifest` raises, a file that is missing or of another length than the
-        manifest says, labels out of range, or a memmap in a bucket. A record that is damaged
-        raises BadExample when it is asked for; a flipped bit in a memmap only `check` sees.
+      UserError: see `read_manifest`; a file is missing or has the wrong length; labels are out of
+        range; or a memmap is in a bucket.
+      BadExample: when a damaged record is read. Only `check` detects a flipped bit in a memmap.
     """
     folder = epath.Path(folder)
     manifest = read_manifest(folder)
@@ -133,10 +136,10 @@ def prepared(folder: epath.PathLike) -> Source:
 
 
 def check(folder: epath.PathLike) -> PreparedManifest:
-    """Read every example and compare with the manifest's hash.
+    """Read every example, compare the hash with the manifest's, and return the manifest.
 
     Raises:
-      UserError: what opening and reading raise, or another hash.
+      UserError: see `prepared`; or the hash differs.
     """
     source, manifest = prepared(folder), read_manifest(folder)
 
@@ -149,8 +152,8 @@ def check(folder: epath.PathLike) -> PreparedManifest:
 
     if content_hash(manifest, digests()) != manifest.sha256:
         raise UserError(
-            f"the examples in {folder} are not those that were prepared: their hash differs from "
-            "the manifest's; remove the folder and prepare it again"
+            f"the examples in {folder} have changed since they were prepared (their hash is not "
+            "the manifest's); remove the folder and prepare it again."
         )
     return manifest
 
@@ -158,21 +161,21 @@ def check(folder: epath.PathLike) -> PreparedManifest:
 def _memmap(folder: epath.Path, manifest: PreparedManifest) -> Callable[[np.ndarray], np.ndarray]:
     if "://" in os.fspath(folder):
         raise UserError(
-            f"{folder} is a memmap, which cannot be read in a bucket: copy the folder to a local "
-            "disk, or prepare it with --form=array_record"
+            f"{folder} has the form memmap, which cannot be read from a bucket; copy the folder to "
+            "a local disk, or prepare it with --form=array_record."
         )
     path = folder / "images.bin"
     expected = manifest.count * int(np.prod(manifest.shape))
     length = path.stat().length if path.exists() else 0
     if length != expected:
-        raise _damaged(path, f"{length} bytes instead of {expected}")
+        raise _damaged(path, f"has {length} bytes, not {expected}")
     mapped = np.memmap(path, np.uint8, mode="r", shape=(manifest.count, *manifest.shape))
-    pixels = mapped.view(np.ndarray)  # the same memory, without np.memmap's slower indexing
+    pixels = mapped.view(np.ndarray)  # the same memory; indexing an np.memmap is slower
     return lambda indices: pixels[indices]
 
 
 class _Shard(NamedTuple):
-    """A file of records in the form that ArrayRecordDataSource takes without opening it."""
+    """A file of records as ArrayRecordDataSource accepts it without opening the file."""
 
     filename: str
     skip: int
@@ -189,7 +192,7 @@ def _array_record(
     for number, count in enumerate(manifest.shards):
         path = folder / shard_name(number, len(manifest.shards))
         if not path.exists():
-            raise _damaged(path, "missing")
+            raise _damaged(path, "is missing")
         if count:
             shards.append(_Shard(os.fspath(path), 0, count, count))
     records, name = ArrayRecordDataSource(shards), os.fspath(folder)
@@ -200,7 +203,7 @@ def _array_record(
         for index, record, image in zip(indices, found, result, strict=True):
             if len(record) != image.size:
                 raise BadExample(
-                    f"example {index} of {name} has {len(record)} bytes instead of {image.size}"
+                    f"example {index} of {name} has {len(record)} bytes, not {image.size}"
                 )
             image[:] = np.frombuffer(record, np.uint8).reshape(manifest.shape)
         return result
@@ -213,12 +216,12 @@ def _labels(folder: epath.Path, count: int, num_classes: int) -> np.ndarray:
     try:
         labels = read_npy(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise _damaged(path, f"unreadable ({error})") from error
+        raise _damaged(path, f"cannot be read ({error})") from error
     if labels.dtype != np.int32 or labels.shape != (count,):
-        raise _damaged(path, f"{labels.dtype}{list(labels.shape)}, not int32[{count}]")
+        raise _damaged(path, f"is {labels.dtype}{list(labels.shape)}, not int32[{count}]")
     if labels.min() < 0 or labels.max() >= num_classes:
         raise _damaged(
-            path, f"of labels {labels.min()} to {labels.max()}, not 0 to {num_classes - 1}"
+            path, f"has labels {labels.min()} to {labels.max()}, not 0 to {num_classes - 1}"
         )
     return labels
 
@@ -228,8 +231,8 @@ def _captions(folder: epath.Path, count: int) -> list[tuple[str, ...]]:
     try:
         return read_captions(path, count)
     except (OSError, ValueError) as error:
-        raise _damaged(path, f"damaged ({error})") from error
+        raise _damaged(path, f"is damaged ({error})") from error
 
 
 def _damaged(path: epath.Path, what: str) -> UserError:
-    return UserError(f"{path} is {what}: copy it again, or prepare the data set anew")
+    return UserError(f"{path} {what}; copy it again, or prepare the data set again.")

@@ -1,8 +1,7 @@
-"""Writing one shard of a prepared data set: what a worker process does.
+"""Writing one shard of a prepared data set, in a worker process or in the parent.
 
-A finished shard is two files in the work folder, 00003.images and 00003.json. The second is
-written last and says that the shard is done, so a kill at any moment leaves only shards that are
-whole or absent.
+A finished shard has two files in the work folder: 00003.images and 00003.json. The JSON file is
+written last and marks the shard as finished, so a killed program leaves no partial shards.
 """
 
 import json
@@ -25,16 +24,16 @@ from cdt.files import atomic
 
 
 class Form(NamedTuple):
-    """How images are written."""
+    """The format in which images are written."""
 
     name: str  # one of prepared_format.FORMS
-    shape: tuple[int, int, int]  # (H, H, C) of the images written
-    upscale: bool = False  # allow images smaller than that
-    skip_bad: bool = False  # leave bad examples out and name them; else the first one ends it
+    shape: tuple[int, int, int]  # (H, H, C) of the written images
+    upscale: bool = False  # allow smaller images
+    skip_bad: bool = False  # skip and list bad examples; False: the first one raises
 
 
 class Task(NamedTuple):
-    """A shard to write; all of it can be pickled."""
+    """A shard to write; can be pickled."""
 
     number: int
     open_source: Callable[[], Source]
@@ -44,12 +43,12 @@ class Task(NamedTuple):
 
 
 class Shard(NamedTuple):
-    """What 00003.json says: the examples of a finished shard, without their images."""
+    """Content of 00003.json: the examples of a finished shard, without their images."""
 
     labels: list[int] | None
     captions: list[Sequence[str]] | None
-    digests: str  # hex, 64 digits an example
-    skipped: list[str]
+    digests: str  # hex, 64 digits for each example
+    skipped: list[str]  # the reason for each skipped example
 
     @property
     def num_examples(self) -> int:
@@ -57,7 +56,7 @@ class Shard(NamedTuple):
 
 
 class Stopped(Exception):
-    """The preparation ends before the shard does."""
+    """The user stopped the preparation."""
 
 
 def images_path(work: Path, number: int) -> Path:
@@ -69,15 +68,19 @@ def shard_path(work: Path, number: int) -> Path:
 
 
 def read_shard(work: Path, number: int) -> Shard:
-    """A shard that is finished: its `shard_path` exists."""
+    """Return a finished shard, one whose `shard_path` exists."""
     return Shard(**json.loads(shard_path(work, number).read_text()))
 
 
 def write_shard(task: Task, tick: Callable[[], None]) -> None:
-    """Write a shard; `tick` is called after each example and may raise to stop.
+    """Write a shard.
+
+    Args:
+      task: the shard.
+      tick: called after each example; may raise to stop.
 
     Raises:
-      BadExample: an example cannot be used, and bad ones are not to be skipped.
+      BadExample: an example cannot be used, and `task.form.skip_bad` is False.
     """
     source = task.open_source()
     shard = Shard(
@@ -87,7 +90,7 @@ def write_shard(task: Task, tick: Callable[[], None]) -> None:
         skipped=[],
     )
     digests = []
-    # The name is nobody else's: what an earlier, killed process still holds open is not ours.
+    # A unique name: an earlier process that was killed may still have its file open.
     partial = task.work / f"{task.number:05d}-{uuid.uuid4().hex}.partial"
     with _WRITERS[task.form.name](partial) as write:
         for i in task.indices:
@@ -126,7 +129,7 @@ def _fitted(source: Source, index: np.ndarray, task: Task) -> np.ndarray:
             task.form.shape[2],
             upscale=task.form.upscale,
         )
-    except (ValueError, TypeError) as error:  # TypeError: Pillow knows no such channels
+    except (ValueError, TypeError) as error:  # TypeError: Pillow cannot have these channels
         raise BadExample(f"example {index[0]} of {source.name} {error}") from error
 
 
@@ -140,7 +143,7 @@ def _raw(path: Path) -> Iterator[Callable[[np.ndarray], object]]:
 def _records(path: Path) -> Iterator[Callable[[np.ndarray], object]]:
     from array_record.python.array_record_module import ArrayRecordWriter
 
-    # Group size 1: a record can be read without its neighbours.
+    # Group size 1: each record can be read alone.
     writer = ArrayRecordWriter(os.fspath(path), "group_size:1")
     try:
         yield lambda image: writer.write(image.tobytes())
@@ -150,19 +153,19 @@ def _records(path: Path) -> Iterator[Callable[[np.ndarray], object]]:
 
 _WRITERS = {"memmap": _raw, "array_record": _records}
 
-# Of a worker process: how many examples all workers have done, and whether to stop.
+# In a worker process: the number of finished examples of all workers, and the event to stop.
 _counter: Any = None
 _stop: Any = None
 
 
 def start_worker(counter: Any, stop: Any) -> None:
-    """Make a process a worker: it shares a counter of examples and an event that stops it."""
+    """Initialize a worker process with the shared counter of examples and the stop event."""
     import signal
 
     global _counter, _stop
     _counter, _stop = counter, stop
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which says stop
-    # A worker whose parent was killed would wait for work for ever.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C and sets the event
+    # Without this thread, a worker whose parent was killed would wait forever.
     threading.Thread(target=_leave_with_parent, daemon=True).start()
 
 
@@ -174,7 +177,7 @@ def _leave_with_parent() -> None:
 
 
 def write_in_worker(task: Task) -> None:
-    """`write_shard` in a process that `start_worker` prepared."""
+    """Call `write_shard` in a process that `start_worker` initialized."""
 
     def tick() -> None:
         with _counter.get_lock():

@@ -1,4 +1,4 @@
-"""Data sets: random access to images and int32 labels by index."""
+"""The type Source, random access to images and labels, and functions that return sources."""
 
 import hashlib
 import zipfile
@@ -14,54 +14,67 @@ from cdt.files.npz import open_npz
 
 
 class BadExample(UserError):
-    """An example that cannot be used: damaged, or too small. The sentence names it."""
+    """An example is damaged or too small. The message names it and has no final period."""
 
 
 class Source(NamedTuple):
     """A split of a data set.
 
-    `labels` is indexed like an int32 array with an integer array; for large sets it is read on
-    demand, so index it with the examples that are needed and not with all of them.
+    `labels` is indexed with an integer array. In large data sets this reads them from the disk, so
+    index only the examples that are needed.
     """
 
     name: str
     images: Callable[[np.ndarray], np.ndarray]  # indices int64[n] -> new uint8[n, H, W, C]
-    labels: Any | None  # int32[N] in [0, num_classes), or None where there are no labels
-    num_classes: int | None  # None where there are no labels
+    labels: Any | None  # int32[N] in [0, num_classes); None: no labels
+    num_classes: int | None  # None: no labels
     shape: tuple[int, int, int]  # (H, W, C) of one image
     size: int  # N
     fingerprint: Callable[[], str]  # () -> SHA-256 (hex) that changes with the data
-    classes: tuple[str, ...] | None = None  # the classes' names, where they have names
-    # indices int64[n] -> n tuples of captions, one or more of an image
+    classes: tuple[str, ...] | None = None  # class names; None: the classes have no names
+    # indices int64[n] -> n tuples of one or more captions
     captions: Callable[[np.ndarray], list[tuple[str, ...]]] | None = None
     text: TextStates | None = None  # a text encoder's states of the captions
-    # Mirror images by index, where they cannot be made of the images: of latents, if they have any.
+    # Latents only: the encoded mirror images by index, as a latent cannot be mirrored.
     mirror_images: Callable[[np.ndarray], np.ndarray] | None = None
-    pixels: bool = True  # False: `images` are not uint8 but float moments, see `moments.latents`
-    origin: str | None = None  # of latents: the fingerprint of the images they were made of
+    pixels: bool = True  # False: `images` returns float moments, see `moments.latents`
+    origin: str | None = None  # latents only: fingerprint of the encoded images
 
     def condition(
         self, indices: np.ndarray, draws: np.ndarray | None = None
     ) -> dict[str, np.ndarray]:
-        """What a network may be told of the images `indices` int64[n]: "label" int32[n] where there
-        are labels, "text" and "text_length" where there are text states, of the first caption or
-        of the one that the random numbers `draws` uint64[n] choose."""
+        """Return the conditioning of some images.
+
+        Args:
+          indices: int64[n].
+          draws: uint64[n], random numbers that choose one caption of each image; None: the first.
+
+        Returns:
+          A dict with "label" int32[n] if there are labels, and with "text" and "text_length" of
+          `TextStates.condition` if there are text states.
+        """
         label = {} if self.labels is None else {"label": self.labels[indices]}
         return label if self.text is None else label | self.text.condition(indices, draws)
 
 
 def digits(split: str) -> Source:
-    """Handwritten digits of scikit-learn's `load_digits`: 8x8x1, 10 classes.
+    """Return the handwritten digits of scikit-learn's `load_digits`: 8x8x1, 10 classes.
 
-    The 1,797 images are put into the order of `numpy.random.RandomState(0).permutation(1797)` (a
-    stream that NumPy has frozen); 'train' is the first 1,500 and 'test' the other 297. The 17 grey
-    levels 0..16 are stretched to 0..255.
+    The 1,797 images are in the order of `numpy.random.RandomState(0).permutation(1797)`, a stream
+    that NumPy guarantees. 'train' is the first 1,500, 'test' the other 297. The 17 grey levels
+    0..16 are scaled to 0..255.
+
+    Args:
+      split: 'train' or 'test'.
+
+    Raises:
+      UserError: another split.
     """
     from sklearn.datasets import load_digits
 
     half = {"train": slice(0, 1500), "test": slice(1500, None)}
     if split not in half:
-        raise UserError(f"digits has no split {split!r}: choose 'train' or 'test'")
+        raise UserError(f"split is {split!r}; digits has the splits 'train' and 'test'.")
     data = load_digits()
     chosen = np.random.RandomState(0).permutation(len(data.images))[half[split]]
     images = np.rint(data.images[chosen] * (255 / 16)).astype(np.uint8)[..., None]
@@ -69,11 +82,17 @@ def digits(split: str) -> Source:
 
 
 def mock(split: str, image_size: int, channels: int, num_classes: int | None, size: int) -> Source:
-    """Synthetic images with the form of a real data set, for trying a config in seconds.
+    """Return synthetic images with the shape of a real data set, to try a config in seconds.
 
-    Each image is a grating whose direction and frequency tell its class and whose phase, contrast
-    and noise are its own; example i has class i % num_classes. The same arguments give the same
-    images. `num_classes` None: no labels.
+    Each image is a grating. Its class sets the direction and frequency; phase, contrast and noise
+    are random. Example i has class i % num_classes. The same arguments give the same images.
+
+    Args:
+      split: 'train', or another name for other random numbers.
+      image_size: height and width in pixels.
+      channels: C.
+      num_classes: None: no labels.
+      size: N.
     """
     rng = np.random.RandomState(0 if split == "train" else 1)
     classes = np.arange(size) % (num_classes or 1)
@@ -81,7 +100,7 @@ def mock(split: str, image_size: int, channels: int, num_classes: int | None, si
     waves = 1 + classes % 3
     y, x = np.mgrid[:image_size, :image_size] / image_size
     along = np.cos(angle)[:, None, None] * x + np.sin(angle)[:, None, None] * y
-    # One phase a channel, so that colour images have colours.
+    # One phase for each channel, so that RGB images are coloured.
     phase = rng.uniform(0, 2 * np.pi, (size, 1, 1, channels))
     contrast = rng.uniform(0.5, 1.0, (size, 1, 1, 1))
     grating = np.sin(2 * np.pi * (waves[:, None, None] * along)[..., None] + phase)
@@ -92,17 +111,17 @@ def mock(split: str, image_size: int, channels: int, num_classes: int | None, si
 
 
 def npz(path: epath.PathLike, split: str, num_classes: int | None = None) -> Source:
-    """Your own arrays, in an npz file with `train_images`, `train_labels`, `test_images`, ...
+    """Return a source of the arrays in an npz file: `train_images`, `train_labels`, and so on.
 
     Args:
-      path: local or `gs://`; written by `numpy.savez` (files of MedMNIST have this form too).
-      split: the prefix of the arrays' names. `<split>_images` is uint8 [N, H, W, C] or
-        [N, H, W]; `<split>_labels`, which may be absent, is of integers [N] or [N, 1].
-      num_classes: labels must be below it; None takes the largest label plus one.
+      path: local or `gs://`; written by `numpy.savez`. MedMNIST's files have this format too.
+      split: prefix of the array names. `<split>_images` is uint8[N, H, W, C] or [N, H, W].
+        `<split>_labels` is optional, integers [N] or [N, 1].
+      num_classes: labels must be below it; None: the largest label plus one.
 
     Raises:
-      UserError: for a missing or unreadable file, a missing array, a wrong dtype or shape, another
-        number of labels than images, or a label out of range.
+      UserError: the file cannot be read, an array is missing or has a wrong dtype or shape, the
+        numbers of images and labels differ, or a label is out of range.
     """
     images_name, labels_name = f"{split}_images", f"{split}_labels"
     try:
@@ -110,22 +129,22 @@ def npz(path: epath.PathLike, split: str, num_classes: int | None = None) -> Sou
             found = {name: arrays[name] for name in (images_name, labels_name) if name in arrays}
             names = ", ".join(arrays)
     except FileNotFoundError:
-        raise UserError(f"no data file at {path}: give the path of an .npz file") from None
+        raise UserError(f"{path} does not exist; give the path of an .npz file.") from None
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(
-            f"{path} cannot be read as an .npz file of plain arrays ({error}): write it with "
-            "numpy.savez"
+            f"{path} cannot be read as an .npz file of plain arrays ({error}); write it with "
+            "numpy.savez."
         ) from error
     if images_name not in found:
         raise UserError(
-            f"{path} holds no array {images_name!r} but {names}: save the images of split "
-            f"{split!r} under that name"
+            f"{path} has no array {images_name!r}, only {names}; save the images of split "
+            f"{split!r} under that name."
         )
     images = found[images_name]
     if images.dtype != np.uint8 or images.ndim not in (3, 4) or 0 in images.shape:
         raise UserError(
-            f"{images_name} in {path} is {images.dtype}{list(images.shape)}: give uint8 images "
-            "[N, H, W, C] or [N, H, W] with values 0 to 255"
+            f"{images_name} in {path} is {images.dtype}{list(images.shape)}; it must be "
+            "uint8[N, H, W, C] or uint8[N, H, W], with values 0 to 255."
         )
     if images.ndim == 3:
         images = images[..., None]
@@ -136,32 +155,32 @@ def npz(path: epath.PathLike, split: str, num_classes: int | None = None) -> Sou
         labels = labels[:, 0]
     if labels.dtype.kind not in "iu" or labels.shape != (len(images),):
         raise UserError(
-            f"{labels_name} in {path} is {labels.dtype}{list(labels.shape)}: give one integer for "
-            f"each of the {len(images)} images"
+            f"{labels_name} in {path} is {labels.dtype}{list(labels.shape)}; it must have one "
+            f"integer for each of the {len(images)} images."
         )
     if num_classes is None:
         num_classes = int(labels.max()) + 1
     if labels.min() < 0 or labels.max() >= num_classes:
         raise UserError(
-            f"{labels_name} in {path} holds labels from {labels.min()} to {labels.max()}: "
-            f"number the classes from 0 to {max(num_classes, 1) - 1}"
+            f"{labels_name} in {path} has labels from {labels.min()} to {labels.max()}; they must "
+            f"be from 0 to {max(num_classes, 1) - 1}."
         )
     return in_memory(f"npz/{split}", images, labels.astype(np.int32), num_classes)
 
 
 def tfds(name: str, split: str, data_dir: epath.PathLike | None = None) -> Source:
-    """A TensorFlow data set that has been prepared as ArrayRecord files, read without TensorFlow.
+    """Return a source of a TFDS data set in ArrayRecord files, read without TensorFlow.
 
     Args:
-      name: for example 'imagenet_resized/64x64'; it must have an `image` feature of one uint8
-        shape, and may have a `label` feature.
+      name: such as 'imagenet_resized/64x64'. It must have a feature `image`, uint8 with a fixed
+        shape, and may have a feature `label`.
       split: 'train', 'train[:90%]', ...
-      data_dir: where it was prepared, local or `gs://`; None is TFDS's own default,
+      data_dir: folder of the data sets, local or `gs://`; None: the default of TFDS,
         $TFDS_DATA_DIR or ~/tensorflow_datasets.
 
     Raises:
-      UserError: for an unknown name or split, a data set that has not been prepared as
-        ArrayRecord (with the command that does it), or one without images of one shape.
+      UserError: the name or split is unknown, the data set is not prepared as ArrayRecord, or its
+        images do not have a fixed shape.
     """
     import tensorflow_datasets
 
@@ -169,11 +188,11 @@ def tfds(name: str, split: str, data_dir: epath.PathLike | None = None) -> Sourc
     arguments = f"{name!r}, file_format='array_record'"
     if data_dir is not None:
         arguments += f", data_dir={str(data_dir)!r}"
-    # In Python, since the command `tfds build` does not start without apache_beam.
+    # Not the command `tfds build`, which does not start without apache_beam.
     not_prepared = (
-        f"data set {name!r} is not prepared as ArrayRecord{where}: run "
+        f"data set {name!r} is not prepared as ArrayRecord{where}; run "
         f'`python -c "import tensorflow_datasets as tfds; tfds.builder({arguments})'
-        '.download_and_prepare()"`'
+        '.download_and_prepare()"`.'
     )
     try:
         builder = tensorflow_datasets.builder(
@@ -181,27 +200,27 @@ def tfds(name: str, split: str, data_dir: epath.PathLike | None = None) -> Sourc
         )
     except tensorflow_datasets.core.DatasetNotFoundError:
         raise UserError(
-            f"TFDS knows no data set {name!r}{where}: see "
-            "https://www.tensorflow.org/datasets/catalog for the names"
+            f"TFDS has no data set {name!r}{where}; see "
+            "https://www.tensorflow.org/datasets/catalog for the names."
         ) from None
-    except ValueError as error:  # prepared, in another file format
+    except ValueError as error:  # it is prepared in another file format
         raise UserError(not_prepared) from error
     if not builder.is_prepared():
         raise UserError(not_prepared)
     features = dict(builder.info.features or {})
     image = features.get("image")
     shape = () if image is None else image.shape
-    # np_dtype, since asking for `dtype` imports TensorFlow.
+    # np_dtype, because `dtype` imports TensorFlow.
     if image is None or len(shape) != 3 or None in shape or image.np_dtype != np.uint8:
         raise UserError(
-            f"data set {name!r} has no feature `image` of one uint8 shape: choose one that has, "
-            "for example 'imagenet_resized/64x64'"
+            f"data set {name!r} has no feature `image` of dtype uint8 and a fixed shape; choose "
+            "another data set, such as 'imagenet_resized/64x64'."
         )
     try:
         examples = builder.as_data_source(split)
     except ValueError:
         raise UserError(
-            f"data set {name!r} has no split {split!r}: choose one of {list(builder.info.splits)}"
+            f"data set {name!r} has no split {split!r}; its splits are {list(builder.info.splits)}."
         ) from None
 
     def images(indices: np.ndarray) -> np.ndarray:
@@ -209,7 +228,7 @@ def tfds(name: str, split: str, data_dir: epath.PathLike | None = None) -> Sourc
         return np.stack([example["image"] for example in found])
 
     def fingerprint() -> str:
-        # Reading every image would take hours; TFDS changes the version when the data change.
+        # Reading every image would take hours. TFDS changes the version with the data.
         return _sha256(f"{builder.info.full_name} {split} {len(examples)}".encode())
 
     has_labels = isinstance(features.get("label"), tensorflow_datasets.features.ClassLabel)
@@ -225,7 +244,7 @@ def tfds(name: str, split: str, data_dir: epath.PathLike | None = None) -> Sourc
 
 
 class _TfdsLabels:
-    """Labels of a prepared TFDS split, read on demand and without decoding the images."""
+    """Labels of a TFDS split, read on demand; the images are not decoded."""
 
     def __init__(self, builder: Any, split: str):
         from tensorflow_datasets import decode
@@ -241,10 +260,15 @@ class _TfdsLabels:
 
 
 def read_records(name: str, records: Any, indices: np.ndarray) -> list[Any]:
-    """`records.__getitems__` of the indices.
+    """Return `records.__getitems__(indices)`.
+
+    Args:
+      name: of the data, for the message.
+      records: an ArrayRecord or TFDS data source.
+      indices: int64[n].
 
     Raises:
-      BadExample: naming the first one that cannot be read.
+      BadExample: a record cannot be read; it names the first of them.
     """
     try:
         return records.__getitems__(indices.tolist())
@@ -262,7 +286,7 @@ def read_records(name: str, records: Any, indices: np.ndarray) -> list[Any]:
 def in_memory(
     name: str, images: np.ndarray, labels: np.ndarray | None, num_classes: int | None
 ) -> Source:
-    """A source of uint8 images [N, H, W, C] and int32 labels [N] that fit into memory."""
+    """Return a source of arrays in memory: images uint8[N, H, W, C], labels int32[N] or None."""
 
     def fingerprint() -> str:
         parts: list[bytes | memoryview] = [repr((images.shape, labels is not None)).encode()]

@@ -1,4 +1,4 @@
-"""Preparing a split: shards in worker processes, then one manifest."""
+"""Writing of a prepared split: the shards in worker processes, then the manifest."""
 
 import fcntl
 import json
@@ -25,7 +25,7 @@ from cdt.errors import UserError
 from cdt.files import atomic
 from cdt.monitoring.progress import Progress
 
-# indices -> (what opens a source, the same examples in that source)
+# indices -> (function that opens a source, indices of the same examples in that source)
 Part = Callable[[np.ndarray], tuple[Callable[[], Source], np.ndarray]]
 
 
@@ -40,26 +40,26 @@ def write_split(
     workers: int,
     settings: Mapping[str, Any],
 ) -> PreparedManifest:
-    """Write examples of a source as cdt/data/prepared_format.py describes; return the manifest.
+    """Write examples of a source in the prepared format, and return the manifest.
 
-    A shard that is finished is not written again when the same call is repeated after a stop or a
-    kill; the result is the same, byte for byte, whatever the interruptions and the workers.
+    The same call after an interruption does not write finished shards again. Interruptions and the
+    number of workers do not change a byte of the result.
 
     Args:
-      source: where the examples come from.
-      part: indices -> (what opens a source in another process, the same examples in it); None:
-        everything is done in this process.
-      indices: int64[n] > 0 examples of `source`, in the order in which they are written.
-      folder: of the split; local, created if absent.
-      form: how the images are written.
-      shards: pieces of the work, in [1, n].
-      workers: processes, if `part` is given.
-      settings: what else tells this preparation from others, for the manifest; plain JSON.
+      source: the examples.
+      part: indices -> (function that opens a source in another process, indices of the same
+        examples in it); None: all work is done in this process.
+      indices: int64[n], n > 0; the examples of `source` to write, in this order.
+      folder: of the split; local, created if it does not exist.
+      form: the format of the images.
+      shards: number of shards, in [1, n].
+      workers: number of worker processes; ignored without `part`.
+      settings: other settings of this preparation, for the manifest; plain JSON.
 
     Raises:
-      BadExample: a bad example.
-      UserError: something else lies in the folder, is prepared there at this moment, or the disk
-        is full.
+      BadExample: an example is damaged or too small, and `form.skip_bad` is False.
+      UserError: the folder has other content, another process is preparing it, or the disk is
+        full.
       Stopped: after SIGTERM or SIGINT.
     """
     folder = Path(folder)
@@ -73,7 +73,7 @@ def write_split(
     if (folder / "manifest.json").exists():
         manifest = read_manifest(folder)
         _check_same(folder, manifest.settings, settings)
-        _clean(folder / WORK)  # there if the last run was killed after its last word
+        _clean(folder / WORK)  # left if the program was killed just before it removes this
         return manifest
     work = folder / WORK
     try:
@@ -90,7 +90,7 @@ def write_split(
             _clean(work)
     except OSError as error:
         raise UserError(
-            f"{folder} cannot be written ({error}): fix that and run the same command again"
+            f"{folder} cannot be written ({error}); fix this and run the same command again."
         ) from error
     return manifest
 
@@ -102,36 +102,39 @@ def _opener(
 
 
 def _check_same(folder: Path, there: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    # The data may have moved: their fingerprint says whether they are the same. And whoever meets a
-    # bad image after hours may decide to skip it: shards finished before had none.
+    # `path` may differ, because data can be moved: the fingerprint identifies them. `on_bad` may
+    # differ, so that a user can skip a bad image found after hours: finished shards had none.
     free = ("path", "on_bad")
     names = [name for name in now if name not in free and there.get(name) != now[name]]
     if names:
-        what = ", ".join(f"{name} (there {there.get(name)!r}, now {now[name]!r})" for name in names)
+        what = ", ".join(
+            f"{name} (saved: {there.get(name)!r}, now: {now[name]!r})" for name in names
+        )
         raise UserError(
-            f"{folder} holds what was prepared otherwise: {what}; give another --out, or remove "
-            "that folder"
+            f"{folder} was prepared with other settings: {what}; give another --out or remove this "
+            "folder."
         )
 
 
 @contextmanager
 def _claimed(work: Path, settings: Mapping[str, Any]) -> Iterator[None]:
-    """The work folder, made or found, for this process alone."""
+    """Create the work folder if necessary, and lock it for this process."""
     foreign = [path.name for path in work.parent.glob("*") if path != work]
     if foreign and not work.exists():
         raise UserError(
-            f"{work.parent} holds {foreign[0]}, which no preparation left there: give another --out"
+            f"{work.parent} contains {foreign[0]}, which cdt.data.prepare did not write; give "
+            "another --out."
         )
     work.mkdir(parents=True, exist_ok=True)
     with (work / "lock").open("w") as lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel frees it, kill or not
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel frees it after a kill too
         except BlockingIOError:
             raise UserError(
-                f"{work.parent} is being prepared by another process: wait for it, or stop it"
+                f"another process is preparing {work.parent}; wait until it ends, or stop it."
             ) from None
         path = work / "settings.json"
-        if path.exists() and len(list(work.glob("*.json"))) > 1:  # a shard is finished
+        if path.exists() and len(list(work.glob("*.json"))) > 1:  # at least one finished shard
             _check_same(work.parent, json.loads(path.read_text()), settings)
         else:
             atomic.write(path, json.dumps(settings, indent=1))
@@ -143,7 +146,15 @@ def _claimed(work: Path, settings: Mapping[str, Any]) -> Iterator[None]:
 def _write_all(
     tasks: list[Task], total: int, left: int, workers: int, request: StopRequest
 ) -> None:
-    """Write the shards that are left, with a progress bar."""
+    """Write the unfinished shards and show progress.
+
+    Args:
+      tasks: the unfinished shards.
+      total: number of examples in all shards.
+      left: number of examples in `tasks`.
+      workers: number of worker processes.
+      request: becomes true after SIGTERM or SIGINT.
+    """
     if not tasks:
         return
     progress = Progress(total, total - left, unit="image")
@@ -181,7 +192,7 @@ def _write_here(tasks: list[Task], show: Callable[[int], None], request: StopReq
 def _write_in_workers(
     tasks: list[Task], show: Callable[[int], None], request: StopRequest, workers: int
 ) -> None:
-    context = multiprocessing.get_context("spawn")  # forks of a process with threads may hang
+    context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
     counter, stop = context.Value("q", 0), context.Event()
     pool = ProcessPoolExecutor(
         workers, context, initializer=shard_files.start_worker, initargs=(counter, stop)
@@ -196,11 +207,11 @@ def _write_in_workers(
             if request.requested:
                 raise Stopped
     except BrokenProcessPool as error:
-        if request.requested:  # the signal went to the workers as well
+        if request.requested:  # the workers received the signal too
             raise Stopped from error
         raise UserError(
-            "a worker process was killed, perhaps for want of memory: run the same command again, "
-            "with fewer --workers"
+            "a worker process was killed, possibly because memory ran out; run the same command "
+            "again with fewer --workers."
         ) from error
     finally:
         stop.set()
@@ -214,9 +225,9 @@ def _finish(
     shards: int,
     settings: Mapping[str, Any],
 ) -> PreparedManifest:
-    """Put the shards' images, labels and captions in place, and last the manifest.
+    """Move the images, labels and captions of the shards into place, then write the manifest.
 
-    Every step may be repeated, so that a kill between any two of them does no harm.
+    Every operation may be repeated, so an interruption between two of them is harmless.
     """
     work = folder / WORK
     counts: list[int] = []
@@ -227,8 +238,8 @@ def _finish(
         skipped += shard.skipped
     if not sum(counts):
         raise UserError(
-            f"no image is left, {len(skipped)} were bad, the first: {skipped[0]}; give pictures "
-            "that fit --image_size and --channels"
+            f"all {len(skipped)} images were skipped, the first: {skipped[0]}; give images that "
+            "fit --image_size and --channels."
         )
     for number in range(shards):
         images = images_path(work, number)
@@ -270,11 +281,10 @@ def _digests(work: Path, shards: int) -> Iterator[bytes]:
 
 
 def _join(target: Path, work: Path, counts: list[int], image_bytes: int) -> None:
-    """Append each shard's images to one file and remove them, so that the disk never holds the
-    data set twice.
+    """Append the images of each shard to one file and remove the shard.
 
-    A shard whose images are gone has been appended, and whatever lies behind those is half of the
-    next one, left by a kill.
+    This needs no disk space for a second copy of the data set. A shard whose file is gone has been
+    appended. Bytes after it are an incomplete copy of the next shard, left by an interruption.
     """
     with target.open("ab") as joined:
         length = 0
@@ -290,7 +300,7 @@ def _join(target: Path, work: Path, counts: list[int], image_bytes: int) -> None
 
 
 def _clean(work: Path) -> None:
-    """Remove the work folder and what preparations leave there."""
+    """Remove the work folder and its files."""
     if work.exists():
         for path in work.iterdir():
             path.unlink(missing_ok=True)

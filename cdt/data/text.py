@@ -47,25 +47,27 @@ _UNFINISHED = "unfinished.json"
 def cache_states(
     source: Source, encoder: TextEncoder, folder: epath.PathLike, batch_size: int
 ) -> bool:
-    """Write the states of a source's captions as cdt/data/text_states.py describes.
+    """Encode the captions of a source and write their states; see cdt/data/text_states.py.
+
+    An unfinished call with the same source and encoder is continued.
 
     Args:
-      source: with captions.
-      folder: local, created if absent; the states of an unfinished call with the same source and
-        encoder are kept.
-      batch_size: captions at a time.
+      source: must have captions.
+      encoder: of `load_encoder`.
+      folder: local; created if it does not exist.
+      batch_size: captions in a batch.
 
     Returns:
-      Whether all is done; False after SIGTERM or SIGINT.
+      True when all captions are encoded; False after SIGTERM or SIGINT.
 
     Raises:
-      UserError: no captions, states that float16 cannot hold, another call's states in the folder,
-        or a folder that cannot be written to.
+      UserError: the source has no captions, a state overflows float16, the folder has the states of
+        another source or encoder, or it cannot be written.
     """
     folder = epath.Path(folder)
     if source.captions is None:
         raise UserError(
-            f"{source.name} has no captions: prepare it from a folder with captions.jsonl"
+            f"{source.name} has no captions; prepare it from a folder with captions.jsonl."
         )
     captions = source.captions(np.arange(source.size))
     texts = [*itertools.chain(*captions), ""]
@@ -85,17 +87,17 @@ def cache_states(
     except OSError as error:
         gigabytes = 2e-9 * len(texts) * encoder.max_length * encoder.width
         raise UserError(
-            f"{folder} cannot be written to ({error.strerror or error}): text states need a local "
-            f"folder with {gigabytes:.3g} GB of space; fix that and run the same command again"
+            f"{folder} cannot be written ({error.strerror or error}); text states need a local "
+            f"folder with {gigabytes:.3g} GB of free space. Then run the same command again."
         ) from error
     return True
 
 
 def _done(folder: epath.Path, manifest: TextManifest) -> int:
-    """How many captions, the empty one included, have their states on the disk.
+    """Return the number of captions, with the empty one, whose states are on the disk.
 
     Raises:
-      UserError: they are those of another call.
+      UserError: the states are of another source or encoder.
     """
     for path in (folder / "manifest.json", folder / _UNFINISHED):
         if path.exists():
@@ -106,8 +108,8 @@ def _done(folder: epath.Path, manifest: TextManifest) -> int:
                 there = None
             if there != manifest._asdict():
                 raise UserError(
-                    f"{folder} holds the states of another encoder, of other captions or of "
-                    "another version: remove it and run the same command again"
+                    f"{folder} has the states of another encoder, other captions or another "
+                    "version of cdt; remove it and run the same command again."
                 )
             return done
     return 0
@@ -121,7 +123,7 @@ def _encode_the_rest(
     done: int,
     batch_size: int,
 ) -> bool:
-    """Append what is left to states.bin and lengths.bin; return False after a signal."""
+    """Append the missing states to states.bin and lengths.bin; return False after a signal."""
     total = len(texts)
     progress = Progress(total, done, unit="caption")
     with (
@@ -130,7 +132,7 @@ def _encode_the_rest(
         (folder / "states.bin").open("ab") as states_file,
         (folder / "lengths.bin").open("ab") as lengths_file,
     ):
-        # Behind what counts there may be a part of a batch, left by a kill.
+        # An interruption may have left a partial batch at the end of the files.
         states_file.truncate(2 * done * encoder.max_length * encoder.width)
         lengths_file.truncate(4 * done)
         while done < total and not stop.requested:
@@ -139,8 +141,8 @@ def _encode_the_rest(
             largest = np.abs(states).max()
             if not largest <= np.finfo(np.float16).max:
                 raise UserError(
-                    f"a state of '{encoder.name}' is {largest:.3g}, which float16 cannot hold; use "
-                    "another text encoder"
+                    f"a state of '{encoder.name}' is {largest:.3g}, more than the maximum of "
+                    "float16; use another text encoder."
                 )
             for file, values in (
                 (states_file, states.astype("<f2")),
@@ -150,7 +152,7 @@ def _encode_the_rest(
                 file.flush()
                 os.fsync(file.fileno())
             done += len(batch)
-            # After the states themselves are on the disk, so that a kill never skips any.
+            # The states are on the disk by now, so an interruption never skips any.
             atomic.write(folder / _UNFINISHED, json.dumps(manifest._asdict() | {"done": done}))
             progress.update(done)
     return done == total

@@ -1,4 +1,4 @@
-"""Text encoders of the `transformers` library; the only importer of it and of PyTorch."""
+"""Text encoders of `transformers`; the only module that imports `transformers` and PyTorch."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -12,33 +12,34 @@ from cdt.errors import UserError
 class TextEncoder(NamedTuple):
     """A tokenizer and a frozen network."""
 
+    # n captions -> (states float32[n, L, W], zero after a caption's end; lengths int32[n] >= 1)
     encode: Callable[[Sequence[str]], tuple[np.ndarray, np.ndarray]]
-    # n captions -> (states float32 [n, L, W], zero beyond a caption's end; lengths int32 [n] >= 1)
     name: str
-    sha256: str  # of the parameters, whatever file they came from
-    max_length: int  # L; longer captions are cut
-    width: int  # W
+    sha256: str  # of the weights; independent of the file format
+    max_length: int  # L in tokens; longer captions are truncated
+    width: int  # W, features of a state
 
 
 def load_encoder(name: str, max_length: int) -> TextEncoder:
-    """Load a model by its name on the hub or from a folder, onto the CPU, in float32.
+    """Load a text model onto the CPU, in float32.
 
-    Of a model with a text and an image half (CLIP) the text half is used, of an encoder-decoder
-    (T5) the encoder; the states are those of its last layer.
+    The text model is used from a model of text and images (CLIP), the encoder from an
+    encoder-decoder (T5). The states are the output of its last layer.
 
     Args:
-      max_length: tokens L to which captions are cut and padded; 77 for CLIP.
+      name: name on the Hugging Face hub, or folder.
+      max_length: L, the number of tokens to which captions are truncated and padded; 77 for CLIP.
 
     Raises:
-      UserError: the libraries are not installed, or the model cannot be loaded.
+      UserError: `transformers` or `torch` is not installed, or the model cannot be loaded.
     """
     try:
         import torch
         from transformers import AutoModel, AutoTokenizer
     except ImportError as error:
         raise UserError(
-            f"text is encoded with the packages transformers and torch, and {error.name} is not "
-            "installed: pip install -r requirements-text.txt"
+            f"the package {error.name} is not installed; text encoders need transformers and "
+            "torch: pip install -r requirements-text.txt."
         ) from None
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
@@ -46,8 +47,8 @@ def load_encoder(name: str, max_length: int) -> TextEncoder:
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(
-            f"the text encoder '{name}' cannot be loaded ({reason}): give a model's name on the "
-            "hub, or a folder with its config.json, weights and tokenizer"
+            f"the text encoder '{name}' cannot be loaded ({reason}); give the name of a model on "
+            "the Hugging Face hub, or a folder with its config.json, weights and tokenizer."
         ) from error
     if model.config.is_encoder_decoder:
         model = model.get_encoder()

@@ -1,11 +1,11 @@
-"""Cached states of a text encoder: what `python -m cdt.data.text` writes beside the images.
+"""Cached states of a text encoder, as `python -m cdt.data.text` writes them next to the images.
 
-text/manifest.json   written last: a folder without it is not finished
-text/states.bin      float16 [M + 1, L, W], caption by caption; row M is the empty caption's, which
-                     stands for "no text" in classifier-free guidance
-text/lengths.bin     int32 [M + 1], how many of the L states belong to a caption; others are zero
-text/captions.jsonl  the captions, see cdt/data/captions.py: which of the M belong to each of the N
-                     examples, and what samples of them are to show, latents' too
+text/manifest.json   written last; a folder without it is not finished
+text/states.bin      float16[M + 1, L, W], the states of each caption; row M is the empty caption,
+                     which means "no text" in classifier-free guidance
+text/lengths.bin     int32[M + 1], number of states of each caption; the other states are zero
+text/captions.jsonl  the M captions of the N examples, see cdt/data/captions.py; samples are drawn
+                     for these captions
 """
 
 import json
@@ -20,39 +20,43 @@ from cdt.errors import UserError
 
 
 class TextManifest(NamedTuple):
-    """What manifest.json says."""
+    """Content of manifest.json."""
 
     encoder: str  # its name
-    encoder_sha256: str  # of its parameters
+    encoder_sha256: str  # of its weights
     count: int  # type: ignore[assignment]  # N examples; not tuple.count
     num_captions: int  # M
-    max_length: int  # L
-    width: int  # W
-    captions: str  # fingerprint of the images and captions that were read
-    version: int = 3  # of this layout
+    max_length: int  # L, tokens
+    width: int  # W, features of a state
+    captions: str  # fingerprint of the images and captions
+    version: int = 3  # of this format
 
     @property
     def encoding(self) -> tuple[str, int, int]:
-        """What must be the same wherever one model reads states."""
+        """Return the values that must be equal for all states that a model is used with."""
         return self.encoder_sha256, self.max_length, self.width
 
 
 class TextStates(NamedTuple):
-    """The states of one split, read in place."""
+    """The states of one split, memory-mapped."""
 
     manifest: TextManifest
-    states: np.ndarray  # float16 [M + 1, L, W], on disk
-    lengths: np.ndarray  # int32 [M + 1]
-    captions: Sequence[tuple[str, ...]]  # N, of each example one or more
-    first: np.ndarray  # int64 [N + 1]: example i has the captions first[i] .. first[i + 1] - 1
+    states: np.ndarray  # float16[M + 1, L, W]
+    lengths: np.ndarray  # int32[M + 1]
+    captions: Sequence[tuple[str, ...]]  # N tuples of one or more captions
+    first: np.ndarray  # int64[N + 1]: example i has the captions first[i] .. first[i + 1] - 1
 
     def condition(
         self, indices: np.ndarray, draws: np.ndarray | None = None
     ) -> dict[str, np.ndarray]:
-        """Return the text conditioning of the examples `indices` int64[n].
+        """Return the text conditioning of some examples.
 
-        It is that of the first caption of each, or of the one that its random number in `draws`
-        uint64[n] chooses: "text" float16[n, L, W] and "text_length" int32[n].
+        Args:
+          indices: int64[n].
+          draws: uint64[n], random numbers that choose one caption of each example; None: the first.
+
+        Returns:
+          {"text": float16[n, L, W], "text_length": int32[n]}.
         """
         rows = self.first[indices]
         if draws is not None:
@@ -62,35 +66,35 @@ class TextStates(NamedTuple):
 
     @property
     def null(self) -> dict[str, np.ndarray]:
-        """The same of the empty caption, without the axis [n]."""
+        """Return the text conditioning of the empty caption, without the axis [n]."""
         return {"text": self.states[-1], "text_length": self.lengths[-1]}
 
 
 def text_folder(split: epath.PathLike) -> epath.Path:
-    """Where the states of a prepared split lie."""
+    """Return the folder of the states of a prepared split."""
     return epath.Path(split) / "text"
 
 
 def read_text_states(
     split: epath.PathLike, encoder: str, *, of_latents: bool = False
 ) -> TextStates:
-    """The states of a prepared split, or of the latents of one.
+    """Open the text states of a prepared split or of latents.
 
     Args:
       split: local folder, such as DIR/train.
-      encoder: whose states they must be.
-      of_latents: whether the folder holds latents, whose captions are with the images.
+      encoder: name of the encoder that the states must be from.
+      of_latents: True: the folder has latents. It changes the command in the messages, because the
+        captions are with the images.
 
     Raises:
-      UserError: there are none, with the command that makes them; they are unfinished, damaged, or
-        those of another encoder.
+      UserError: the states are missing, unfinished, damaged or of another encoder.
     """
     folder, split = text_folder(split), epath.Path(split)
     path = folder / "manifest.json"
     data = f"IMAGES --out={split.parent}" if of_latents else split.parent
     command = f"`python -m cdt.data.text --data={data} --split={split.name} --encoder={encoder}`"
     if not path.exists():
-        raise UserError(f"there are no finished text states in {folder}: run {command}")
+        raise UserError(f"{folder} has no finished text states; run {command}.")
     try:
         manifest = TextManifest(**json.loads(path.read_text()))
         if manifest.version != TextManifest._field_defaults["version"]:
@@ -106,24 +110,28 @@ def read_text_states(
         )
     except (OSError, ValueError, TypeError) as error:
         raise UserError(
-            f"{folder} is damaged or of another version ({error}): remove it and run {command}"
+            f"{folder} is damaged or of another version ({error}); remove it and run {command}."
         ) from error
     if not sound:
-        raise UserError(f"{folder} is damaged or of another version: remove it and run {command}")
+        raise UserError(f"{folder} is damaged or of another version; remove it and run {command}.")
     if manifest.encoder != encoder:
         raise UserError(
-            f"{folder} holds states of '{manifest.encoder}', but config.data.text_encoder is "
-            f"'{encoder}'; change the config, or remove the folder and run {command}"
+            f"config.data.text_encoder is '{encoder}', but {folder} has states of "
+            f"'{manifest.encoder}'; change the config, or remove the folder and run {command}."
         )
     return TextStates(manifest, states.view(np.ndarray), lengths.view(np.ndarray), captions, first)
 
 
 def mock_text_states(labels: np.ndarray) -> TextStates:
-    """States with the form of real ones, for trying a config in seconds: L = 6, W = 16.
+    """Return random states with the layout of real ones, to try a config in seconds.
 
-    Each class of the labels int32[N] has fixed states, a length and a caption of its own.
+    Args:
+      labels: int32[N]; each class has its own fixed states, length and caption.
+
+    Returns:
+      States with L = 6 and W = 16.
     """
-    known = np.append(np.asarray(labels) + 1, 0)  # the empty caption comes first in the table
+    known = np.append(np.asarray(labels) + 1, 0)  # row 0 of the table is the empty caption
     table = np.random.RandomState(0).standard_normal((known.max() + 1, 6, 16))
     lengths = (1 + known % 6).astype(np.int32)
     inside = np.arange(6) < lengths[:, None]

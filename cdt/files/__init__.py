@@ -1,8 +1,8 @@
-"""Files of any room: written whole or not at all, and read without trusting what they claim.
+"""Atomic writing of files, and safe reading of files from unknown sources.
 
-atomic       files that are seen whole or not at all
+atomic       atomic writes
 plain_json   results as JSON
-npz          npz and npy files, with a look at what they claim
-pytorch      state dicts of PyTorch files, without PyTorch
+npz          npz and npy files, checked before they are loaded
+pytorch      state dicts in PyTorch files, read without PyTorch
 safetensors  safetensors files
 """

@@ -1,4 +1,4 @@
-"""Files that are seen whole or not at all."""
+"""Atomic writes of files."""
 
 import uuid
 
@@ -6,12 +6,13 @@ from etils import epath
 
 
 def write(path: epath.PathLike, data: bytes | str) -> None:
-    """Write a local or `gs://` file so that a reader, or a stop half-way, never leaves half of it.
+    """Write or replace a local or `gs://` file atomically.
 
-    It is written beside its place and renamed; what lay there before is replaced.
+    The data are written to a temporary file in the same folder, which is then renamed. A reader
+    never sees a partial file, and an interruption leaves none.
 
     Raises:
-      OSError: the folder does not exist or cannot be written to; the older file is untouched.
+      OSError: the folder does not exist or cannot be written; an existing file is unchanged.
     """
     path = epath.Path(path)
     partial = path.parent / f".{path.name}-{uuid.uuid4().hex}"

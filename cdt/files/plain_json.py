@@ -1,4 +1,4 @@
-"""Results as JSON."""
+"""Conversion of results to JSON."""
 
 import json
 import math
@@ -9,7 +9,10 @@ import numpy as np
 
 
 def to_json(results: Mapping[str, Any]) -> str:
-    """JSON text; arrays become lists, named tuples dicts, and what is not finite null."""
+    """Return results as JSON text.
+
+    Arrays become lists, named tuples become dicts, NaN and inf become null.
+    """
     return json.dumps(_plain(results), indent=1)
 
 

@@ -1,8 +1,8 @@
-"""Reads the state dict in a PyTorch file without PyTorch, and without running what is in it.
+"""Safe reading of the state dict in a PyTorch file, without PyTorch.
 
-A PyTorch file holds a pickle, and a pickle is a program. Here it may name tensors and dictionaries
-and nothing else. Both containers are read: the zip archive of PyTorch 1.6 and later, and the
-sequence of pickles before it. Their layout is described by the source of torch.serialization.
+A PyTorch file contains a pickle, and a pickle can run any code. This reader accepts only tensors
+and dictionaries. It reads both formats: the zip archive of PyTorch 1.6 and later, and the sequence
+of pickles of earlier versions. The source of torch.serialization describes them.
 """
 
 import io
@@ -17,7 +17,7 @@ import ml_dtypes
 import numpy as np
 from etils import epath
 
-# What a pickle calls the type of a storage -> its elements, always little-endian.
+# Name of a storage type in the pickle -> dtype of its elements, always little-endian.
 _DTYPES = {
     "BoolStorage": np.dtype("?"),
     "ByteStorage": np.dtype("u1"),
@@ -35,11 +35,11 @@ _DTYPES = {
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
 
-Items = list[tuple[Any, Any]]  # of a dictionary that is yet to be checked
+Items = list[tuple[Any, Any]]  # entries of a dictionary, not yet checked
 
 
 class _Foreign(Exception):
-    """The file is whole but holds something else than a state dict; the message ends a sentence."""
+    """The file is intact but is not a state dict; the message continues a sentence."""
 
 
 class _Storage(NamedTuple):
@@ -49,7 +49,7 @@ class _Storage(NamedTuple):
 
 
 class _Tensor(NamedTuple):
-    """A tensor whose bytes are elsewhere in the file; offset and strides count elements."""
+    """A tensor without its bytes; offset and strides are in elements."""
 
     storage: _Storage
     offset: int
@@ -58,22 +58,22 @@ class _Tensor(NamedTuple):
 
 
 def read_state_dict(path: epath.PathLike, inside: str | None = None) -> dict[str, np.ndarray]:
-    """The tensors of a file that `torch.save(module.state_dict(), path)` wrote.
+    """Return the tensors of a file that `torch.save(module.state_dict(), path)` wrote.
 
     Args:
-      path: the file; it is read into memory whole.
-      inside: in a file that holds several state dicts, as those of training programs do, the name
-        of the one to read. A file that holds none of that name is a state dict itself.
+      path: the file; the whole file is read into memory.
+      inside: name of the state dict to read from a file that has several, such as one that a
+        training script saved. If the file has no entry of this name, the file itself is read as a
+        state dict.
 
     Returns:
-      {name: array} in the file's order, with the dtype (bfloat16 as of ml_dtypes), shape and
-      strides that were saved. Arrays are read-only, and tensors that shared memory share it here.
+      {name: array} in the order of the file, with the saved dtype (bfloat16 of ml_dtypes), shape
+      and strides. Arrays are read-only. Tensors that share memory share it here too.
 
     Raises:
-      ValueError: if the file is damaged, is no PyTorch file, or holds anything but a dictionary
-        from names to dense tensors. Nothing that a pickle asks to be called is called, other than
-        stand-ins for what rebuilds a tensor.
-      OSError: if it cannot be read.
+      ValueError: the file is damaged, is not a PyTorch file, or has other content than a dictionary
+        of names and dense tensors. The pickle can call nothing but the functions in this module.
+      OSError: the file cannot be read.
     """
     data = epath.Path(path).read_bytes()
     try:
@@ -84,19 +84,20 @@ def read_state_dict(path: epath.PathLike, inside: str | None = None) -> dict[str
         return {_checked_name(name, item): _array(item, storage_bytes) for name, item in state}
     except _Foreign as error:
         raise ValueError(f"{path} is not a PyTorch state dict: {error}.") from error
-    except Exception as error:  # parsers given damaged bytes may raise anything
+    except Exception as error:  # parsers raise errors of any type on damaged bytes
         raise ValueError(f"{path} is damaged or is not a PyTorch file ({error!r}).") from error
 
 
 def _read_zip(data: bytes) -> tuple[Items, Callable[[_Storage], bytes]]:
-    """The items of the dictionary, and a function that gives the bytes of a storage."""
+    """Return the entries of the dictionary, and a function from a storage to its bytes."""
     archive = zipfile.ZipFile(io.BytesIO(data))
     names = set(archive.namelist())
     pickles = [name for name in names if name.split("/")[1:] == ["data.pkl"]]
     if len(pickles) != 1:
         raise _Foreign("the zip archive has no data.pkl in its only folder")
     if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
-        raise _Foreign("its zip archive is compressed, as PyTorch writes none")  # nor a zip bomb
+        # PyTorch never compresses; this also excludes zip bombs.
+        raise _Foreign("its zip archive is compressed; PyTorch does not write such archives")
     folder = pickles[0].removesuffix("data.pkl")
     byteorder = f"{folder}byteorder"  # written since PyTorch 2.1
     if byteorder in names and archive.read(byteorder) != b"little":
@@ -105,7 +106,7 @@ def _read_zip(data: bytes) -> tuple[Items, Callable[[_Storage], bytes]]:
     storages = {}
 
     def storage_bytes(storage: _Storage) -> bytes:
-        if storage.key not in storages:  # a second reading would undo the sharing
+        if storage.key not in storages:  # reading it twice would end the sharing of memory
             storages[storage.key] = archive.read(f"{folder}data/{storage.key}")
         return storages[storage.key]
 
@@ -113,15 +114,17 @@ def _read_zip(data: bytes) -> tuple[Items, Callable[[_Storage], bytes]]:
 
 
 def _read_legacy(data: bytes) -> tuple[Items, Callable[[_Storage], bytes]]:
-    """The same for five pickles (magic number, protocol, system, dictionary, keys of the storages)
-    that are followed by each storage in the order of the keys: its length as int64, its elements.
+    """Return the same as `_read_zip` for the format before PyTorch 1.6.
+
+    It has five pickles (magic number, protocol, system, dictionary, keys of the storages), then
+    each storage in the order of the keys: its length as int64, its elements.
     """
     stream = io.BytesIO(data)
     if _Unpickler(stream).load() != _LEGACY_MAGIC:
-        raise _Foreign("it does not begin with the magic number of one")
+        raise _Foreign("it does not begin with PyTorch's magic number")
     protocol, system = _Unpickler(stream).load(), _Unpickler(stream).load()
     if protocol != _LEGACY_PROTOCOL or not system["little_endian"]:
-        raise _Foreign("it is of another protocol or was written on a big-endian machine")
+        raise _Foreign("it has another protocol or was written on a big-endian machine")
     unpickler = _Unpickler(stream)
     state = _items(unpickler)
     storages = {}
@@ -129,9 +132,7 @@ def _read_legacy(data: bytes) -> tuple[Items, Callable[[_Storage], bytes]]:
         storage = unpickler.storages[key]
         (numel,) = struct.unpack("<q", stream.read(8))
         if numel != storage.numel:
-            raise _Foreign(
-                f"storage {key} has {numel} elements where {storage.numel} were declared"
-            )
+            raise _Foreign(f"storage {key} has {numel} elements, but {storage.numel} were declared")
         storages[key] = stream.read(numel * _DTYPES[storage.kind].itemsize)
     return state, lambda storage: storages[storage.key]
 
@@ -139,7 +140,7 @@ def _read_legacy(data: bytes) -> tuple[Items, Callable[[_Storage], bytes]]:
 def _items(unpickler: pickle.Unpickler) -> Items:
     state = unpickler.load()
     if not isinstance(state, dict):
-        raise _Foreign(f"it holds a {type(state).__name__}, not a dictionary")
+        raise _Foreign(f"it contains a {type(state).__name__}, not a dictionary")
     return list(dict.items(state))
 
 
@@ -153,8 +154,8 @@ def _array(tensor: _Tensor, storage_bytes: Callable[[_Storage], bytes]) -> np.nd
     dtype = _DTYPES[tensor.storage.kind]
     buffer = storage_bytes(tensor.storage)
     if len(buffer) != tensor.storage.numel * dtype.itemsize:
-        raise _Foreign(f"storage {tensor.storage.key} is cut short")
-    # The constructor refuses an offset and strides that leave the buffer.
+        raise _Foreign(f"storage {tensor.storage.key} is truncated")
+    # The constructor raises if the offset and strides reach outside the buffer.
     return np.ndarray(
         tensor.size,
         dtype,
@@ -174,7 +175,7 @@ def _rebuild_tensor_v2(
     metadata: object = None,
 ) -> _Tensor:
     if metadata:  # lazy conjugation and the like
-        raise _Foreign(f"a tensor carries {metadata!r}")
+        raise _Foreign(f"a tensor has the metadata {metadata!r}")
     return _Tensor(storage, offset, size, stride)
 
 
@@ -183,13 +184,13 @@ def _rebuild_parameter(tensor: _Tensor, requires_grad: bool, hooks: object) -> _
 
 
 class _Ignored:
-    """Stands for the command line that training programs save beside their weights."""
+    """Replaces the command-line arguments that training scripts save with their weights."""
 
     def __setstate__(self, state: object) -> None:
         pass
 
 
-# Types of storages are bare strings: a pickle can neither call nor alter a string.
+# Storage types are plain strings: a pickle can neither call nor change a string.
 _ALLOWED = {
     ("argparse", "Namespace"): _Ignored,
     ("collections", "OrderedDict"): OrderedDict,
@@ -205,12 +206,12 @@ class _Unpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _ALLOWED:
-            raise _Foreign(f"it asks for {module}.{name}, which no plain tensor needs")
+            raise _Foreign(f"it uses {module}.{name}, which plain tensors do not need")
         return _ALLOWED[module, name]
 
     def persistent_load(self, pid: Any) -> _Storage:
         tag, kind, key, _, numel, *view = pid
-        # Before PyTorch 0.4 a storage could be a part of another.
+        # Before PyTorch 0.4 a storage could be a view of another.
         if tag != "storage" or kind not in _DTYPES or view not in ([], [None]):
             raise _Foreign(f"it refers to {pid!r}, which is not a storage")
         return self.storages.setdefault(key, _Storage(kind, key, numel))

@@ -1,4 +1,4 @@
-"""Reads and writes files of the safetensors format."""
+"""Reading and writing of safetensors files."""
 
 import hashlib
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from safetensors.numpy import save
 
 from cdt.files import atomic
 
-# Little-endian, as the format prescribes. The package's own reader for NumPy lacks bfloat16.
+# Little-endian, as the format requires. The package's own NumPy reader does not support bfloat16.
 _DTYPES = {
     "F64": np.dtype("<f8"),
     "F32": np.dtype("<f4"),
@@ -21,14 +21,17 @@ _DTYPES = {
 
 
 def read_tensors(path: epath.PathLike) -> dict[str, np.ndarray]:
-    """The tensors of a file of weights, local or `gs://`; it is read into memory whole.
+    """Return the tensors of a weights file, which is read into memory as a whole.
+
+    Args:
+      path: local or `gs://`.
 
     Returns:
       {name: array}, float64, float32, float16 or bfloat16 (of ml_dtypes) as in the file.
 
     Raises:
-      ValueError: a sentence, if the file cannot be read, is truncated or otherwise damaged, or
-        holds anything but floating-point numbers.
+      ValueError: the file cannot be read, is damaged, or has tensors of other dtypes. The message
+        is one sentence for the user.
     """
     try:
         tensors = deserialize(epath.Path(path).read_bytes())
@@ -39,13 +42,13 @@ def read_tensors(path: epath.PathLike) -> dict[str, np.ndarray]:
         ) from error
     except SafetensorError as error:
         raise ValueError(
-            f"{path} is damaged or is no safetensors file ({error}); fetch it again."
+            f"{path} is damaged or is not a safetensors file ({error}); download it again."
         ) from error
     arrays = {}
     for name, tensor in tensors:
         if tensor["dtype"] not in _DTYPES:
             raise ValueError(
-                f"{path} holds {name} as {tensor['dtype']}; weights are {', '.join(_DTYPES)}."
+                f"{name} in {path} is {tensor['dtype']}; it must be one of {', '.join(_DTYPES)}."
             )
         values = np.frombuffer(tensor["data"], _DTYPES[tensor["dtype"]])
         arrays[name] = values.reshape(tensor["shape"])
@@ -55,24 +58,25 @@ def read_tensors(path: epath.PathLike) -> dict[str, np.ndarray]:
 def write_tensors(
     path: epath.PathLike, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]
 ) -> None:
-    """Write a file, local or `gs://`, that is seen whole or not at all; it is made in memory.
+    """Write a safetensors file atomically; it is built in memory.
 
     Args:
-      tensors: {name: array of a type that NumPy has}.
-      metadata: texts for its header; diffusers asks for {"format": "pt"}.
+      path: local or `gs://`.
+      tensors: {name: array of a dtype that NumPy has}.
+      metadata: strings for the header; diffusers requires {"format": "pt"}.
 
     Raises:
-      OSError: the folder does not exist or cannot be written to.
+      OSError: the folder does not exist or cannot be written.
     """
     contiguous = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
     atomic.write(path, save(contiguous, dict(metadata)))
 
 
 def sha256(path: epath.PathLike) -> str:
-    """The SHA-256 of a file, in hex.
+    """Return the SHA-256 of a file in hex.
 
     Raises:
-      ValueError: a sentence, if it cannot be read.
+      ValueError: the file cannot be read. The message is one sentence for the user.
     """
     try:
         with epath.Path(path).open("rb") as stream:

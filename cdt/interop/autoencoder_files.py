@@ -1,4 +1,4 @@
-"""Files of an AutoencoderKL of `diffusers`: its config, and its weights as parameters."""
+"""Reading of an AutoencoderKL of `diffusers`: config.json to a network, weights to parameters."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ from cdt.models.autoencoder import Autoencoder
 
 PyTree = Any
 
-# What `config.json` calls what is fixed here, where it may say anything else.
+# Keys of config.json for which `Autoencoder` supports only one value.
 _FIXED = {
     "_class_name": "AutoencoderKL",
     "act_fn": "silu",
@@ -30,49 +30,50 @@ _SIZES = {
     "in_channels": "image_channels",
     "norm_num_groups": "groups",
 }
-# Parts of the names of attention layers before diffusers 0.17 -> since.
+# Names of attention layers before diffusers 0.17 -> names since then.
 _RENAMED = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 
 def autoencoder_of(config: Mapping[str, Any]) -> Autoencoder:
-    """The network that the `config.json` of a diffusers AutoencoderKL describes.
+    """Return the network that the config.json of a diffusers AutoencoderKL describes.
 
     Args:
-      config: its content; sizes that it lacks are Stable Diffusion's.
+      config: content of the file; missing sizes are those of Stable Diffusion.
 
     Raises:
-      ValueError: it describes another network; the message ends a sentence that names the file.
+      ValueError: it describes another network. The message continues a sentence that names the
+        file.
     """
     for key, wanted in _FIXED.items():
         if config.get(key, wanted) != wanted:
-            raise ValueError(f"its {key} is {config[key]!r} and not {wanted!r}")
+            raise ValueError(f"its {key} is {config[key]!r}, not {wanted!r}")
     for key, wanted in _BLOCK_TYPES.items():
         if other := set(config.get(key, ())) - {wanted}:
-            raise ValueError(f"its {key} has {min(other)!r}, where only {wanted!r} is known")
+            raise ValueError(f"its {key} has {min(other)!r}; only {wanted!r} is supported")
     sizes = {ours: config[theirs] for theirs, ours in _SIZES.items() if theirs in config}
     for name, size in sizes.items():
         numbers = size if name == "block_channels" and isinstance(size, list) else [size]
         if not numbers or any(type(number) is not int or number < 1 for number in numbers):
-            raise ValueError(f"it gives {size!r} as {name}, which are positive integers")
+            raise ValueError(f"its {name} is {size!r}; it must be of positive integers")
     if "block_channels" in sizes:
         sizes["block_channels"] = tuple(sizes["block_channels"])
     return Autoencoder(**sizes)
 
 
 def autoencoder_params(network: Autoencoder, state: Mapping[str, np.ndarray]) -> PyTree:
-    """Parameters of `network` from a state dict of diffusers.
+    """Return the parameters of `network` from a state dict of diffusers.
 
     Args:
-      network: the sizes that the weights must have.
-      state: {name: array of any float type}, with the names that attention layers have today
-        (`to_q`, `to_k`, `to_v`, `to_out.0`) or had (`query`, `key`, `value`, `proj_attn`).
+      network: the weights must have its sizes.
+      state: {name: array of any float dtype}. The attention layers may have the current names
+        (`to_q`, `to_k`, `to_v`, `to_out.0`) or the former (`query`, `key`, `value`, `proj_attn`).
 
     Returns:
-      The tree of f32 NumPy arrays that `network.init` has under "params".
+      The tree that `network.init` has under "params", of f32 NumPy arrays.
 
     Raises:
-      ValueError: an array is missing, left over or of another shape; the first one is named. The
-        message ends a sentence that names the file.
+      ValueError: an array is missing, unused or has another shape; the first one is named. The
+        message continues a sentence that names the file.
     """
     arrays = StateDict({_renamed(name): array for name, array in state.items()})
     side = network.downsampling
@@ -93,6 +94,6 @@ def _renamed(name: str) -> str:
 
 
 def _diffusers_name(parts: list[str]) -> str:
-    """("encoder", "down_blocks_0", ..., "kernel") -> "encoder.down_blocks.0. ... .weight"."""
+    """Convert ["encoder", "down_blocks_0", ..., "kernel"] to "encoder.down_blocks.0....weight"."""
     *modules, leaf = parts
     return ".".join([*(re.sub(r"_(\d+)$", r".\1", module) for module in modules), LEAVES[leaf]])

@@ -1,4 +1,4 @@
-"""The README.md beside exported weights: what they are, how to use them, how good they are."""
+"""The model card: README.md of exported weights, with usage, metrics and config."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -16,18 +16,17 @@ def model_card(
     samples: str = "",
     library: str = "",
 ) -> str:
-    """Markdown, with the metadata of model hubs in front.
+    """Return the model card as Markdown, with the metadata of model hubs at the top.
 
     Args:
       title: name of the model.
       usage: Markdown.
-      facts: {what: words}, as a table.
-      config: what made the run the run it is, see `cdt.workdir.identity`; of paths the last part
-        is shown.
-      evaluations: tables of metrics with their conditions, as aligned text.
-      license_name: as hubs abbreviate it, such as "apache-2.0"; empty where it is not known.
-      samples: name of a picture beside the card; empty: there is none.
-      library: that loads the folder, as hubs call it.
+      facts: {name: value}, shown as a table.
+      config: the keys of `cdt.workdir.identity`; only the last part of a path is shown.
+      evaluations: tables of metrics and their conditions, as aligned text.
+      license_name: identifier of model hubs, such as "apache-2.0"; "" if unknown.
+      samples: file name of the sample grid; "" if there is none.
+      library: identifier of the library that loads the folder; "" if there is none.
     """
     metadata = {"license": license_name, "library_name": library}
     head = [f"{key}: {json.dumps(value)}" for key, value in metadata.items() if value]
@@ -40,16 +39,16 @@ def model_card(
     sections += [
         f"# {title}",
         "\n".join(
-            ["| | |", "|---|---|", *(f"| {what} | {words} |" for what, words in facts.items())]
+            ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in facts.items())]
         ),
         "## Use",
         usage.strip(),
         *(["## Samples", f"![Samples]({samples})"] if samples else []),
         "## Metrics",
-        measured or "None were measured for these weights.",
+        measured or "These weights were not evaluated.",
         "## Licence",
         license_name
-        or "Not stated; see those of the data, and of the weights that the run started from.",
+        or "Not stated. See the licences of the data and of the weights that the run started from.",
         "## Config",
         f"```json\n{json.dumps(shown, indent=1, sort_keys=True)}\n```",
     ]

@@ -1,16 +1,16 @@
-"""What the JSON files of a folder of diffusers' DiTPipeline say."""
+"""Content of the JSON files in the folder of a diffusers DiTPipeline."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cdt.models.dit import DiT
 
-# The version whose form this is; diffusers reads folders of every older one.
+# The version of this format; diffusers reads folders of all older versions.
 _VERSION = "0.42.1"
-# Classes of a pipeline: it takes the number itself for "no class".
+# Number of classes of a DiTPipeline; it uses label 1000 for "no class".
 PIPELINE_CLASSES = 1000
 _PREDICTIONS = {"eps": "epsilon", "x0": "sample", "v": "v_prediction"}
-# Of what decides about the network: what diffusers takes where config.json is silent.
+# Defaults of diffusers for keys that are missing in config.json, of those that define the network.
 _DEFAULTS = {
     "num_attention_heads": 16, "attention_head_dim": 72, "in_channels": 4, "num_layers": 28,
     "sample_size": 32, "patch_size": 2, "activation_fn": "gelu-approximate",
@@ -19,11 +19,12 @@ _DEFAULTS = {
 
 
 def transformer_config(network: DiT, channels: int, side: int) -> dict[str, Any]:
-    """The transformer's config.json.
+    """Return config.json of the transformer.
 
     Args:
-      network: a class-conditional one of `PIPELINE_CLASSES` at most; unused ones are added.
-      channels, side: of the images or latents.
+      network: class-conditional, with at most `PIPELINE_CLASSES` classes; unused classes are added.
+      channels: of the images or latents.
+      side: height and width of the images or latents.
     """
     return {
         "_class_name": "DiTTransformer2DModel",
@@ -50,25 +51,28 @@ def transformer_config(network: DiT, channels: int, side: int) -> dict[str, Any]
 def check_transformer_config(
     config: Mapping[str, Any], network: DiT, channels: int, side: int
 ) -> None:
-    """Raise ValueError where a config.json describes another network, in what its weights do not
-    show; the message ends a sentence that names the file."""
+    """Raise ValueError if a config.json describes another network than `network`.
+
+    Only keys are checked that the shapes of the weights do not determine. The message continues a
+    sentence that names the file.
+    """
     wanted = transformer_config(network, channels, side)
     for key, default in _DEFAULTS.items():
         found = config.get(key, default)
         if found != wanted[key]:
-            raise ValueError(f"its {key} is {found!r} and not {wanted[key]!r}")
+            raise ValueError(f"its {key} is {found!r}, not {wanted[key]!r}")
 
 
 def scheduler_config(
     schedule: str, num_timesteps: int, prediction: str, clip: bool
 ) -> dict[str, Any]:
-    """scheduler_config.json of DDIM with eta 0, whose grid is `sampling.strided_timesteps`.
+    """Return scheduler_config.json of DDIM with eta 0 and the steps of `strided_timesteps`.
 
     Args:
       schedule: "linear" or "cosine", see `diffusion.schedules`.
       num_timesteps: T.
       prediction: "eps", "x0" or "v".
-      clip: the predicted x0 is clipped to [-1, 1].
+      clip: clip the predicted x0 to [-1, 1].
     """
     scale = 1000 / num_timesteps
     return {
@@ -91,11 +95,11 @@ def scheduler_config(
 
 
 def model_index(classes: Sequence[str], vae: bool) -> dict[str, Any]:
-    """model_index.json.
+    """Return model_index.json.
 
     Args:
-      classes: their names, in order.
-      vae: whether the folder holds the autoencoder.
+      classes: class names in the order of labels.
+      vae: True: the folder includes the autoencoder.
     """
     return {
         "_class_name": "DiTPipeline",

@@ -1,8 +1,8 @@
-"""A class-conditional DiT's parameters under the names that other programs give them.
+"""Conversion of the parameters of a class-conditional DiT from and to the names of other programs.
 
-Two forms are known: that of DiT's and SiT's own `.pt` files, and that of diffusers'
-DiTTransformer2DModel. Nothing but the names, the order of axes and the number of copies differs, so
-both directions are exact, bit by bit.
+There are two sets of names: those of the `.pt` files of DiT and SiT, and those of diffusers'
+DiTTransformer2DModel. Only names, axis order and the number of copies differ, so the conversion is
+exact, bit by bit.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,13 +19,13 @@ PyTree = Any
 
 
 class Names(NamedTuple):
-    """How a program names the layers.
+    """Layer names of another program.
 
     Attributes:
-      layers: our layer -> theirs. "*" stands for the number of a block: under one of our stacked
-        layers [depth, ...] each block has its own, under another layer each has a copy. Of several
-        names each has an equal part of the output.
-      positions: the fixed table of positions [1, N, D], where it is stored among the weights.
+      layers: layer in cdt -> its names there. "*" is the number of a block. If our layer is stacked
+        [depth, ...], each block has its slice; otherwise each block has a copy. With several names,
+        each has an equal part of the output axis.
+      positions: name of the fixed table of positions [1, N, D]; None if it is not stored.
     """
 
     layers: Mapping[str, tuple[str, ...]]
@@ -71,23 +71,23 @@ DIFFUSERS = Names(
 def to_params(
     state: Mapping[str, np.ndarray], names: Names, shapes: PyTree, patch_size: int, side: int
 ) -> PyTree:
-    """Our parameters from another program's.
+    """Return the parameters of a DiT in cdt from the state dict of another program.
 
     Args:
-      state: {name: array of any float type}; its table of classes may have unused ones, see
+      state: {name: array of any float dtype}; the table of classes may have unused classes, see
         `with_unused_classes`.
       names: `OFFICIAL` or `DIFFUSERS`.
-      shapes: the tree that `DiT.init` has under "params", of anything with a shape.
+      shapes: the tree that `DiT.init` has under "params", of objects with a shape.
       patch_size: p of the network.
       side: tokens along each side of an image.
 
     Returns:
-      The tree of `shapes`, of f32 NumPy arrays.
+      A tree like `shapes`, of f32 NumPy arrays.
 
     Raises:
-      ValueError: an array is missing, left over or of another shape, copies of a layer differ, or
-        the table of positions is another; the first such is named. The message ends a sentence that
-        names the file.
+      ValueError: an array is missing, unused or has another shape, copies of a layer differ, or
+        the table of positions differs; the first problem is named. The message continues a sentence
+        that names the file.
     """
     left = dict(state)
     depth = shapes["blocks"]["adaln"]["bias"].shape[0]
@@ -116,8 +116,8 @@ def to_params(
         for block, copy in enumerate(copies, 1):
             if not np.array_equal(first, copy):
                 raise ValueError(
-                    f"its {_name(parts[0], kind, block)} differs from that of block 0, where all "
-                    "blocks of this network share one"
+                    f"its {_name(parts[0], kind, block)} differs from that of block 0, but all "
+                    "blocks of this network share this layer"
                 )
         return first
 
@@ -126,17 +126,20 @@ def to_params(
         table = position_embedding(side, side, shapes["final_adaln"]["kernel"].shape[0])
         found = arrays.take(names.positions, (1, *table.shape))
         if not np.allclose(found, table, rtol=0, atol=1e-5):
-            raise ValueError(f"its {names.positions} is not the table of sines and cosines of DiT")
+            raise ValueError(f"its {names.positions} is not DiT's table of sines and cosines")
     arrays.check_empty()
     return params
 
 
 def from_params(params: PyTree, names: Names, patch_size: int, side: int) -> dict[str, np.ndarray]:
-    """Inverse of `to_params`: {name: f32 array}, with the layout of PyTorch.
+    """Return the state dict of another program; inverse of `to_params`.
 
     Args:
-      params: those of a class-conditional DiT, f32.
+      params: parameters of a class-conditional DiT, f32.
       names, patch_size, side: see `to_params`.
+
+    Returns:
+      {name: f32 array} in the layout of PyTorch.
     """
     state = {}
     depth = params["blocks"]["adaln"]["bias"].shape[0]
@@ -156,27 +159,27 @@ def from_params(params: PyTree, names: Names, patch_size: int, side: int) -> dic
 
 
 def with_unused_classes(table: np.ndarray, num_classes: int) -> np.ndarray:
-    """A table [n + 1, D] with copies of its last row, the null class, up to `num_classes` + 1.
+    """Extend a class table [n + 1, D] to [num_classes + 1, D] with copies of the null class.
 
-    The network is the same, and any class that it does not know is none. `to_params` leaves the
-    copies out again.
+    The last row is the null class. The added classes therefore mean "no class". `to_params` removes
+    the copies.
     """
     return np.concatenate([table, table[-1:].repeat(num_classes + 1 - len(table), 0)])
 
 
 def _without_unused_classes(name: str, table: np.ndarray, num_classes: int) -> np.ndarray:
-    """The rows of the classes and of the null class, which every other row equals."""
+    """Return the rows of the classes and of the null class; later rows must be copies of it."""
     short = table.ndim != 2 or len(table) <= num_classes
     if short or (table[num_classes:] != table[num_classes]).any():
         raise ValueError(
-            f"its {name} is {list(table.shape)}, which is not that of {num_classes} classes and "
-            "one for none"
+            f"its {name} is {list(table.shape)}, which is not a table of {num_classes} classes and "
+            "a null class"
         )
     return table[: num_classes + 1]
 
 
 def _split(path: Sequence[DictKey]) -> tuple[str, str]:
-    """A leaf's path -> its layer, as in `Names.layers`, and what it is there."""
+    """Split the path of a leaf into a key of `Names.layers` and its kind, such as "kernel"."""
     *layer, kind = (key.key for key in path)
     return "/".join(layer), kind
 
@@ -186,13 +189,13 @@ def _name(layer: str, kind: str, block: int) -> str:
 
 
 def _torch_shape(layer: str, kind: str, shape: tuple[int, ...], patch: int) -> tuple[int, ...]:
-    if layer == "patch_embed" and kind == "kernel":  # there a convolution's
+    if layer == "patch_embed" and kind == "kernel":  # a convolution in PyTorch
         return (shape[1], shape[0] // patch**2, patch, patch)
     return torch_shape(shape) if kind == "kernel" else shape
 
 
 def _to_ours(layer: str, kind: str, array: np.ndarray) -> np.ndarray:
-    """Linear layers [out, in] -> [in, out], the patches' convolution [D, C, p, p] -> [p p C, D]."""
+    """Convert kernels: [out, in] -> [in, out], of the patches [D, C, p, p] -> [p p C, D]."""
     if kind != "kernel":
         return array
     array = to_flax(array)
@@ -200,7 +203,7 @@ def _to_ours(layer: str, kind: str, array: np.ndarray) -> np.ndarray:
 
 
 def _to_theirs(layer: str, kind: str, array: np.ndarray, patch: int) -> np.ndarray:
-    """Inverse of `_to_ours`."""
+    """Convert kernels in the other direction than `_to_ours`."""
     if layer == "patch_embed" and kind == "kernel":
         return array.reshape(patch, patch, -1, array.shape[1]).transpose(3, 2, 0, 1)
     return array.T if kind == "kernel" else array

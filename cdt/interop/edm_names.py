@@ -1,8 +1,8 @@
-"""The parameters of ADM and DDPM++ U-Nets from those of EDM's own networks (NVlabs/edm,
-`training/networks.py`: DhariwalUNet, and SongUNet with the settings of DDPM++).
+"""Conversion of the parameters of EDM's networks to those of the ADM and DDPM++ U-Nets.
 
-Nothing but the names, the order of axes and that of queries, keys and values differs, so they are
-taken over bit by bit.
+EDM's networks are DhariwalUNet, and SongUNet with the settings of DDPM++ (NVlabs/edm,
+`training/networks.py`). Only names, axis order and the order of queries, keys and values differ, so
+the conversion is exact, bit by bit.
 """
 
 from collections.abc import Mapping
@@ -33,28 +33,28 @@ _BLOCK = {
     "attention/qkv": "qkv",
     "attention/out": "proj",
 }
-# Dense layers of ours that are convolutions with a kernel of one pixel there.
+# Layers that are dense in cdt and 1x1 convolutions in EDM.
 _ONE_PIXEL = ("skip", "qkv", "proj")
-# Of the whole, where a file holds the network within its preconditioning.
+# Prefix of the names in a file that has the network inside its preconditioning.
 _PREFIX = "model."
 
 
 def to_params(state: Mapping[str, np.ndarray], shapes: PyTree, side: int, style: Style) -> PyTree:
-    """Our parameters from EDM's.
+    """Return the parameters of a U-Net in cdt from a state dict of EDM.
 
     Args:
-      state: {name: array of any float type}.
-      shapes: the tree that `UNet.init` has under "params", of anything with a shape.
-      side: height of the images, by which EDM names its blocks.
+      state: {name: array of any float dtype}.
+      shapes: the tree that `UNet.init` has under "params", of objects with a shape.
+      side: height of the images in pixels; EDM uses it in the names of blocks.
       style: `ADM` or `DDPMPP`.
 
     Returns:
-      The tree of `shapes`, of f32 NumPy arrays.
+      A tree like `shapes`, of f32 NumPy arrays.
 
     Raises:
-      ValueError: an array is missing, left over or of another shape, or images are halved by
-        another filter than the mean, as in NCSN++; the first such is named. The message ends a
-        sentence that names the file.
+      ValueError: an array is missing, unused or has another shape, or the downsampling filter is
+        not the mean (as in NCSN++); the first problem is named. The message continues a sentence
+        that names the file.
     """
     left = {name.removeprefix(_PREFIX): array for name, array in state.items()}
     for name in [name for name in left if name.endswith(".resample_filter")]:
@@ -73,7 +73,7 @@ def to_params(state: Mapping[str, np.ndarray], shapes: PyTree, side: int, style:
             shape = (*shape, 1, 1)
         array = to_flax(arrays.take(f"{theirs}.{LEAVES[kind]}", shape)).reshape(leaf.shape)
         if last == "qkv":
-            # [head, channel] of [q, k, v] there, [q, k, v] of [head, channel] here.
+            # In EDM the order is [head, channel, q/k/v], in cdt [q/k/v, head, channel].
             width = leaf.shape[-1] // 3
             heads = max(1, width // (style.head_channels or width))
             apart = array.reshape(*array.shape[:-1], heads, width // heads, 3)
@@ -86,7 +86,7 @@ def to_params(state: Mapping[str, np.ndarray], shapes: PyTree, side: int, style:
 
 
 def _layer_name(layer: list[str], side: int, halvings: int, style: Style) -> str:
-    """["encoder_1_0", "conv_in"] -> "enc.8x8_block0.conv0" of images of 16x16, and so on."""
+    """Convert ["encoder_1_0", "conv_in"] to "enc.8x8_block0.conv0" (for images of 16x16)."""
     first, *rest = layer
     if first == "condition":
         return _CONDITION[rest[0]]

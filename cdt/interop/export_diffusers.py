@@ -54,8 +54,8 @@ from cdt.interop.export_safetensors import (
 
 _WEIGHTS = "diffusion_pytorch_model.safetensors"
 _FREQUENCIES = """
-# The weights were trained with DiT's frequencies of the timestep, 10000^(-i / 128); diffusers takes
-# 10000^(-i / 127) unless it is told.
+# The weights were trained with DiT's timestep frequencies, 10000^(-i / 128). The default of
+# diffusers is 10000^(-i / 127), so set it:
 for block in {transformer}.transformer_blocks:
     block.norm1.emb.time_proj.downscale_freq_shift = 0
 """.strip()
@@ -71,7 +71,7 @@ images = pipe(class_labels=[0], guidance_scale={guidance}, num_inference_steps={
 The pipeline samples with DDIM.{classes}
 """
 _TRANSFORMER = """
-The network works on pixels in [-1, 1], for which the pipeline has no place. Its parts are
+The network works on pixels in [-1, 1]. DiTPipeline supports latents only, so load the parts:
 
 ```python
 from diffusers import DDIMScheduler, DiTTransformer2DModel
@@ -129,7 +129,7 @@ def export_diffusers(
             (epath.Path(vae).expanduser() / _WEIGHTS).copy(partial / "vae" / _WEIGHTS)
         _write_json(partial / "model_index.json", model_index(names, vae_config is not None))
         write_card(partial, folder.name, usage, weights, library="diffusers")
-    print(f"{folder}: the weights of step {weights.step}, for diffusers")
+    print(f"{folder}: exported the weights of step {weights.step} for diffusers")
     return EXIT_FINISHED
 
 
@@ -137,54 +137,58 @@ def _check(config: ConfigDict) -> None:
     """Raise UserError unless DiTPipeline can express the run."""
     if config.process.name != "ddpm":
         raise UserError(
-            f"config.process.name is '{config.process.name}', but DiTPipeline knows DDPM alone; "
-            "use export_safetensors."
+            f"config.process.name is '{config.process.name}', but DiTPipeline supports only "
+            "'ddpm'; use export_safetensors."
         )
     if config.model.num_classes > PIPELINE_CLASSES:
         raise UserError(
-            f"config.model.num_classes is {config.model.num_classes}, but DiTPipeline takes class "
-            f"{PIPELINE_CLASSES} for none; use export_safetensors."
+            f"config.model.num_classes is {config.model.num_classes}, but DiTPipeline supports at "
+            f"most {PIPELINE_CLASSES} classes; use export_safetensors."
         )
     if config.data.name == "latents" and config.latents.scaling != "constant":
         raise UserError(
-            f"config.latents.scaling is '{config.latents.scaling}', but DiTPipeline scales latents "
-            "by one number; use export_safetensors."
+            f"config.latents.scaling is '{config.latents.scaling}', but DiTPipeline supports only "
+            "'constant'; use export_safetensors."
         )
 
 
 def _labels(file: str, num_classes: int) -> list[str]:
-    """Names of the classes; their numbers where there is no file."""
+    """Return the class names in a JSON file, or the class numbers without a file."""
     if not file:
         return [str(i) for i in range(num_classes)]
     try:
         names = json.loads(epath.Path(file).expanduser().read_text())
     except (OSError, ValueError) as error:
-        raise UserError(f"--labels is '{file}', which cannot be read as JSON ({error}).") from error
+        raise UserError(
+            f"--labels is '{file}', which cannot be read as JSON ({error}); give a JSON list of "
+            f"{num_classes} names."
+        ) from error
     sound = isinstance(names, list) and all(isinstance(name, str) for name in names)
     if not sound or len(names) != num_classes:
         raise UserError(
-            f"--labels is '{file}', which is not a list of {num_classes} names; give one a class."
+            f"--labels is '{file}', which is not a list of {num_classes} names; give one name for "
+            "each class."
         )
     return names
 
 
 def _vae_config(config: ConfigDict, folder: epath.Path) -> dict[str, Any]:
-    """The config.json of the autoencoder, with the scale of the run's latents."""
+    """Return config.json of the autoencoder, with the scale of the run's latents."""
     if config.data.name != "latents":
-        raise UserError("--vae is given, but the run is not of latents; leave it out.")
+        raise UserError("--vae is given, but the run does not use latents; omit --vae.")
     try:
         content = json.loads((folder / "config.json").read_text())
         if not isinstance(content, dict):
-            raise ValueError("config.json is no JSON object")
+            raise ValueError("config.json is not a JSON object")
         if not (folder / _WEIGHTS).exists():
             raise ValueError(f"there is no {_WEIGHTS}")
         channels = autoencoder_of(content).latent_channels
         if channels != config.data.channels:
-            raise ValueError(f"its latents have {channels} channels and not {config.data.channels}")
+            raise ValueError(f"its latents have {channels} channels, not {config.data.channels}")
     except (OSError, ValueError) as error:
         raise UserError(
             f"--vae is '{folder}', which is not the autoencoder of the run: {error}; give the "
-            "folder of an AutoencoderKL of diffusers."
+            "folder of a diffusers AutoencoderKL."
         ) from error
     return content | {"scaling_factor": config.latents.scale}
 
@@ -193,15 +197,15 @@ def _usage(config: ConfigDict, name: str, num_classes: int, has_vae: bool) -> st
     classes = ""
     if num_classes < PIPELINE_CLASSES:
         classes = (
-            f" Its classes are 0 to {num_classes - 1}; the others up to {PIPELINE_CLASSES}, which "
-            "the pipeline takes for none, all stand for no class."
+            f" Its classes are 0 to {num_classes - 1}. The labels {num_classes} to "
+            f"{PIPELINE_CLASSES} all mean no class."
         )
     if config.data.name != "latents":
         frequencies = _FREQUENCIES.format(transformer="transformer")
         return _TRANSFORMER.format(name=name, frequencies=frequencies, classes=classes.strip())
     load = f'"{name}"'
     if not has_vae:
-        load += ', vae=AutoencoderKL.from_pretrained("THE AUTOENCODER OF ITS LATENTS")'
+        load += ', vae=AutoencoderKL.from_pretrained("AUTOENCODER OF THE LATENTS")'
     return _PIPELINE.format(
         load=load,
         frequencies=_FREQUENCIES.format(transformer="pipe.transformer"),

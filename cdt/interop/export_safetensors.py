@@ -59,29 +59,34 @@ from safetensors.numpy import load_file
 params = unflatten_dict(load_file("model.safetensors"), sep="/")
 ```
 
-are the parameters of the network that `cdt.from_config.model` makes of the config.
+These are the parameters of the network that `cdt.from_config.model` builds from the config.
 """
 
 
 class Weights(NamedTuple):
-    """What an export is made of."""
+    """The weights of a run and the content of their model card."""
 
     params: Any  # tree of f32 NumPy arrays
     step: int
-    card: dict[str, Any]  # arguments of `model_card` that do not depend on the form
+    card: dict[str, Any]  # the arguments of `model_card` that are equal for all formats
     samples: bytes | None  # PNG
 
 
 def read_weights(config: ConfigDict, workdir: epath.Path, license_name: str) -> Weights:
-    """The weights that the run samples with.
+    """Return the weights that `--mode=sample` uses.
+
+    Args:
+      config: of the run.
+      workdir: of the run.
+      license_name: see `model_card`.
 
     Raises:
-      UserError: there is no checkpoint, or it belongs to another config.
+      UserError: there is no checkpoint, or it is of another config.
     """
     run = open_run(config, workdir)
     step, params = load_params(run)
     params = jax.tree.map(np.asarray, params)
-    average = from_config.ema_name(config)
+    ema = from_config.ema_name(config)
     found = [json.loads(file.read_text()) for file in _evaluations(workdir, step)]
     family = config.process.name
     facts = {
@@ -94,13 +99,13 @@ def read_weights(config: ConfigDict, workdir: epath.Path, license_name: str) -> 
         ),
         "Classes": str(run.model.num_classes or "none"),
         "Steps": f"{step:,} of {config.train.batch_size} examples",
-        "Average": "none (raw parameters)" if average == "raw" else average,
-        "Written by": f"cdt {__version__}",
+        "EMA": "none (raw parameters)" if ema == "raw" else ema,
+        "Exported by": f"cdt {__version__}",
     }  # fmt: skip
     card = {
         "facts": facts,
         "config": identity(config),
-        "evaluations": [table(results) for results in found if results.get("ema") == average],
+        "evaluations": [table(results) for results in found if results.get("ema") == ema],
         "license_name": license_name,
     }
     return Weights(params, step, card, _samples(workdir, step))
@@ -109,7 +114,13 @@ def read_weights(config: ConfigDict, workdir: epath.Path, license_name: str) -> 
 def write_card(
     folder: epath.Path, title: str, usage: str, weights: Weights, library: str = ""
 ) -> None:
-    """README.md, and samples.png where the run has drawn samples with these weights."""
+    """Write README.md, and samples.png if the run has a sample grid of this step.
+
+    Args:
+      folder: to write to.
+      title, usage, library: see `model_card`.
+      weights: of `read_weights`.
+    """
     name = "samples.png" if weights.samples else ""
     if weights.samples:
         atomic.write(folder / name, weights.samples)
@@ -118,23 +129,25 @@ def write_card(
 
 
 def new_folder(out: str) -> epath.Path:
-    """The folder `out`, for `written_whole`.
+    """Return the folder `out`, for `written_whole`.
 
     Raises:
-      UserError: none is given, or there is something in it.
+      UserError: `out` is empty, or the folder exists and is not empty.
     """
     if not out:
         raise UserError("--out is missing; give a new folder for the exported weights.")
     folder = epath.Path(out).expanduser()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"--out is '{folder}', which is there already; give a new folder.")
+        raise UserError(f"--out is '{folder}', which already exists; give a new folder.")
     return folder
 
 
 @contextmanager
 def written_whole(folder: epath.Path) -> Iterator[epath.Path]:
-    """A folder beside `folder`, which takes its place after the body; where that fails it is
-    removed, so that the same command can be given again."""
+    """Create a temporary folder for a `with` block, and rename it to `folder` at the end.
+
+    If the block raises, the temporary folder is removed, so the same command can be run again.
+    """
     partial = folder.parent / f".{folder.name}-{uuid.uuid4().hex}"
     partial.mkdir(parents=True)
     try:
@@ -164,12 +177,12 @@ def export_safetensors(config: ConfigDict, workdir: str, out: str, license_name:
     with written_whole(folder) as partial:
         write_weights(partial, config, weights)
         write_card(partial, folder.name, _USAGE, weights)
-    print(f"{folder}: the weights of step {weights.step}")
+    print(f"{folder}: exported the weights of step {weights.step}")
     return EXIT_FINISHED
 
 
 def write_weights(folder: epath.Path, config: ConfigDict, weights: Weights) -> None:
-    """model.safetensors and config.json."""
+    """Write model.safetensors and config.json."""
     path = folder / "model.safetensors"
     safetensors.write_tensors(path, named_leaves(weights.params), {"step": str(weights.step)})
     atomic.write(folder / "config.json", json.dumps(flatten(config), indent=1, sort_keys=True))

@@ -51,7 +51,7 @@ PyTree = Any
 
 _PLATFORMS = ("cpu", "cuda", "tpu")
 _USAGE = """
-The parameters, and the denoiser as a program that needs JAX alone:
+The parameters, and the denoiser as a program that needs only JAX:
 
 ```python
 import jax
@@ -64,13 +64,17 @@ denoiser = jax.export.deserialize(open("denoiser.stablehlo", "rb").read())
 out = denoiser.call(params, x, level, condition)  # out["x0"], out["eps"]
 ```
 
-with x = alpha x0 + sigma eps, {x}; level, float32 [batch], {level}; condition, {condition}. The
-batch may have any size. For guidance call it with the null condition too, and combine the two.
+- x: {x}, x = alpha x0 + sigma eps
+- level: float32 [batch], {level}
+- condition: {condition}
+
+The batch may have any size. For classifier-free guidance, call the denoiser also with the null
+condition and combine the two results.
 """
 _LEVELS = {
-    "ddpm": "the timestep 0 to T - 1",
+    "ddpm": "the timestep, 0 to T - 1",
     "edm": "sigma",
-    "flow": "the time, 0 clean to 1 noise",
+    "flow": "the time, 0 (clean) to 1 (noise)",
 }
 
 
@@ -85,12 +89,21 @@ def export_stablehlo(config: ConfigDict, workdir: str, out: str, license_name: s
         write_weights(partial, config, weights)
         atomic.write(partial / "denoiser.stablehlo", bytes(program.serialize()))
         write_card(partial, folder.name, _usage(model), weights)
-    print(f"{folder}: the denoiser and the weights of step {weights.step}")
+    print(f"{folder}: exported the denoiser and the weights of step {weights.step}")
     return EXIT_FINISHED
 
 
 def denoiser(model: from_config.Model, params: PyTree) -> export.Exported:
-    """(params, x f32[b, H, W, C], level f32[b], condition {name: [b, ...]}) -> {"x0", "eps"}."""
+    """Export the denoiser of a model for any batch size b.
+
+    Args:
+      model: of the config.
+      params: tree of arrays; only shapes and dtypes are used.
+
+    Returns:
+      The program (params, x f32[b, H, W, C], level f32[b], condition {name: [b, ...]}) ->
+      {"x0": f32[b, H, W, C], "eps": the same}.
+    """
 
     def denoise(
         params: PyTree, x: jax.Array, level: jax.Array, condition: Condition
@@ -122,7 +135,7 @@ def _usage(model: from_config.Model) -> str:
     parts = []
     for name, value in model.null.items():
         sizes = ", ".join(map(str, ("batch", *jnp.shape(value))))
-        null = f", {model.num_classes} for none" if name == "label" else ""
+        null = f", {model.num_classes} for no class" if name == "label" else ""
         parts.append(f'"{name}": {jnp.asarray(value).dtype} [{sizes}]{null}')
     return _USAGE.format(
         x=f"float32 [batch, {shape}]",

@@ -47,7 +47,7 @@ from cdt.models.dit import DiT
 
 PyTree = Any
 
-# In a folder, in the order in which they are looked for.
+# Weights files in a folder, in order of preference.
 _FILES = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
 
 
@@ -58,8 +58,8 @@ def import_dit(config: ConfigDict, workdir: epath.PathLike, weights: epath.PathL
         network = from_config.dit(config)
         if config.process.name == "edm":
             raise UserError(
-                "config.process.name is 'edm', for which there are no such weights; give a config "
-                "of 'ddpm' (DiT) or 'flow' (SiT)."
+                "config.process.name is 'edm'; give a config with 'ddpm' to import DiT, or with "
+                "'flow' to import SiT."
             )
         return _file_in(path, network, config) if path.is_dir() else path
 
@@ -70,30 +70,30 @@ def import_dit(config: ConfigDict, workdir: epath.PathLike, weights: epath.PathL
 
 
 def _file_in(folder: epath.Path, network: DiT, config: ConfigDict) -> epath.Path:
-    """The weights in a folder of a pipeline or of its transformer, whose config is compared."""
+    """Return the weights file in the folder of a pipeline or transformer; check its config.json."""
     if (folder / "transformer").is_dir():
         folder = folder / "transformer"
     found = [folder / name for name in _FILES if (folder / name).exists()]
     if not found or not (folder / "config.json").exists():
         raise UserError(
-            f"{folder} holds no DiTTransformer2DModel; it needs config.json and {_FILES[0]} (or "
-            ".bin): give the folder of a DiTPipeline, or a file of weights."
+            f"{folder} has no DiTTransformer2DModel (config.json and {_FILES[0]} or .bin); give "
+            "the folder of a DiTPipeline, or a weights file."
         )
     try:
         content = json.loads((folder / "config.json").read_text())
         if not isinstance(content, dict):
-            raise ValueError("it is no JSON object")
+            raise ValueError("it is not a JSON object")
         check_transformer_config(content, network, config.data.channels, config.data.image_size)
     except ValueError as error:
         raise UserError(
-            f"{folder / 'config.json'} does not describe the config's network: {error}; give the "
-            "config of that network."
+            f"{folder / 'config.json'} does not describe the network of the config: {error}; give "
+            "a config of the same network."
         ) from error
     return found[0]
 
 
 def _params(state: dict[str, np.ndarray], network: DiT, config: ConfigDict) -> PyTree:
-    """The parameters of `network`; a ValueError's message ends a sentence that names the file."""
+    """Return the parameters of `network`, or raise ValueError as `to_params` does."""
     side, channels = config.data.image_size, config.data.channels
     x, one = np.zeros((1, side, side, channels), np.float32), np.zeros(1, np.float32)
     label = np.zeros(1, np.int32)
@@ -101,7 +101,7 @@ def _params(state: dict[str, np.ndarray], network: DiT, config: ConfigDict) -> P
     flow = config.process.name == "flow"
     names = OFFICIAL if OFFICIAL.positions in state else DIFFUSERS
     if names is DIFFUSERS and flow:
-        raise ValueError("its names are not those of SiT, the only one of flow matching")
+        raise ValueError("its names are not those of SiT, but config.process.name is 'flow'")
     last = f"{OFFICIAL.layers['final'][0]}.bias"
     if flow and last in state and state[last].size == 2 * shapes["final"]["bias"].size:
         state = state | {

@@ -63,13 +63,14 @@ def import_edm(config: ConfigDict, workdir: epath.PathLike, weights: epath.PathL
     def find_file(path: epath.Path) -> epath.Path:
         if config.model.name not in _STYLES or config.process.name != "edm":
             raise UserError(
-                f"config.model.name is '{config.model.name}' and config.process.name "
-                f"'{config.process.name}'; EDM's weights need 'adm' or 'ddpmpp', and 'edm'."
+                f"config.model.name is '{config.model.name}' and config.process.name is "
+                f"'{config.process.name}'; EDM's weights need the model 'adm' or 'ddpmpp', and the "
+                "process 'edm'."
             )
         if path.suffix == ".pkl":
             raise UserError(
-                f"{path} is a pickled program, which is not opened; in a clone of NVlabs/edm "
-                f"make a state dict: torch.save(pickle.load(open('{path.name}', 'rb'))['ema']"
+                f"{path} is a pickle, which can run any code, so it is not opened; convert it in a "
+                f"clone of NVlabs/edm: torch.save(pickle.load(open('{path.name}', 'rb'))['ema']"
                 f".state_dict(), '{path.stem}.pt')."
             )
         return path

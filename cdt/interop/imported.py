@@ -1,4 +1,4 @@
-"""What every import of weights does: reads a file of them, and leaves a checkpoint of step 0."""
+"""The common part of all imports: read a weights file and write a checkpoint of step 0."""
 
 from collections.abc import Callable
 from typing import Any
@@ -25,20 +25,19 @@ def import_weights(
     find_file: Callable[[epath.Path], epath.Path],
     to_params: Callable[[dict[str, np.ndarray], from_config.Model], PyTree],
 ) -> int:
-    """Save weights as the checkpoint of step 0; return the exit code.
+    """Write imported weights as the checkpoint of step 0, and return the exit code.
 
     Args:
-      config: of the run that can be sampled then.
-      workdir: its folder.
-      weights: the path that was given.
-      find_file: that path -> the file to read; raises UserError where either it or the config is
-        of no use.
-      to_params: ({name: array}, model of the config) -> parameters of its network, f32; the message
-        of a ValueError ends a sentence that names the file.
+      config: of the same network.
+      workdir: new workdir.
+      weights: path that the user gave.
+      find_file: function from this path to the file to read; raises UserError if the path or the
+        config cannot be used.
+      to_params: function from ({name: array}, model of the config) to the parameters, f32. The
+        message of its ValueError continues a sentence that names the file.
 
     Raises:
-      UserError: the weights cannot be read or are of another network than the config's, or the
-        workdir holds a run already.
+      UserError: the weights cannot be read or are of another network, or the workdir has a run.
     """
     path = epath.Path(workdir)
     with user_errors():
@@ -52,33 +51,34 @@ def import_weights(
             params = to_params(state, model)
         except ValueError as error:
             raise UserError(
-                f"The weights in {file} are not those of the config's network: {error}; give the "
-                "config that they were trained with."
+                f"The weights in {file} do not match the network of the config: {error}; give the "
+                "config of the network that they were trained with."
             ) from error
     _write_checkpoint(config, path, checkpoints, model, params, file)
     return EXIT_FINISHED
 
 
 def _new_checkpoints(config: ConfigDict, workdir: epath.Path) -> Checkpointer:
-    """The checkpoints of a workdir that has none yet.
+    """Return the Checkpointer of a workdir without checkpoints.
 
     Raises:
-      UserError: it holds some, or another run.
+      UserError: the workdir has checkpoints or another run.
     """
     check_identity(workdir, config)
     checkpoints = Checkpointer(workdir / "checkpoints", keep=config.checkpoint.keep)
     if checkpoints.latest_step() is not None:
-        raise UserError(f"The workdir {workdir} holds checkpoints already; give another one.")
+        raise UserError(f"The workdir {workdir} already has checkpoints; give another one.")
     return checkpoints
 
 
 def _read_weights(file: epath.Path) -> dict[str, np.ndarray]:
-    """{name: array} of a `.safetensors` file or of one that PyTorch saved; of one that a training
-    program left, its averages.
+    """Return {name: array} of a `.safetensors` or PyTorch file.
+
+    From a file that a training script saved with several state dicts, the EMA is read.
 
     Raises:
-      UserError: it cannot be read.
-      ValueError: it is damaged, or no such file.
+      UserError: the file cannot be read.
+      ValueError: the file is damaged or has another format.
     """
     if file.suffix == ".safetensors":
         return safetensors.read_tensors(file)
@@ -86,8 +86,8 @@ def _read_weights(file: epath.Path) -> dict[str, np.ndarray]:
         return pytorch.read_state_dict(file, inside="ema")
     except OSError as error:
         raise UserError(
-            f"--weights is '{file}', which cannot be read ({error.strerror or error}); give a file "
-            "of weights."
+            f"--weights is '{file}', which cannot be read ({error.strerror or error}); give a "
+            "weights file."
         ) from error
 
 
@@ -99,15 +99,15 @@ def _write_checkpoint(
     params: PyTree,
     file: epath.Path,
 ) -> None:
-    """Save `params`, and as every average, with the config and where they come from.
+    """Save `params` as the weights and as every EMA, with the config and the origin.
 
     Args:
-      config: of the run that can be sampled then.
-      workdir: its folder.
-      checkpoints: from `_new_checkpoints`.
-      model: of that config.
-      params: of its network, f32; what a loss learns beside it starts as in a new run.
-      file: that they were read from.
+      config: of the same network.
+      workdir: new workdir.
+      checkpoints: of `_new_checkpoints`.
+      model: of the config.
+      params: of its network, f32; learned parameters of a loss weight start as in a new run.
+      file: the weights file.
     """
     rest = jax.jit(lambda key: {k: v for k, v in model.init(key).items() if k not in params})
     params = jax.device_put(params) | rest(jax.random.key(config.seed))
@@ -118,4 +118,4 @@ def _write_checkpoint(
     checkpoints.wait()
     checkpoints.close()
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
-    print(f"{workdir}: a checkpoint of the {count:,} parameters in {file}")
+    print(f"{workdir}: wrote a checkpoint of step 0 with the {count:,} parameters in {file}")

@@ -1,8 +1,8 @@
-"""SiT's conventions and ours (Ma et al. 2024, arXiv 2401.08740).
+"""Conversion of SiT's weights to cdt's direction of time (SiT: Ma et al. 2024, arXiv 2401.08740).
 
-SiT's time runs from noise at 0 to data at 1, ours from data to noise, so its velocity points the
-other way: v(x, t) = -v_SiT(x, 1 - t). Its published networks also have channels for a variance,
-which nothing reads.
+In SiT t = 0 is noise and t = 1 is data; in cdt it is the opposite. The velocities have
+opposite directions: v(x, t) = -v_SiT(x, 1 - t). The published networks of SiT also have output
+channels for a variance, which SiT does not use.
 """
 
 from typing import Any
@@ -16,19 +16,30 @@ PyTree = Any
 
 
 def mean_channels(array: np.ndarray, channels: int) -> np.ndarray:
-    """Return the mean's part [p p C, ...] of a last layer [p p 2C, ...] that also emits a variance;
-    C is `channels`."""
+    """Return the part of a last layer that predicts the mean, without that of the variance.
+
+    Args:
+      array: [p p 2C, ...].
+      channels: C.
+
+    Returns:
+      [p p C, ...].
+    """
     both = array.reshape(-1, 2 * channels, *array.shape[1:])
     return both[:, :channels].reshape(-1, *array.shape[1:])
 
 
 def reversed_time(params: PyTree) -> PyTree:
-    """A DiT's parameters f32 for the other direction of time: its output at (x, t) is minus that of
-    `params` at (x, 1 - t), up to rounding.
+    """Return the parameters of a DiT for the other direction of time.
 
-    1 - t enters through cos((1 - t) w) = cos w cos tw + sin w sin tw and
-    sin((1 - t) w) = sin w cos tw - cos w sin tw, which are linear in the features of t and so are
-    absorbed by the first layer that reads them. Applied twice it changes nothing but the rounding.
+    The output of the result at (x, t) is minus the output of `params` at (x, 1 - t). Applied twice,
+    this is the identity. Both hold up to rounding.
+
+    cos((1 - t) w) = cos w cos tw + sin w sin tw and sin((1 - t) w) = sin w cos tw - cos w sin tw,
+    both linear in the features of t. The first layer after the features absorbs this linear map.
+
+    Args:
+      params: tree of f32 arrays.
     """
     half = FREQUENCY_DIM // 2
     w = MAX_PERIOD ** (-np.arange(half) / half)[:, None]

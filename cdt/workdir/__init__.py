@@ -1,11 +1,11 @@
-"""What a run leaves on disk.
+"""The files of a run: config, lock and checkpoints.
 
-record       the config, and whose run a folder holds
-identity     what makes a run the run it is
-lock         one run at a time writes
-checkpoint   save, verify, restore
-saver        saves while a run trains
-manifest     what a checkpoint says about itself
-leaves       paths, types and checksums of arrays
-quiet_orbax  Orbax's messages
+record       config.json: write, read, compare with a config
+identity     the config keys that identify a run
+lock         lock.json: one writer at a time
+checkpoint   save, verify and restore checkpoints
+saver        saving during training, with handling of failures
+manifest     types and checksums stored in a checkpoint
+leaves       paths, types and checksums of the arrays in a tree
+quiet_orbax  filters for Orbax's log messages
 """

@@ -1,12 +1,12 @@
-"""Checkpoints that are found whole or not used: the only importer of Orbax.
+"""Saving, verifying and restoring of checkpoints; the only module that imports Orbax.
 
-A checkpoint is one folder per step under `workdir/checkpoints`, with one Orbax item per part of
-the train state (`params`, `ema`, ...) and an item `meta`, the manifest (see
+A checkpoint is a folder of one step in `workdir/checkpoints`. It has one Orbax item for each part
+of the train state (`params`, `ema`, ...) and the item `meta`, the manifest (see
 `cdt.workdir.manifest`).
 
-Orbax restores a flipped bit silently, so every restored leaf is compared with its checksum. Items
-are stored as nested dicts; containers without a leaf (optax.EmptyState, None) and arrays without
-an element come from the abstract tree, so that any tree is restored with its exact structure.
+Orbax does not detect a flipped bit, so every restored leaf is compared with its checksum. Items are
+stored as nested dicts. Containers without leaves (optax.EmptyState, None) and empty arrays are not
+stored: they come from the abstract tree, so every tree is restored with its exact structure.
 """
 
 import contextlib
@@ -42,33 +42,36 @@ T = TypeVar("T")
 
 _LOG = logging.getLogger(__name__)
 
-# Seconds of waiting for the storage from which a person is told.
+# Warn when the run waits longer than this for the storage, in seconds.
 _LONG_WAIT = 5.0
 
 quiet_orbax.silence()
 
 
 class NotSaved(UserError):
-    """A checkpoint could not be written; those before it are intact.
+    """A checkpoint could not be written; earlier checkpoints are intact.
 
     Attributes:
-      what: the sentence without the advice, for a run that goes on.
+      what: the message without the fix, for a run that continues.
     """
 
     def __init__(self, what: str):
-        super().__init__(f"{what}: make room or fix the folder, and run the same command again.")
+        super().__init__(
+            f"{what}; free disk space or fix the folder, then run the same command again."
+        )
         self.what = what
 
 
 class Checkpointer:
-    """Saves, verifies and restores the checkpoints of one run; every process calls it alike.
+    """The checkpoints of one run; every process must make the same calls.
 
-    Only `save` and `restore_latest` change the directory: others may read while a run trains.
+    Only `save` and `restore_latest` change the directory, so other programs may read it while a run
+    trains.
 
     Args:
-      directory: where the steps are, local or gs://.
-      keep: how many of the newest checkpoints stay, >= 1.
-      keep_every: those at multiples of so many steps stay as well.
+      directory: folder of the checkpoints, local or gs://.
+      keep: number of the newest checkpoints to keep, >= 1.
+      keep_every: also keep the checkpoints at multiples of this number of steps.
     """
 
     def __init__(self, directory: epath.PathLike, *, keep: int, keep_every: int | None = None):
@@ -76,34 +79,33 @@ class Checkpointer:
         self._directory = path if path.is_absolute() else path.resolve()
         self._keep, self._keep_every = keep, keep_every
         self._manager: ocp.CheckpointManager | None = None
-        self._saving: int | None = None  # the last step that was begun
-        self._newest: int | None = None  # step that is known to be saved
-        self._identity: tuple[int, int] | None = None  # of the directory that is saved to
+        self._saving: int | None = None  # step of the last save that was started
+        self._newest: int | None = None  # newest step that is known to be complete
+        self._identity: tuple[int, int] | None = None  # of the directory, see `_identity`
 
     def save(self, step: int, items: Mapping[str, PyTree], meta: Mapping[str, Any]) -> None:
-        """Start to save; the arrays may be donated as soon as this returns.
+        """Start a save; the arrays may be donated as soon as this returns.
 
-        Waits for the arrays, their checksums, their copy to the host and the save before this one,
-        which it tells where that takes long; the files are written in the background. A step saved
-        already is left as it is.
+        It waits for the previous save (and warns if this takes long), for the arrays and checksums,
+        and for the copy to the host. The files are written in the background. A step that is
+        already saved is not saved again.
 
         Args:
-          step: steps done, greater than every step saved before.
-          items: {name: tree of arrays}; the name "meta" is taken.
-          meta: JSON object, returned as it is by the restoring functions.
+          step: number of finished steps, greater than every saved step.
+          items: {name: tree of arrays}; the name "meta" is reserved.
+          meta: JSON object; the restoring functions return it unchanged.
 
         Raises:
-          RuntimeError: newer checkpoints exist, so that this one would not be the one found.
-          NotSaved: this save could not be written, or the one before it in the background, of
-            which `wait` would have told. Later ones may be tried.
+          RuntimeError: a newer checkpoint exists, so this one would never be restored.
+          NotSaved: this save or the previous one could not be written. A later save may succeed.
         """
         began = time.monotonic()
         self.wait()
         waited = time.monotonic() - began
         if waited > _LONG_WAIT and jax.process_index() == 0:
             _LOG.warning(
-                f"The run has waited {waited:.0f} s for the checkpoint of step {self._saving} to "
-                "be written: the storage is slower than config.checkpoint.every asks for."
+                f"Training waited {waited:.0f} s until the checkpoint of step {self._saving} was "
+                "written. The storage is too slow for config.checkpoint.every; increase it."
             )
         self._saving = step
         stored = {name: to_nested(tree) for name, tree in items.items()}
@@ -115,28 +117,28 @@ class Checkpointer:
             return
         if not self._write(lambda: manager.save(step, args=ocp.args.Composite(**saves))):
             raise RuntimeError(
-                f"Step {step} was not saved in {self._directory}, which holds step "
-                f"{manager.latest_step()} already."
+                f"Step {step} was not saved: {self._directory} already has step "
+                f"{manager.latest_step()}."
             )
 
     def restore_latest(
         self, abstract_items: Mapping[str, PyTree]
     ) -> tuple[int, dict[str, PyTree], dict[str, Any]] | None:
-        """Restore the newest checkpoint that is whole, for a run that will save on.
+        """Restore the newest intact checkpoint, for a run that continues to save.
 
-        Newer ones that are damaged are renamed to corrupt-<step>-<time>, with one log line each,
-        or Orbax would refuse to save until training has passed their step.
+        Newer damaged checkpoints are renamed to corrupt-<step>-<time>, with one log line each.
+        Otherwise Orbax would refuse to save until training has passed their step.
 
         Args:
-          abstract_items: {name: tree of jax.ShapeDtypeStruct}, with the shardings that the
-            arrays get; without a sharding an array comes to the first device.
+          abstract_items: {name: tree of jax.ShapeDtypeStruct} with the shardings of the restored
+            arrays; an array without a sharding is placed on the first device.
 
         Returns:
-          (step, items, meta), or None where nothing has been saved.
+          (step, items, meta), or None if there is no checkpoint.
 
         Raises:
-          UserError: the checkpoint is of another model or a newer program, or all are damaged;
-            then nothing is renamed.
+          UserError: the checkpoint is of another model or of a newer version of cdt, or all are
+            damaged. Nothing is renamed then.
         """
         found = self._newest_good(lambda step: self._restore(step, abstract_items), set_aside=True)
         return found and (found[0], *found[1])
@@ -144,13 +146,17 @@ class Checkpointer:
     def restore_items(
         self, abstract_items: Mapping[str, PyTree], step: int | None = None
     ) -> tuple[int, dict[str, PyTree], dict[str, Any]]:
-        """As `restore_latest`, for any part of the items (such as "ema"); change no file.
+        """Restore some items (such as "ema") and change no file.
 
         Args:
-          step: which checkpoint; the newest that is whole by default.
+          abstract_items: see `restore_latest`.
+          step: of the checkpoint; None: the newest intact one.
+
+        Returns:
+          (step, items, meta).
 
         Raises:
-          UserError: there is no such checkpoint, it is damaged, or it does not fit.
+          UserError: there is no such checkpoint, it is damaged, or it does not match.
         """
         found = self._newest_good(lambda step: self._restore(step, abstract_items), step)
         if found is None:
@@ -158,34 +164,42 @@ class Checkpointer:
         return (found[0], *found[1])
 
     def read_meta(self, step: int | None = None) -> dict[str, Any] | None:
-        """What `save` was given as `meta`, from `step` or from the newest where it is whole.
+        """Return the `meta` that `save` got, or None if there is no checkpoint.
 
-        None where nothing has been saved. Raises UserError as `restore_items` does.
+        Args:
+          step: of the checkpoint; None: the newest with an intact manifest.
+
+        Raises:
+          UserError: see `restore_items`.
         """
         found = self._newest_good(self._manifest, step)
         return found and found[1]["meta"]
 
     def latest_step(self) -> int | None:
-        """The newest step saved completely, damaged or not; None where there is none."""
+        """Return the newest complete step, damaged or not, or None if there is none."""
         self.wait()
         return max(ocp.utils.checkpoint_steps(self._directory), default=None)
 
     def wait(self) -> None:
-        """Return when everything is written; raise NotSaved where something could not be."""
+        """Wait until the last save is written.
+
+        Raises:
+          NotSaved: it could not be written.
+        """
         if self._manager is not None:
             self._write(self._manager.wait_until_finished)
             self._newest = self._saving
 
     def close(self) -> None:
-        """Wait for Orbax's threads and free them; the next `save` starts them again.
+        """Wait for Orbax's threads and end them; the next `save` starts them again.
 
-        Logs what could not be written and raises nothing, as it may be called for an exception.
+        A failed save is logged. Nothing is raised, because an exception may be in progress.
         """
         if reason := self._drop_manager():
             _LOG.warning(self._not_saved(reason))
 
     def _drop_manager(self) -> str | None:
-        """Return why the last save failed, unless that was told before."""
+        """Close Orbax's manager; return why the last save failed, unless already reported."""
         manager, self._manager = self._manager, None
         try:
             if manager is not None:
@@ -195,17 +209,17 @@ class Checkpointer:
         return None
 
     def _write(self, action: Callable[[], T]) -> T:
-        """`action`, or NotSaved on all processes where the storage refused it to one of them."""
+        """Return the result of `action`; if it fails on one process, raise NotSaved on all."""
         result: T | None = None
         error: OSError | ValueError | None = None
         try:
             result = action()
-        # TensorStore tells of a full disk by a ValueError.
+        # TensorStore raises ValueError on a full disk.
         except (OSError, ValueError) as caught:
             error = caught
         if reasons := [text for text in gather(error and _reason(error)) if text]:
-            self._drop_manager()  # as Orbax keeps the failed step in mind
-            gc.collect()  # what it has abandoned is not to come up later
+            self._drop_manager()  # Orbax would remember the failed step
+            gc.collect()  # of abandoned coroutines, which would print errors later
             if jax.process_index() == 0:
                 self._remove_partial()
             raise self._not_saved(reasons[0]) from error
@@ -214,12 +228,14 @@ class Checkpointer:
     def _not_saved(self, reason: str) -> NotSaved:
         return NotSaved(
             f"The checkpoint of step {self._saving} could not be written to {self._directory} "
-            f"({reason}); those before it are intact"
+            f"({reason}); earlier checkpoints are intact"
         )
 
     def _check_directory(self) -> None:
-        """On process 0: makes the directory, but not in place of one that has gone, as when a mount
-        is lost: what lies under the mount is another disk."""
+        """On process 0, create the directory, or check that it is still the same.
+
+        It differs when a mount was lost. A new directory at that place would be on another disk.
+        """
         if jax.process_index() > 0:
             return
         if self._identity is None and self._newest is None:
@@ -227,12 +243,12 @@ class Checkpointer:
         identity = _identity(self._directory)
         known = self._newest is not None and (self._directory / str(self._newest)).exists()
         if self._identity not in (None, identity) and not known:
-            raise FileNotFoundError(errno.ENOENT, "The folder is no longer the one of this run")
+            raise FileNotFoundError(errno.ENOENT, "The folder was replaced or its disk unmounted")
         self._identity = identity
 
     def _remove_partial(self) -> None:
-        """What the failed save has written fills the disk; what stays, `_open` removes."""
-        # Again and again, as TensorStore's threads may still be writing there, and make it anew.
+        """Remove the files of a failed save to free disk space; `_open` removes the rest."""
+        # Several times: TensorStore's threads may still write and create the folder again.
         for seconds in (0.0, 0.1, 1.0):
             time.sleep(seconds)
             with contextlib.suppress(OSError):
@@ -245,21 +261,25 @@ class Checkpointer:
                 max_to_keep=self._keep,
                 keep_period=self._keep_every,
                 create=False,
-                cleanup_tmp_directories=True,  # of saves that were killed
+                cleanup_tmp_directories=True,  # of interrupted saves
                 save_root_metadata=False,
-                # Else Orbax waits five minutes for a folder that could not be made.
+                # Otherwise Orbax waits five minutes for a folder that could not be created.
                 async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
             )
             self._manager = ocp.CheckpointManager(self._directory, options=options)
         return self._manager
 
     def _nothing(self) -> UserError:
-        where = self._directory
-        return UserError(f"There is no checkpoint in {where}: train first, or fix --workdir.")
+        return UserError(
+            f"There is no checkpoint in {self._directory}; train first, or correct --workdir."
+        )
 
     def steps(self) -> list[int]:
-        """All steps saved completely, damaged or not, the newest first; as process 0 sees them: on
-        a network's file system another may see the newest later."""
+        """Return all complete steps, damaged or not, the newest first.
+
+        All processes get the list of process 0: on a network file system, others may see the newest
+        step later.
+        """
         self.wait()
         steps = gather(list(ocp.utils.checkpoint_steps(self._directory)))[0]
         self._newest = max(steps, default=None)
@@ -268,12 +288,18 @@ class Checkpointer:
     def _newest_good(
         self, read: Callable[[int], T], only: int | None = None, *, set_aside: bool = False
     ) -> tuple[int, T] | None:
-        """The newest step that `read` finds whole, and what it read; None if nothing was saved."""
+        """Return the newest intact step and the result of `read`, or None without checkpoints.
+
+        Args:
+          read: function of a step; raises Damaged.
+          only: read this step alone.
+          set_aside: rename the newer damaged checkpoints.
+        """
         steps = self.steps()
         if only is not None and only not in steps:
             raise UserError(
-                f"There is no checkpoint of step {only} in {self._directory}; give one of those it "
-                f"holds: {', '.join(map(str, steps)) or 'none'}."
+                f"There is no checkpoint of step {only} in {self._directory}; it has the steps "
+                f"{', '.join(map(str, steps)) or '(none)'}."
             )
         damaged: dict[int, str] = {}
         for step in steps if only is None else [only]:
@@ -282,43 +308,43 @@ class Checkpointer:
             except Damaged as error:
                 if only is not None:
                     raise UserError(
-                        f"The checkpoint of step {step} in {self._directory} is damaged ({error}): "
-                        "bring it back from a copy, or rename its folder to go on without it."
+                        f"The checkpoint of step {step} in {self._directory} is damaged ({error}); "
+                        "restore its folder from a backup, or rename it to continue without it."
                     ) from error
                 damaged[step] = str(error)
                 continue
-            # Renamed only now: where no step can be read, the storage may be away for a moment.
+            # Only rename once one step can be read: otherwise the storage may be unavailable.
             for bad, reason in damaged.items():
-                fate = f"renamed to {self._set_aside(bad)}" if set_aside else "passed over"
+                action = f"renamed to {self._set_aside(bad)}" if set_aside else "skipped"
                 if jax.process_index() == 0:
                     _LOG.warning(
-                        f"The checkpoint of step {bad} in {self._directory} is damaged ({reason}); "
-                        f"it is {fate} and step {step} is used."
+                        f"The checkpoint of step {bad} in {self._directory} is damaged ({reason}). "
+                        f"It is {action}; step {step} is used."
                     )
             return step, result
         remains = [f"step {step}: {reason}" for step, reason in damaged.items()]
         remains += sorted(path.name for path in self._directory.glob("corrupt-*"))
         if remains:
             raise UserError(
-                f"No good checkpoint is left in {self._directory} ({'; '.join(remains)}): bring "
-                "one back from a copy, or start from nothing with another --workdir."
+                f"{self._directory} has no intact checkpoint ({'; '.join(remains)}); restore one "
+                "from a backup, or start from scratch with another --workdir."
             )
         return None
 
     def _set_aside(self, step: int) -> str:
-        """Rename a step so that Orbax no longer sees it, and return the new name."""
+        """Rename the folder of a step so that Orbax ignores it, and return the new name."""
         name = f"corrupt-{step}-{datetime.datetime.now(datetime.UTC):%Y%m%dT%H%M%S.%f}"
-        self.close()  # as Orbax keeps a list of the steps to save on
+        self.close()  # Orbax keeps a list of the steps
         reason = None
         if jax.process_index() == 0:
             try:
                 (self._directory / str(step)).rename(self._directory / name)
             except OSError as error:
                 reason = _reason(error)
-        if reason := gather(reason)[0]:  # none goes on before it has happened
+        if reason := gather(reason)[0]:  # all processes wait for the rename
             raise UserError(
                 f"The checkpoint of step {step} in {self._directory} is damaged and cannot be "
-                f"renamed ({reason}): fix the folder, and run the same command again."
+                f"renamed ({reason}); fix the folder, then run the same command again."
             )
         return name
 
@@ -329,8 +355,8 @@ class Checkpointer:
         if manifest["schema"] > CHECKPOINT_SCHEMA:
             raise UserError(
                 f"The checkpoint of step {step} in {self._directory} has schema "
-                f"{manifest['schema']} and this program knows {CHECKPOINT_SCHEMA} at most: use a "
-                "newer cdt."
+                f"{manifest['schema']}, but this version of cdt reads schemas up to "
+                f"{CHECKPOINT_SCHEMA}; install a newer cdt."
             )
         return manifest
 
@@ -340,8 +366,8 @@ class Checkpointer:
         manifest = self._manifest(step)
         if mismatch := first_mismatch(manifest, abstract_items):
             raise UserError(
-                f"The checkpoint of step {step} in {self._directory} does not fit: {mismatch}; "
-                "use the config that it was saved with, or another --workdir."
+                f"The checkpoint of step {step} in {self._directory} does not match the config: "
+                f"{mismatch}; use the config of that run, or another --workdir."
             )
         stored = {name: to_nested(placed(tree)) for name, tree in abstract_items.items()}
         handler, args = ocp.StandardCheckpointHandler(), ocp.args.StandardRestore
@@ -360,18 +386,18 @@ class Checkpointer:
         return items, manifest["meta"]
 
     def _read(self, step: int, read: Callable[[epath.Path], T]) -> T:
-        """`read` of the step's folder on all processes, or Damaged on all of them.
+        """Return `read(folder of the step)`; if it fails on one process, raise Damaged on all.
 
-        `read` calls Orbax's handlers and not its manager, which waits for all processes after
-        reading: for ever, when a file that one of them needs is damaged.
+        `read` must use Orbax's handlers. Its manager waits for all processes after reading, which
+        would hang if a file of one process is damaged.
         """
         result: T | None = None
         reason = ""
         try:
             result = read(self._directory / str(step))
         except (jax.errors.JaxRuntimeError, MemoryError):
-            raise  # too little memory is no fault of the file
-        except Exception as error:  # damage shows as anything from KeyError to UnicodeError
+            raise  # out of memory: the file may be intact
+        except Exception as error:  # damaged files raise errors of any type
             reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0][:100]}"
         if reason:
             gc.collect()
@@ -381,7 +407,7 @@ class Checkpointer:
 
 
 def _identity(directory: epath.Path) -> tuple[int, int]:
-    """Return device and inode of a directory; (0, 0) in a bucket, which is never lost in part."""
+    """Return the device and inode of a directory; (0, 0) for a bucket, which has no mount."""
     if "://" in os.fspath(directory):
         return 0, 0
     found = os.stat(directory)
@@ -389,7 +415,7 @@ def _identity(directory: epath.Path) -> tuple[int, int]:
 
 
 def _reason(error: OSError | ValueError) -> str:
-    """What the storage says, in a few words where it gives a number."""
+    """Return a short description of an error of the storage."""
     if code := re.search(r"os_error_code='(\d+)'", str(error)):
         return os.strerror(int(code[1]))
     return getattr(error, "strerror", None) or str(error).partition("\n")[0][:200]

@@ -1,10 +1,10 @@
-"""What makes a run the run it is: a workdir is never given to another one."""
+"""The config keys that identify a run; a workdir accepts only the run that it belongs to."""
 
 from ml_collections import ConfigDict
 
 from cdt.config import default_config, flatten
 
-# What may change when a run resumes: how it is watched, how long it is, how it is executed.
+# Keys that may change when a run resumes: logging, duration and execution.
 _FREE = ("latents.weights", "latents.batch_size", "mesh.", "difficulty.", "compare.",
          "validation.every", "validation.images", "log.", "checkpoint.", "sample.", "evaluate.",
          "replay.", "profile.",
@@ -14,9 +14,12 @@ _FREE = ("latents.weights", "latents.batch_size", "mesh.", "difficulty.", "compa
 
 
 def identity(config: ConfigDict) -> dict[str, object]:
-    """The flat keys that make a run the run it is: model, family, data, optimizer, batch, density,
-    curriculum, seed. Options of a method count where the config names it: those of
-    `density.two_phase` only where `density.name` is "two_phase"."""
+    """Return {flat key: value} of the keys that identify a run.
+
+    They are those of the model, family, data, optimizer, batch, density, curriculum and seed.
+    Options of a method are included only if the config names the method: those of
+    `density.two_phase` if `density.name` is "two_phase".
+    """
     free = _FREE if config.data.name == "latents" else (*_FREE, "latents.")
     flat = flatten(config)
     named = [(key.partition(".")[0], value) for key, value in flat.items() if key.count(".") == 1]
@@ -30,9 +33,12 @@ def identity(config: ConfigDict) -> dict[str, object]:
 
 
 def identity_differences(config: ConfigDict, saved: dict[str, object]) -> list[str]:
-    """One phrase for each identity key whose value differs from a saved run's `identity`.
+    """Return "key (saved: value, now: value)" for each identity key that differs.
 
-    A key that the saved run lacks came with a later version, and its default is what was before.
+    Args:
+      config: of this run.
+      saved: `identity` of the saved run. Keys that it lacks are newer than that run; their default
+        is the behaviour of the older version.
     """
 
     def plain(value: object) -> object:
@@ -41,7 +47,7 @@ def identity_differences(config: ConfigDict, saved: dict[str, object]) -> list[s
     mine = identity(config)
     theirs = {key: flatten(default_config())[key] for key in mine} | saved
     return [
-        f"{key} (there {theirs[key]!r}, now {mine.get(key)!r})"
+        f"{key} (saved: {theirs[key]!r}, now: {mine.get(key)!r})"
         for key in sorted(theirs)
         if plain(mine.get(key)) != plain(theirs[key])
     ]

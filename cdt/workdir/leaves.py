@@ -1,6 +1,6 @@
-"""Trees of arrays as named leaves: their paths, types and checksums, and a form to store.
+"""Paths, types and checksums of the arrays in a tree, and conversion to nested dicts.
 
-A leaf's path is its keys joined by "/", such as "blocks/attention/kernel".
+The path of a leaf is its keys joined by "/", such as "blocks/attention/kernel".
 """
 
 from collections.abc import Mapping
@@ -14,20 +14,20 @@ PyTree = Any
 
 
 def named_leaves(tree: PyTree) -> dict[str, Any]:
-    """{path: leaf}, in the order of `jax.tree.leaves`.
+    """Return {path: leaf} in the order of `jax.tree.leaves`.
 
     Raises:
-      ValueError: two leaves have the same path, as a key contains a "/".
+      ValueError: two leaves have the same path, because a key contains "/".
     """
     pairs, _ = jax.tree_util.tree_flatten_with_path(tree)
     leaves = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in pairs}
     if len(leaves) < len(pairs):
-        raise ValueError("Two leaves of a tree have the same path, as a key contains a '/'.")
+        raise ValueError("Two leaves of a tree have the same path: a key contains '/'; rename it.")
     return leaves
 
 
 def leaf_types(tree: PyTree) -> dict[str, str]:
-    """{path: type and shape as in "float32[3,4]"} of arrays or jax.ShapeDtypeStruct."""
+    """Return {path: dtype and shape, such as "float32[3,4]"} of arrays or ShapeDtypeStructs."""
     return {
         path: f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]"
         for path, leaf in named_leaves(tree).items()
@@ -35,7 +35,7 @@ def leaf_types(tree: PyTree) -> dict[str, str]:
 
 
 def placed(abstract: PyTree) -> PyTree:
-    """The abstract tree, with the first device for every leaf that has no sharding."""
+    """Return the abstract tree with the first device as the sharding of leaves without one."""
     first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding or first),
@@ -44,17 +44,17 @@ def placed(abstract: PyTree) -> PyTree:
 
 
 def to_nested(tree: PyTree) -> dict[str, Any]:
-    """The leaves as nested dicts, without those that have no element: Orbax refuses these."""
+    """Return the leaves as nested dicts, without empty arrays, which Orbax refuses."""
     leaves = {path: leaf for path, leaf in named_leaves(tree).items() if leaf.size}
     return traverse_util.unflatten_dict(leaves, sep="/")
 
 
 def from_nested(nested: Mapping[str, Any], abstract: PyTree) -> PyTree:
-    """Inverse of `to_nested` for a tree of the structure and types of `abstract`.
+    """Return the tree of which `to_nested` made `nested`.
 
     Args:
-      nested: what `to_nested` returned.
-      abstract: tree of jax.ShapeDtypeStruct, which gives containers, None and empty arrays.
+      nested: result of `to_nested`.
+      abstract: tree of jax.ShapeDtypeStruct; the containers, None and empty arrays come from it.
     """
     leaves = traverse_util.flatten_dict(nested, sep="/")
     return jax.tree.unflatten(
@@ -67,16 +67,16 @@ def from_nested(nested: Mapping[str, Any], abstract: PyTree) -> PyTree:
 
 
 def leaf_checksums(tree: PyTree) -> dict[str, jax.Array]:
-    """Checksum of every array of a tree, computed where the array lives.
+    """Return a checksum of every array in a tree, computed on the devices of the array.
 
-    The sum, modulo 2^32, of each element's bits times an odd number derived from the element's
-    flat position. A flipped bit changes a term by an odd multiple of a power of two below 2^32,
-    which is never 0, so every single flipped bit is seen. Sums modulo 2^32 are exact in any
-    order: the result depends neither on the mesh nor on the number of processes, and nothing is
-    gathered but one number a leaf.
+    A checksum is the sum, modulo 2^32, of the bits of each element times an odd number that depends
+    on the flat position. A flipped bit changes its term by an odd multiple of a power of two below
+    2^32. This is never 0, so every single flipped bit is detected. Sums modulo 2^32 are exact in
+    any order, so the result is independent of the mesh and the number of processes. Only one number
+    a leaf is gathered.
 
     Args:
-      tree: arrays of bool, integer or real floating-point type.
+      tree: arrays of bool, integers or real floating-point numbers.
 
     Returns:
       {path: uint32[]}.
@@ -84,8 +84,8 @@ def leaf_checksums(tree: PyTree) -> dict[str, jax.Array]:
     checksums = {}
     for path, leaf in named_leaves(tree).items():
         checksums[path] = _checksum(leaf)
-        # Simulated devices share a few threads: of many programs in flight together, each of which
-        # waits for all devices, one can keep another from ever being started on its last device.
+        # Simulated CPU devices share a few threads. Many programs that wait for all devices can
+        # deadlock if they run at the same time, so run one after the other.
         if jax.default_backend() == "cpu":
             jax.block_until_ready(checksums[path])
     return checksums
@@ -101,7 +101,7 @@ def _checksum(x: jax.Array) -> jax.Array:
     for axis, size in enumerate(bits.shape):
         index = jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis)
         position = position * jnp.uint32(size) + index
-    # The finaliser of MurmurHash3: without it the numbers of neighbours are alike, and errors of
+    # The finalizer of MurmurHash3. Without it the factors of neighbours are similar, and errors of
     # several bits could cancel.
     position = (position ^ (position >> 16)) * jnp.uint32(0x85EBCA6B)
     position = (position ^ (position >> 13)) * jnp.uint32(0xC2B2AE35)

@@ -1,16 +1,16 @@
-"""One run at a time writes in a workdir.
+"""The lock of a workdir: one run at a time writes.
 
-A run holds `lock.json`: its host, its process, and a beat that it changes every ten seconds. Who
-finds one there judges whether its holder lives:
+A run writes `lock.json` with its host, its process and a counter, the beat, which it increases
+every ten seconds. A run that finds the lock of another run checks whether that run is alive:
 
-- of processes under the same kernel, `/proc` knows. A number may belong to another process by now,
-  so the time of its start is compared too.
-- of another host's nothing shows but the beat. Where it has not changed for a minute, the host is
-  taken to be gone. Nothing depends on clocks that agree.
+- On the same kernel, `/proc` shows whether the process exists. A process number may be used again,
+  so the start time is compared too.
+- On another host, only the beat shows it. If the beat does not change for one minute, the run is
+  assumed dead. Clocks of hosts need not agree.
 
-So a run that was killed starts again at once on its host, and after a minute on another, without a
-person. Should a lock be taken from a run that lives (it was frozen for more than a minute, or two
-started in the same moment), its next beat finds that, and it ends.
+A killed run can therefore be restarted at once on the same host, and after one minute on another.
+A lock may be taken from a living run, if that run was frozen for more than a minute or two runs
+started at the same moment. It finds this at its next beat and ends.
 """
 
 import json
@@ -42,10 +42,10 @@ _LOG = logging.getLogger(__name__)
 
 @contextmanager
 def locked(workdir: epath.PathLike) -> Iterator[None]:
-    """For the body, no other run may write in the workdir; of several processes 0 holds the lock.
+    """Hold the lock of a workdir in a `with` block; process 0 holds it for all processes.
 
     Raises:
-      UserError: a run that lives holds it, or the workdir cannot be written to; on all processes.
+      UserError: on all processes: a living run holds the lock, or the workdir cannot be written.
     """
     with ExitStack() as stack:
         with errors_of_all():
@@ -55,13 +55,13 @@ def locked(workdir: epath.PathLike) -> Iterator[None]:
 
 
 class Lock:
-    """The right to write in a workdir, a context of one process.
+    """Lock of a workdir, a context manager for one process.
 
-    Where a living holder can be told by its beat alone, entering takes up to a minute. A workdir
-    that there was none before, and that is empty in the end, is removed again.
+    Entering takes up to one minute if another host has the lock. A workdir that this lock created
+    is removed on exit if it is empty.
 
     Args:
-      workdir: local or gs://; made if needed.
+      workdir: local or gs://; created if it does not exist.
     """
 
     def __init__(self, workdir: epath.PathLike):
@@ -90,8 +90,8 @@ class Lock:
                     self._remove(found)
         except OSError as error:
             raise UserError(
-                f"The workdir {self._workdir} cannot be written to ({error.strerror or error}); "
-                "choose another --workdir or fix its permissions."
+                f"The workdir {self._workdir} cannot be written ({error.strerror or error}); "
+                "give another --workdir or fix its permissions."
             ) from None
         self._thread.start()
         return self
@@ -105,14 +105,16 @@ class Lock:
             if self._made and self._local and not any(self._workdir.iterdir()):
                 self._workdir.rmdir()
         except OSError as error:
-            _LOG.warning(f"{self._file} cannot be removed ({error}); the next run finds it stale.")
+            _LOG.warning(
+                f"{self._file} cannot be removed ({error}); the next run will detect it as stale."
+            )
 
     def _create(self) -> bool:
-        """Write the lock where there is none; False where there is one."""
+        """Write the lock and return True, or return False if there is one."""
         text = json.dumps(self._mine)
         if self._local:
             try:
-                file = open(self._file, "x")  # one of several succeeds, on NFS as well
+                file = open(self._file, "x")  # atomic, also on NFS: only one process succeeds
             except FileExistsError:
                 return False
             try:
@@ -128,7 +130,7 @@ class Lock:
         return True
 
     def _remove(self, stale: dict[str, Any]) -> None:
-        """Remove the stale lock and no other: another run may have replaced it meanwhile."""
+        """Remove the lock `stale`, unless another run has replaced it in the meantime."""
         aside = self._workdir / f".{LOCK_FILE}-{uuid.uuid4().hex}"
         try:
             self._file.rename(aside)
@@ -140,10 +142,10 @@ class Lock:
             aside.rename(self._file)
 
     def _is_dead(self, found: dict[str, Any]) -> bool:
-        """Whether the holder is no more; False where it has released the lock meanwhile.
+        """Return True if the holder is dead, False if it has released the lock meanwhile.
 
         Raises:
-          UserError: the holder lives.
+          UserError: the holder is alive.
         """
         kernel = _kernel()
         if kernel is not None and found.get("kernel") == kernel:
@@ -153,7 +155,7 @@ class Lock:
             return True
         _LOG.warning(
             f"The workdir {self._workdir} is locked by {_holder(found)}; waiting "
-            f"{STALE_SECONDS:.0f} s to see whether it lives."
+            f"{STALE_SECONDS:.0f} s to check whether that process is alive."
         )
         end = time.monotonic() + STALE_SECONDS
         while time.monotonic() < end:
@@ -167,7 +169,7 @@ class Lock:
 
     def _in_use(self, found: dict[str, Any]) -> UserError:
         return UserError(
-            f"The workdir {self._workdir} is in use by {_holder(found)}; wait until it has ended, "
+            f"The workdir {self._workdir} is in use by {_holder(found)}; wait until it ends, "
             "stop it, or give another --workdir."
         )
 
@@ -179,20 +181,21 @@ class Lock:
             try:
                 found = _read(self._file)
                 if found is None:
-                    continue  # where the mount was lost, another disk lies in its place
+                    continue  # the mount may be lost: do not write to the disk under it
                 if found and not self._is_mine(found):
                     self._leave(found)
                 self._mine["beat"] += 1
                 atomic.write(self._file, json.dumps(self._mine))
             except OSError:
-                continue  # a disk that is full or away for a while ends no run
+                continue  # the disk may be full or unavailable for a while: keep running
 
     def _leave(self, found: dict[str, Any]) -> None:
-        """End the process: what it would save now might mix with another's."""
+        """End the process, so that its files do not mix with those of the new holder."""
         sys.stdout.flush()
         sentence = (
-            f"The workdir {self._workdir} was taken over by {_holder(found)}, as this process had "
-            f"shown no life for {STALE_SECONDS:.0f} s; it ends, and what it saved is kept."
+            f"The workdir {self._workdir} was taken over by {_holder(found)}, because this process "
+            f"did not update its lock for {STALE_SECONDS:.0f} s. This process ends; its "
+            "checkpoints are kept."
         )
         os.write(2, f"cdt: {sentence}\n".encode())
         os._exit(EXIT_USER_ERROR)
@@ -203,7 +206,7 @@ def _holder(found: dict[str, Any]) -> str:
 
 
 def _read(file: epath.Path) -> dict[str, Any] | None:
-    """What a lock file says; nothing where it is damaged or being written, None where it is not."""
+    """Return the content of a lock file: {} if damaged or incomplete, None if there is none."""
     try:
         found = json.loads(file.read_text())
     except FileNotFoundError:
@@ -214,9 +217,9 @@ def _read(file: epath.Path) -> dict[str, Any] | None:
 
 
 def _kernel() -> str | None:
-    """Name what gives out process numbers: the start of a kernel, and a container's share of it.
+    """Return an identifier of the kernel since its start and of the process namespace.
 
-    None where it cannot be told.
+    Process numbers are unique within it. None if it cannot be read.
     """
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -226,10 +229,10 @@ def _kernel() -> str | None:
 
 
 def _started(pid: Any) -> str | None:
-    """When a process started, in ticks of the kernel; None where there is none that lives."""
+    """Return the start time of a process in kernel ticks, or None if no such process is alive."""
     try:
-        # The name of the program, in brackets, may hold anything.
+        # The program name is in parentheses and may contain any character.
         fields = Path(f"/proc/{int(pid)}/stat").read_text().rpartition(")")[2].split()
     except (OSError, ValueError, TypeError):
         return None
-    return None if fields[0] in "ZX" else fields[19]  # killed, and only its exit code is left
+    return None if fields[0] in "ZX" else fields[19]  # Z and X: it has ended

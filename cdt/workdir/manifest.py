@@ -1,13 +1,13 @@
-"""What a checkpoint says about itself: a JSON object that lets damage and mistakes be found.
+"""The manifest of a checkpoint: a JSON object to detect damage and a wrong config.
 
-    schema      int, format of the checkpoint; a newer one than this program knows is refused
-    versions    see `library_versions`, at the time of saving
+    schema      int, version of the format; schemas newer than CHECKPOINT_SCHEMA are refused
+    versions    `library_versions` at the time of saving
     types       {item: {leaf path: "float32[3,4]"}}
     checksums   {item: {leaf path: uint32}}, see `cdt.workdir.leaves.leaf_checksums`
-    meta        what the caller wants kept: config, data position, ...
+    meta        JSON object of the caller: config, data position, ...
     crc32       of all of the above as compact JSON with sorted keys
 
-An item is a part of the train state, such as its params, which can be restored alone.
+An item is a part of the train state that can be restored alone, such as `params`.
 """
 
 import importlib.metadata
@@ -30,21 +30,21 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
 class Damaged(Exception):
-    """What was read is not what was written."""
+    """The content of a checkpoint is not what was written."""
 
 
 def library_versions() -> dict[str, str]:
-    """{name: version} of what the numbers of a run depend on: packages, cdt and Python."""
+    """Return {name: version} of the packages that affect results, of cdt and of Python."""
     packages = {package: importlib.metadata.version(package) for package in _PACKAGES}
     return packages | {"cdt": __version__, "Python": platform.python_version()}
 
 
 def make_manifest(items: Mapping[str, PyTree], meta: Mapping[str, Any]) -> dict[str, Any]:
-    """The manifest of items that are about to be saved; waits for their checksums.
+    """Return the manifest of items to save; waits for their checksums.
 
     Args:
       items: {item: tree of arrays}.
-      meta: any JSON object.
+      meta: JSON object.
     """
     manifest = {
         "schema": CHECKPOINT_SCHEMA,
@@ -53,21 +53,21 @@ def make_manifest(items: Mapping[str, PyTree], meta: Mapping[str, Any]) -> dict[
         "checksums": _checksums(items),
         "meta": meta,
     }
-    manifest = json.loads(json.dumps(manifest))  # as it will be read: tuples become lists
+    manifest = json.loads(json.dumps(manifest))  # tuples become lists, as when it is read
     return manifest | {"crc32": _crc32(manifest)}
 
 
 def check_manifest(manifest: Any) -> None:
-    """Raise Damaged unless this is what `make_manifest` returned."""
+    """Raise Damaged if the manifest does not match its own checksum."""
     if not isinstance(manifest, dict):
-        raise Damaged("its manifest is no JSON object")
+        raise Damaged("its manifest is not a JSON object")
     content = {name: value for name, value in manifest.items() if name != "crc32"}
     if manifest.get("crc32") != _crc32(content):
         raise Damaged("its manifest does not match its checksum")
 
 
 def check_items(manifest: Mapping[str, Any], items: Mapping[str, PyTree]) -> None:
-    """Raise Damaged, on all processes alike, unless every array is the one that was saved."""
+    """Raise Damaged, on all processes, if the checksum of an array differs from the saved one."""
     for item, checksums in _checksums(items).items():
         for path, checksum in checksums.items():
             if checksum != manifest["checksums"][item][path]:
@@ -75,15 +75,15 @@ def check_items(manifest: Mapping[str, Any], items: Mapping[str, PyTree]) -> Non
 
 
 def first_mismatch(manifest: Mapping[str, Any], abstract: Mapping[str, PyTree]) -> str | None:
-    """The first difference in type, shape or structure from what is wanted, in words.
+    """Return the first difference in dtype, shape or structure as text, or None.
 
     Args:
-      manifest: a checked one.
-      abstract: {item: tree of jax.ShapeDtypeStruct}; other items of the manifest do not matter.
+      manifest: already checked by `check_manifest`.
+      abstract: {item: tree of jax.ShapeDtypeStruct}; other items of the manifest are ignored.
     """
     for item, tree in abstract.items():
         if item not in manifest["types"]:
-            return f"it holds no '{item}' but {', '.join(manifest['types'])}"
+            return f"it has no item '{item}', only {', '.join(manifest['types'])}"
         saved, wanted = manifest["types"][item], leaf_types(tree)
         for path in [*wanted, *saved]:
             there, here = saved.get(path, "missing"), wanted.get(path, "missing")

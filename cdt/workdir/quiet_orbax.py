@@ -1,12 +1,11 @@
-"""Keeps from standard error what Orbax and its TensorStore say beside what they raise.
+"""Filters for the messages that Orbax and TensorStore print in addition to the errors they raise.
 
-Each save is told in a dozen lines. Where a file cannot be read or written Orbax raises the first
-error, closes its event loop and abandons all other coroutines in it, and each of them is then told
-of in a traceback: by asyncio when such a task is collected, by Python when a coroutine
-that never ran or was left half-way is, and by the threads of TensorStore that come back to a loop
-that is closed.
+Orbax logs a dozen lines for each save. When a file cannot be read or written, it raises the first
+error, closes its event loop and abandons the other coroutines. Each of these would print a
+traceback later: from asyncio or Python when it is garbage-collected, or from a TensorStore thread
+that finds the loop closed.
 
-The program has no coroutines of its own.
+cdt has no coroutines of its own, so the filters hide nothing of cdt.
 """
 
 import logging
@@ -16,7 +15,7 @@ import warnings
 
 
 def silence() -> None:
-    """Install the filters, for the whole process; call it once."""
+    """Install the filters for the whole process; call it once."""
     logging.getLogger("absl").addFilter(lambda record: "/orbax/checkpoint/" not in record.pathname)
     logging.getLogger("asyncio").addFilter(_is_no_abandoned_task)
     warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
@@ -30,8 +29,10 @@ def _is_no_abandoned_task(record: logging.LogRecord) -> bool:
 
 
 def _is_of_abandoned(event: "sys.UnraisableHookArgs") -> bool:
-    """Whether one of Orbax's coroutines is collected, or a thread of TensorStore's, which Python
-    has not started, has found its loop closed."""
+    """Return whether the error is of an abandoned coroutine of Orbax or a TensorStore thread.
+
+    A TensorStore thread is not started by Python, hence a _DummyThread.
+    """
     code = getattr(event.object, "cr_code", None)
     if code is not None:
         return "/orbax/checkpoint/" in code.co_filename

@@ -1,4 +1,4 @@
-"""The folder of a run: made, checked for writability, and never given to a different run."""
+"""config.json of a workdir: writing, reading, and comparing it with the config of a new run."""
 
 import json
 
@@ -15,7 +15,7 @@ CONFIG_FILE = "config.json"
 
 
 def check_identity(workdir: epath.Path, config: ConfigDict) -> None:
-    """Raise UserError if the folder holds a run whose `cdt.workdir.identity` differs."""
+    """Raise UserError if the workdir has a run with another `cdt.workdir.identity`."""
     if not (workdir / CONFIG_FILE).exists():
         return
     saved = _recorded(workdir)
@@ -23,19 +23,19 @@ def check_identity(workdir: epath.Path, config: ConfigDict) -> None:
     differences = identity_differences(config, {k: v for k, v in saved.items() if k in known})
     if differences:
         raise UserError(
-            f"The workdir {workdir} holds a run with another {', '.join(differences)}; use another "
-            "--workdir, or the config of that run."
+            f"The workdir {workdir} has a run with another {', '.join(differences)}; give another "
+            "--workdir, or use the config of that run."
         )
 
 
 def recorded_config(workdir: epath.Path) -> ConfigDict:
-    """The config of the run in a folder; keys that are younger than the run have their defaults.
+    """Return the config of the run in a workdir; keys newer than the run have their defaults.
 
     Raises:
-      UserError: the folder holds no run, or what it says of it is damaged.
+      UserError: the folder has no config.json, or a damaged one.
     """
     if not (workdir / CONFIG_FILE).exists():
-        raise UserError(f"{workdir} holds no run: there is no {CONFIG_FILE}; give a run's workdir.")
+        raise UserError(f"{workdir} has no {CONFIG_FILE}; give the workdir of a run.")
     config = default_config()
     known = flatten(config)
     saved = {key: value for key, value in _recorded(workdir).items() if key in known}
@@ -48,7 +48,7 @@ def recorded_config(workdir: epath.Path) -> ConfigDict:
 
 
 def recorded_class_names(workdir: epath.Path) -> tuple[str, ...]:
-    """Return the class names of the run in a folder, by label; empty where none are recorded."""
+    """Return the class names of the run in a workdir in the order of labels; () without names."""
     if not (workdir / CONFIG_FILE).exists():
         return ()
     names = _recorded(workdir).get("data.class_names", ())
@@ -58,23 +58,23 @@ def recorded_class_names(workdir: epath.Path) -> tuple[str, ...]:
 
 
 def record_config(workdir: epath.Path, config: ConfigDict) -> None:
-    """Make the folder if needed and write the config there.
+    """Write the config to the workdir, which is created if it does not exist.
 
     Raises:
-      UserError: it cannot be written to.
+      UserError: the workdir cannot be written.
     """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         atomic.write(workdir / CONFIG_FILE, json.dumps(flatten(config), indent=1, sort_keys=True))
     except OSError as error:
         raise UserError(
-            f"The workdir {workdir} cannot be written to ({error.strerror or error}); choose "
-            "another --workdir or fix its permissions."
+            f"The workdir {workdir} cannot be written ({error.strerror or error}); give another "
+            "--workdir or fix its permissions."
         ) from None
 
 
 def _recorded(workdir: epath.Path) -> dict[str, object]:
-    """The flat config in a folder, with the keys of this version."""
+    """Return the flat config in a workdir, with the keys of this version."""
     try:
         saved = json.loads((workdir / CONFIG_FILE).read_text())
     except ValueError:
@@ -86,6 +86,6 @@ def _recorded(workdir: epath.Path) -> dict[str, object]:
 
 def _damaged(workdir: epath.Path) -> UserError:
     return UserError(
-        f"{workdir / CONFIG_FILE} is damaged, so it cannot be told whose run this folder holds; "
-        "fix or remove that file."
+        f"{workdir / CONFIG_FILE} is damaged, so the run in this folder cannot be identified; fix "
+        "or remove that file."
     )

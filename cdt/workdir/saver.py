@@ -1,4 +1,4 @@
-"""Saves while a run trains, which may go on where a checkpoint could not be written."""
+"""Saving during training; training may continue after a checkpoint could not be written."""
 
 import logging
 from collections.abc import Mapping
@@ -12,13 +12,12 @@ PyTree = Any
 
 
 class Saver:
-    """Saves the checkpoints of a run.
+    """Saves the checkpoints of a run and handles failures.
 
     Args:
       checkpoints: of the run.
-      meta: JSON object that every checkpoint carries.
-      stops: whether the run ends at a checkpoint that could not be written; otherwise a warning is
-        logged and it goes on.
+      meta: JSON object to store in every checkpoint.
+      stops: True: a failed save raises; False: it is logged and training continues.
     """
 
     def __init__(self, checkpoints: Checkpointer, meta: Mapping[str, Any], *, stops: bool):
@@ -27,35 +26,38 @@ class Saver:
         self._stops = stops
 
     def save(self, step: int, items: Mapping[str, PyTree], *, required: bool) -> None:
-        """Start to save; see `Checkpointer.save`.
+        """Start a save; see `Checkpointer.save`.
 
         Args:
-          step: steps done.
+          step: number of finished steps.
           items: {name: tree of arrays}.
-          required: whether a failure ends the run in any case, as that of its last checkpoint does.
+          required: True: a failure raises in any case, such as for the last checkpoint of a run.
 
         Raises:
-          NotSaved: this save failed, or the one before it in the background, and that ends the run.
+          NotSaved: this save or the previous one failed, and the run must end.
         """
-        self.finish()  # the one before this
+        self.finish()  # the previous save
         try:
             self.checkpoints.save(step, items, self._meta)
         except NotSaved as error:
-            self._go_on(error, required)
+            self._handle(error, required)
 
     def finish(self, *, required: bool = False) -> None:
-        """Wait until everything is written.
+        """Wait until the last save is written.
+
+        Args:
+          required: see `save`.
 
         Raises:
-          NotSaved: something could not be, and that ends the run.
+          NotSaved: it failed, and the run must end.
         """
         try:
             self.checkpoints.wait()
         except NotSaved as error:
-            self._go_on(error, required)
+            self._handle(error, required)
 
-    def _go_on(self, error: NotSaved, required: bool) -> None:
+    def _handle(self, error: NotSaved, required: bool) -> None:
         if self._stops or required:
             raise error
         if jax.process_index() == 0:
-            logging.warning(f"{error.what}; training goes on (config.checkpoint.on_failure).")
+            logging.warning(f"{error.what}. Training continues (config.checkpoint.on_failure).")

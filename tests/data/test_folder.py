@@ -96,10 +96,10 @@ def test_several_captions_of_a_picture(tmp_path):
 @pytest.mark.parametrize(
     "lines, message",
     [
-        (['{"file_name": "b.png", "caption": []}'], "line 1 of .* several captions are a list"),
+        (['{"file_name": "b.png", "caption": []}'], "line 1 of .* the caption a list of texts"),
         (['{"file_name": "b.png", "caption": ["x", 1]}'], "lacks a file_name or a caption"),
         (['{"file_name": "b.png"}'], "line 1 of .* lacks a file_name or a caption"),
-        (["", "b.png: a bee"], "line 2 of .* is no JSON object"),
+        (["", "b.png: a bee"], "line 2 of .* is not a JSON object"),
         (['{"file_name": "b.png", "caption": "x"}'] * 2, "names b.png twice"),
         (['{"file_name": "d.png", "caption": "x"}'], "captions of 1 pictures .* first d.png"),
         (['{"file_name": "b.png", "caption": "x"}'], "2 pictures .* no caption .* first a/1.png"),
@@ -113,16 +113,16 @@ def test_wrong_captions(tmp_path, lines, message):
 
 
 def test_wrong_folders(tmp_path):
-    with pytest.raises(UserError, match="there is no folder"):
+    with pytest.raises(UserError, match="is not a folder; give the folder of the images"):
         list_pictures(tmp_path / "nowhere")
-    with pytest.raises(UserError, match="holds no picture"):
+    with pytest.raises(UserError, match="contains no image files"):
         list_pictures(tmp_path)
     picture(tmp_path / "a" / "1.png", 0)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="class folder .*empty holds no picture"):
+    with pytest.raises(UserError, match="class folder .*empty contains no images"):
         list_pictures(tmp_path)
     picture(tmp_path / "1.png", 0)
-    with pytest.raises(UserError, match=r"pictures \(1.png, ...\) beside folders of pictures \(a"):
+    with pytest.raises(UserError, match=r"both images \(1.png, ...\) and folders of images \(a"):
         list_pictures(tmp_path)
 
 
@@ -135,7 +135,7 @@ def test_bad_pictures_are_named(tmp_path):
     source = folder(tmp_path, 4, 3)
     (tmp_path / "4.png").unlink()
     assert source.images(np.array([0])).shape == (1, 4, 4, 3)
-    for index, message in [(1, "2.png is 4 pixels wide and 3 high"), (2, "3.png cannot be dec")]:
+    for index, message in [(1, "2.png is 4x3 pixels"), (2, "3.png cannot be dec")]:
         with pytest.raises(BadExample, match=f"{message}.*cdt.data.prepare"):
             source.images(np.array([0, index]))
     with pytest.raises(UserError, match="4.png cannot be read"):

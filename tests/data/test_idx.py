@@ -41,7 +41,7 @@ def test_both_splits(tmp_path, zipped):
 def test_damaged_and_other_files(tmp_path):
     with pytest.raises(UserError, match="no file train-images-idx3-ubyte"):
         idx(tmp_path, "train")
-    with pytest.raises(UserError, match="choose 'train' or 'test'"):
+    with pytest.raises(UserError, match="the splits 'train' and 'test'"):
         idx(tmp_path, "validation")
     write(tmp_path, labels=LABELS[:5])
     with pytest.raises(UserError, match="7 images but 5 labels"):
@@ -53,9 +53,9 @@ def test_damaged_and_other_files(tmp_path):
         (whole[:6], "cannot be read"),
         (b"", "cannot be read"),
         (gzip.compress(whole)[:-9], "cannot be read"),
-        (b"\x00\x00\x0d" + whole[3:], "no IDX file of unsigned bytes"),
+        (b"\x00\x00\x0d" + whole[3:], "not an IDX file of unsigned bytes"),
         (encoded(LABELS), "in 3 dimensions"),
-        (encoded(IMAGES[:0]), "no IDX file"),
+        (encoded(IMAGES[:0]), "not an IDX file"),
     ]:
         file.write_bytes(content)
         with pytest.raises(UserError, match=words):

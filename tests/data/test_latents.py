@@ -217,7 +217,7 @@ def npy_header(shape):
 def test_damaged_or_missing_latents_are_refused(weights, prepared, tmp_path):
     scaling = from_config.scaling_record(image_config(weights))
     arguments = tmp_path, "train", sha256(weights), scaling
-    one_sentence("there are no latents in .*cdt.data.latents", moments.latents, *arguments)
+    one_sentence("contains no latents; .*cdt.data.latents", moments.latents, *arguments)
     target = copied(prepared, tmp_path)
     assert moments.latents(*arguments).size == 512
     whole = contents(target)
@@ -231,7 +231,7 @@ def test_damaged_or_missing_latents_are_refused(weights, prepared, tmp_path):
         ("labels.npy", whole["moments.npy"], "labels.npy is damaged.*it holds float16"),
         ("manifest.json", whole["manifest.json"][:100], "manifest.json is damaged"),
         ("manifest.json", b"[]", "manifest.json is damaged"),
-        ("manifest.json", json.dumps(listed | {"schema": 2}).encode(), "schema is 2 and not 1"),
+        ("manifest.json", json.dumps(listed | {"schema": 2}).encode(), "schema is 2, not 1"),
         ("manifest.json", json.dumps(listed | {"checksums": [1]}).encode(), "1 of 3 blocks"),
     ]:
         (target / name).write_bytes(content)
@@ -246,7 +246,7 @@ def test_folders_and_images_that_do_not_fit(weights, prepared, tmp_path):
     (tmp_path / "train").mkdir()
     (tmp_path / "train" / "notes.txt").write_text("mine")
     one_sentence(
-        "holds files but no manifest", latents.encode_data_set, image_config(weights), tmp_path
+        "has files but no manifest", latents.encode_data_set, image_config(weights), tmp_path
     )
     config = image_config(weights, **{"data.image_size": 7})
     one_sentence(
@@ -262,7 +262,7 @@ def test_folders_and_images_that_do_not_fit(weights, prepared, tmp_path):
     config = image_config("", **{"latents.weights": ""})
     one_sentence("latents.weights is empty", latents.encode_data_set, config, tmp_path / "new")
     one_sentence(
-        "of the images themselves", latents.encode_data_set, latent_config(weights, "x"), "y"
+        "give the config of the images", latents.encode_data_set, latent_config(weights, "x"), "y"
     )
     assert not (tmp_path / "new").exists()
 
@@ -273,7 +273,7 @@ def test_weights_that_do_not_fit(weights, tmp_path):
     config = image_config(path)
     one_sentence("there is no such file", latents.encode_data_set, config, tmp_path / "out")
     path.write_bytes(whole)
-    words = r"decoder.conv_in.bias is \[16\] and not "
+    words = r"decoder.conv_in.bias is \[16\], not "
     one_sentence(words + r"\[512\]", latents.encode_data_set, config, tmp_path / "out")
     (tmp_path / "config.json").write_text(json.dumps(TINY | {"block_out_channels": [8, 12]}))
     one_sentence(words + r"\[12\]", latents.encode_data_set, config, tmp_path / "out")
@@ -383,7 +383,7 @@ def test_samples_of_latents_with_text_have_their_captions(weights, tmp_path, mon
     config.optim.warmup, config.sample.num, config.validation.images = "0 steps", 10, 8
     for split in ("train", "test"):
         argv = ["", f"--data={images}", f"--out={made}", "--encoder=letters", f"--split={split}"]
-        command = f"no finished text states in .*--data=IMAGES --out={made} --split={split} "
+        command = f"has no finished text states; .*--data=IMAGES --out={made} --split={split} "
         one_sentence(command, from_config.source, config, split)
         assert text.text_command(argv) == 0
     assert train(config, os.fspath(tmp_path / "run")) == 0

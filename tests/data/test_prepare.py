@@ -87,7 +87,7 @@ def test_folder_becomes_a_prepared_set(pictures, tmp_path, form, capsys):
         )
         == 2
     )
-    assert "shards (there 4, now 5)" in capsys.readouterr().err
+    assert "shards (saved: 4, now: 5)" in capsys.readouterr().err
     assert files(tmp_path / "train") == before
 
 
@@ -176,15 +176,15 @@ def test_bad_pictures_are_named_counted_and_skipped_if_asked(tmp_path, workers, 
     assert prepare_command(command(tmp_path, tmp_path / "out", *more)) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert "train/" in error and "png is" in error and "--on_bad=skip" in error
-    with pytest.raises(UserError, match="only partly prepared"):
+    with pytest.raises(UserError, match="the preparation of .* is not finished"):
         prepared(tmp_path / "out" / "train")
     # Whoever decides to skip keeps what was done.
     assert prepare_command(command(tmp_path, tmp_path / "out", *more, "--on_bad=skip")) == 0
     assert "2 images were skipped, the first: " in capsys.readouterr().out
     manifest = read_manifest(tmp_path / "out" / "train")
     assert [line.rpartition("/")[2] for line in manifest.skipped] == [
-        "2.png is no picture",
-        "5.png is 9 pixels wide and 7 high, too small for 8",
+        "2.png is not an image file",
+        "5.png is 9x7 pixels (width x height), smaller than 8",
     ]
     images = prepared(tmp_path / "out" / "train").images(np.arange(6))
     assert images[:, 0, 0, 0].tolist() == [0, 1, 3, 4, 6, 7]
@@ -194,7 +194,7 @@ def test_nothing_left(tmp_path, capsys):
     (tmp_path / "train").mkdir()
     (tmp_path / "train" / "2.png").write_bytes(b"not a picture")
     assert prepare_command(command(tmp_path, tmp_path / "out", "--on_bad=skip")) == 2
-    assert "no image is left, 1 were bad" in capsys.readouterr().err
+    assert "all 1 images were skipped" in capsys.readouterr().err
 
 
 class Killed(BaseException):
@@ -288,7 +288,7 @@ def test_killed_workers_and_parents(slow_pictures, tmp_path):
     wait_for(lambda: not any(alive(pid) for pid in workers))
     done = shards_done()
     assert 2 <= len(done) < 30
-    with pytest.raises(UserError, match="only partly prepared"):
+    with pytest.raises(UserError, match="the preparation of .* is not finished"):
         prepared(tmp_path / "out" / "train")
     times = {name: (work / name).stat().st_mtime_ns for name in done}
 
@@ -325,7 +325,7 @@ def test_a_folder_has_one_owner(pictures, tmp_path, capsys):
     with (work / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert prepare_command(command(pictures, tmp_path)) == 2
-    assert "is being prepared by another process" in capsys.readouterr().err
+    assert "another process is preparing" in capsys.readouterr().err
     (tmp_path / "other" / "train").mkdir(parents=True)
     (tmp_path / "other" / "train" / "thesis.txt").write_text("mine")
     assert prepare_command(command(pictures, tmp_path / "other")) == 2
@@ -338,7 +338,7 @@ def test_half_done_belongs_to_its_settings(pictures, tmp_path, monkeypatch, caps
         patch.setattr(shards, "example_digest", dying(shards.example_digest, 9))
         prepare_command(command(pictures, tmp_path, "--shards=4"))
     assert prepare_command([*command(pictures, tmp_path, "--shards=4"), "--channels=1"]) == 2
-    assert "channels (there 3, now 1)" in capsys.readouterr().err
+    assert "channels (saved: 3, now: 1)" in capsys.readouterr().err
     assert prepare_command(command(pictures, tmp_path, "--shards=4")) == 0
 
 
@@ -357,12 +357,12 @@ def test_half_done_belongs_to_its_settings(pictures, tmp_path, monkeypatch, caps
         (["--out=o", "--source=digits", "more"], "'more' is not a flag"),
         (["--out=o", "--source=digits", "--holdout=0.1", "--split=test"], "--holdout divides"),
         (["--out=o", "--source=digits", "--holdout=0.0001"], "1500 images empty"),
-        (["--out=o", "--source=npz", "--path=no.npz"], "no data file at no.npz"),
+        (["--out=o", "--source=npz", "--path=no.npz"], "no.npz does not exist"),
         (
             ["--out=o", "--source=folder", "--path=p", "--image_size=8", "--channels=3"],
             "no folder p",
         ),
-        (["--out=o", "--check"], "there is no prepared data set in o/train"),
+        (["--out=o", "--check"], "o/train contains no prepared data set"),
     ],
 )
 def test_wrong_command_lines(tmp_path, monkeypatch, capsys, arguments, message):

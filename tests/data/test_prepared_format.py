@@ -69,10 +69,10 @@ def test_missing_and_short_images(folder):
     data = path.read_bytes()
     if path.name == "images.bin":
         path.write_bytes(data[:-1])
-        with pytest.raises(UserError, match="images.bin is 95999 bytes instead of 96000: copy it"):
+        with pytest.raises(UserError, match="images.bin has 95999 bytes, not 96000; copy it"):
             prepared(folder)
     path.unlink()
-    with pytest.raises(UserError, match=f"{path.name} is (missing|0 bytes instead of 96000)"):
+    with pytest.raises(UserError, match=f"{path.name} (is missing|has 0 bytes, not 96000)"):
         prepared(folder)
 
 
@@ -100,8 +100,8 @@ def test_wrong_captions(folder):
     change_manifest(folder, captions=True)
     for text, message in [
         (None, ".*No such file"),
-        ('"abc"\n' * 1500, "a line without a list of captions"),
-        ('["x"]\n', "captions of 1 images instead of 1500"),
+        ('"abc"\n' * 1500, "a line is not a list of captions"),
+        ('["x"]\n', "it has captions for 1 images, not for 1500"),
     ]:
         if text is not None:
             (folder / "captions.jsonl").write_text(text)
@@ -120,7 +120,7 @@ def test_damaged_records_are_named(sets, tmp_path):
     with pytest.raises(BadExample, match="example 7.. of .*train cannot be read .RuntimeError"):
         source.images(np.arange(700, 900))
     change_manifest(folder, shape=[8, 7, 1])
-    with pytest.raises(BadExample, match="example 3 of .* has 64 bytes instead of 56"):
+    with pytest.raises(BadExample, match="example 3 of .* has 64 bytes, not 56"):
         prepared(folder).images(np.array([3]))
 
 
@@ -129,5 +129,5 @@ def test_memmap_in_a_bucket(monkeypatch):
 
     manifest = module.PreparedManifest("memmap", 1, (1, 1, 1), None, None, False, (1,), "", (), {})
     monkeypatch.setattr(module, "read_manifest", lambda folder: manifest)
-    with pytest.raises(UserError, match="cannot be read in a bucket: copy"):
+    with pytest.raises(UserError, match="cannot be read from a bucket; copy"):
         prepared("gs://bucket/train")

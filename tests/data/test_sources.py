@@ -110,12 +110,12 @@ def test_npz_fingerprint_sees_every_change(tmp_path):
 @pytest.mark.parametrize(
     "arrays, message",
     [
-        (dict(images=IMAGES), "holds no array 'train_images' but images"),
+        (dict(images=IMAGES), "has no array 'train_images', only images"),
         (dict(train_images=IMAGES / 255), r"float64\[6, 4, 5, 3\]: give uint8"),
         (dict(train_images=IMAGES[0, 0]), r"uint8\[5, 3\]: give uint8"),
         (dict(train_images=IMAGES[:0]), r"uint8\[0, 4, 5, 3\]: give uint8"),
         (dict(train_images=IMAGES, train_labels=LABELS[:5]), "one integer for each of the 6"),
-        (dict(train_images=IMAGES, train_labels=LABELS * 0.5), "one integer for each"),
+        (dict(train_images=IMAGES, train_labels=LABELS * 0.5), "must have one integer for each"),
         (dict(train_images=IMAGES, train_labels=LABELS - 1), "labels from -1 to 1: number"),
         (dict(train_images=np.array([{}])), "cannot be read as an .npz file of plain arrays"),
     ],
@@ -127,13 +127,13 @@ def test_npz_wrong_arrays(tmp_path, arrays, message):
 
 def test_npz_label_out_of_range(tmp_path):
     np.savez(tmp_path / "d.npz", train_images=IMAGES, train_labels=LABELS)
-    message = "labels from 0 to 2: number the classes from 0 to 1"
+    message = "labels from 0 to 2; they must be from 0 to 1"
     _one_sentence(message, sources.npz, tmp_path / "d.npz", "train", num_classes=2)
 
 
 def test_npz_missing_or_damaged_file(tmp_path):
     path = tmp_path / "d.npz"
-    _one_sentence("no data file at", sources.npz, path, "train")
+    _one_sentence("does not exist; give the path of an .npz file", sources.npz, path, "train")
     _one_sentence("cannot be read", sources.npz, tmp_path, "train")  # a folder
     buffer = io.BytesIO()
     np.savez(buffer, train_images=IMAGES)
@@ -245,8 +245,8 @@ def test_tfds_damaged_record_is_named(tfds_dir, tmp_path):
 @pytest.mark.parametrize(
     "name, split, message",
     [
-        ("no_such_set", "train", "TFDS knows no data set 'no_such_set'"),
-        ("tiny", "validation", r"no split 'validation': choose one of \['train', 'test'\]"),
+        ("no_such_set", "train", "TFDS has no data set 'no_such_set'"),
+        ("tiny", "validation", r"no split 'validation'; its splits are \['train', 'test'\]"),
         ("mnist", "train", r"run `python -c .*tfds.builder\('mnist', .*download_and_prepare"),
         ("tiny_records", "train", "'tiny_records' is not prepared as ArrayRecord"),
     ],

@@ -64,7 +64,7 @@ def test_a_bomb(tmp_path):
         for _ in range(128):
             member.write(bytes(2**24))
     assert path.stat().st_size < 2**25
-    with pytest.raises(UserError, match=r"bytes would grow to 2147483\d+"):
+    with pytest.raises(UserError, match=r"compressed bytes would expand to 2147483\d+"):
         npz(path, "train")
 
 

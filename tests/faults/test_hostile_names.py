@@ -61,7 +61,7 @@ def test_captions_name_no_picture_outside(tmp_path, name):
     image.save(tmp_path / "in" / "a.png")
     rows = [{"file_name": name, "caption": "x"}, {"file_name": "a.png", "caption": "x"}]
     (tmp_path / "in" / "captions.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    with pytest.raises(UserError, match="pictures that are not in"):
+    with pytest.raises(UserError, match="images that are not in"):
         list_pictures(tmp_path / "in")
 
 

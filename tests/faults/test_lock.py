@@ -95,7 +95,7 @@ def test_what_shows_no_life_for_a_while_is_taken(tmp_path, monkeypatch, soon, ca
     with Lock(tmp_path):
         assert time.monotonic() - before >= lock.STALE_SECONDS
         assert content(tmp_path)["pid"] == os.getpid()
-    assert "waiting 1 s to see whether it lives" in caplog.text
+    assert "waiting 1 s to check whether that process is alive" in caplog.text
     assert not list(tmp_path.iterdir())
 
 
@@ -172,7 +172,7 @@ def test_a_workdir_made_for_nothing_is_removed_and_a_file_is_told(tmp_path):
         _ = 1 / 0
     assert not (tmp_path / "new").exists()
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot be written to"), Lock(tmp_path / "file"):
+    with pytest.raises(UserError, match="cannot be written"), Lock(tmp_path / "file"):
         pass
 
 

@@ -31,7 +31,7 @@ from smoke_runs import arrays, assert_same_arrays, smoke
 
 ROOT = Path(__file__).parents[2]
 slow = pytest.mark.slow
-TOLD = r"step {} could not be written to .* those before it are intact"
+TOLD = r"step {} could not be written to .* earlier checkpoints are intact"
 
 
 def make_items(step):
@@ -140,7 +140,7 @@ def test_a_mount_lost_in_the_middle_of_a_save(tmp_path):
     with contextlib.suppress(NotSaved):  # it may have been quicker
         checkpoints.wait()
     directory.mkdir(exist_ok=True)
-    with pytest.raises(NotSaved, match="step 3 .*no longer the one of this run"):
+    with pytest.raises(NotSaved, match="step 3 .*folder was replaced or its disk unmounted"):
         checkpoints.save(3, make_items(3), {})
     shutil.rmtree(directory)
     (tmp_path / "away").rename(directory)
@@ -193,7 +193,7 @@ def test_a_save_slower_than_its_interval_is_waited_for_and_told(tmp_path, monkey
     checkpoints.close()
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["1", "2"]
     lines = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
-    assert len(lines) == 1 and "s for the checkpoint of step 1 to be written" in lines[0]
+    assert len(lines) == 1 and "s until the checkpoint of step 1 was written" in lines[0]
 
 
 # --- Faults of real file systems, in a process of its own ---------------------------------------
@@ -264,8 +264,8 @@ def test_a_person_is_told_in_one_sentence_and_nothing_else(tmp_path, fault, numb
     for step, line in zip((2, 3, 4), lines, strict=True):
         assert line == (
             f"The checkpoint of step {step} could not be written to {tmp_path}/checkpoints "
-            f"({reason}); those before it are intact: make room or fix the folder, and run the "
-            "same command again."
+            f"({reason}); earlier checkpoints are intact; free disk space or fix the "
+            "folder, then run the same command again."
         )
 
 
@@ -307,7 +307,7 @@ def test_a_run_trains_on_while_its_checkpoints_are_away(undisturbed, tmp_path, m
     lines = warnings_of(caplog)
     assert len(lines) == 2
     for step, line in zip((12, 18), lines, strict=True):
-        assert f"step {step} could not be written" in line and "training goes on" in line
+        assert f"step {step} could not be written" in line and "Training continues" in line
     kept = {path.name for path in (tmp_path / "checkpoints").iterdir()}
     assert kept == {"6", "24"}
     assert_same_arrays(arrays(tmp_path), undisturbed)
@@ -396,7 +396,7 @@ def test_the_program_on_a_disk_that_is_full(undisturbed, tmp_path):
     lines = [x for x in done.stderr.splitlines() if not x.startswith("step ")]
     (last,) = [x for x in lines if x.startswith("cdt: ")]
     assert "step 24 could not be written" in last and os.strerror(errno.ENOSPC) in last
-    others = {line.partition(" could")[0] for line in lines if "training goes on" in line}
+    others = {line.partition(" could")[0] for line in lines if "Training continues" in line}
     assert "The checkpoint of step 18" in others
     assert_same_arrays(arrays(kept), undisturbed)
     assert [r["step"] for r in read_history(kept) if "loss" in r] == [6, 12, 18, 24]
@@ -421,7 +421,7 @@ with Processes(command, 2, output) as processes:
     free = os.statvfs(disk)
     os.posix_fallocate(filling, 0, free.f_bavail * free.f_frsize - 100_000)
     os.close(filling)
-    processes.wait_for("training goes on")
+    processes.wait_for("Training continues")
     os.unlink(disk / "filling")
     saved = {path.name for path in (disk / "run" / "checkpoints").iterdir()}
     while len({p.name for p in (disk / "run" / "checkpoints").iterdir()} - saved) < 2:

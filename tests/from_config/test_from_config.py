@@ -152,7 +152,7 @@ BAD = {
     "seed": ({"seed": -1}, "config.seed is -1; it must be at least 0"),
     "weight decay": ({"optim.name": "adam", "optim.weight_decay": 0.1}, "set it to 0, or use"),
     "condition dropout": ({"train.condition_dropout": 1.5}, "lie in"),
-    "missing data": ({"data.name": "npz", "data.path": "nowhere.npz"}, "no data file"),
+    "missing data": ({"data.name": "npz", "data.path": "nowhere.npz"}, "npz does not exist"),
     "nothing prepared": (
         {"data.name": "prepared", "data.path": "nowhere"}, "run `python -m cdt.data.prepare"),
     "missing folder": ({"data.name": "folder", "data.path": "nowhere"}, "no folder nowhere/train"),

@@ -126,11 +126,11 @@ COPY = "transformer_blocks.1.norm1.emb.timestep_embedder.linear_1.bias"
     "names, name, value, words",
     [
         (OFFICIAL, "blocks.1.mlp.fc1.bias", None, "it has no blocks.1.mlp.fc1.bias"),
-        (OFFICIAL, "blocks.2.mlp.fc1.bias", np.zeros(4), "blocks.2.mlp.fc1.bias has no place"),
-        (OFFICIAL, "final_layer.linear.bias", np.zeros(12), r"bias is \[12\] and not \[24\]"),
+        (OFFICIAL, "blocks.2.mlp.fc1.bias", np.zeros(4), "blocks.2.mlp.fc1.bias is not a layer"),
+        (OFFICIAL, "final_layer.linear.bias", np.zeros(12), r"bias is \[12\], not \[24\]"),
         (OFFICIAL, "pos_embed", np.zeros((1, SIDE**2, WIDTH)), "is not the table"),
         (OFFICIAL, "pos_embed", np.full((1, SIDE**2, WIDTH), np.nan), "is not the table"),
-        (OFFICIAL, "pos_embed", np.zeros((1, 9, WIDTH)), r"\[1, 9, 8\] and not \[1, 16, 8\]"),
+        (OFFICIAL, "pos_embed", np.zeros((1, 9, WIDTH)), r"\[1, 9, 8\], not \[1, 16, 8\]"),
         (DIFFUSERS, COPY, np.zeros(WIDTH), f"its {COPY} differs from that of block 0"),
     ],
 )
@@ -162,5 +162,5 @@ def test_unused_classes_come_and_go():
         found = to_params(state, names, shapes(), PATCH, SIDE)["label_embed"]["table"]
         np.testing.assert_array_equal(found, table)
         for wrong in (table[:-1], table[0], np.concatenate([table, table])):
-            with pytest.raises(ValueError, match="not that of 5 classes and one for none"):
+            with pytest.raises(ValueError, match="not a table of 5 classes and a null class"):
                 to_params(state | {name.format(1): wrong}, names, shapes(), PATCH, SIDE)

@@ -74,7 +74,12 @@ def test_pixels_and_runs_without_metrics(tmp_path):
     assert scheduler["prediction_type"] == "v_prediction"
     assert json.loads((tmp_path / "out" / "model_index.json").read_text())["vae"] == [None, None]
     card = (tmp_path / "out" / "README.md").read_text()
-    for words in ("works on pixels", "None were measured", "Not stated", "8x8x1 (pixels"):
+    for words in (
+        "works on pixels",
+        "These weights were not evaluated",
+        "Not stated",
+        "8x8x1 (pixels",
+    ):
         assert words in card
 
 
@@ -205,17 +210,17 @@ def test_what_cannot_be_exported(latent_run, tmp_path):
     vae = write_autoencoder(tmp_path / "vae").parent
     for overrides, arguments, words in [
         ({}, {"out": ""}, "--out is missing"),
-        ({}, {"out": tmp_path / "full"}, "full', which is there already"),
+        ({}, {"out": tmp_path / "full"}, "full', which already exists"),
         ({}, {"labels": tmp_path / "labels.json"}, "not a list of 10 names"),
         ({}, {"labels": tmp_path / "nowhere"}, "cannot be read as JSON"),
         ({}, {"vae": tmp_path / "full"}, "not the autoencoder of the run"),
-        ({"data.channels": 8}, {"vae": vae}, "4 channels and not 8"),
+        ({"data.channels": 8}, {"vae": vae}, "4 channels, not 8"),
         ({"data.name": "digits", "data.channels": 1}, {"vae": vae}, "is not of latents"),
-        ({"latents.scaling": "edm2"}, {}, "scales latents by one number"),
-        ({"process.name": "flow", "process.learn_variance": False}, {}, "knows DDPM alone"),
-        ({"model.num_classes": 1001}, {}, "takes class 1000 for none"),
+        ({"latents.scaling": "edm2"}, {}, "supports only 'constant'"),
+        ({"process.name": "flow", "process.learn_variance": False}, {}, "supports only 'ddpm'"),
+        ({"model.num_classes": 1001}, {}, "supports at most 1000 classes"),
         ({"model.num_classes": 0}, {}, "and 0 classes"),
-        ({"seed": 9}, {}, "holds a run with another seed"),
+        ({"seed": 9}, {}, "has a run with another seed"),
     ]:
         with pytest.raises(UserError, match=words) as caught:
             given = {"out": tmp_path / "out"} | arguments

@@ -68,7 +68,7 @@ def test_it_is_sampled_but_not_trained_in_place(imported):
     assert (workdir / "samples" / "step_0" / "samples.npz").exists()
     with pytest.raises(UserError, match=f"has imported weights .*--config.init_from={workdir}"):
         train(config, str(workdir))
-    with pytest.raises(UserError, match="holds checkpoints already"):
+    with pytest.raises(UserError, match="already has checkpoints"):
         import_dit(config, workdir, workdir.parent / "a.safetensors")
 
 
@@ -128,9 +128,9 @@ def test_of_another_run_it_is_what_that_run_samples_with(imported, tmp_path):
 @pytest.mark.parametrize(
     "overrides, words",
     [
-        ({"init_from": "nowhere"}, "'nowhere': nowhere holds no run"),
+        ({"init_from": "nowhere"}, "'nowhere': nowhere has no config.json"),
         ({"model.num_heads": 1}, "its network has 4 attention heads and this run's 1"),
-        ({"model.depth": 1}, "does not fit: ema/"),
+        ({"model.depth": 1}, "does not match the config: ema/"),
         ({"model.num_classes": 0}, "told one of 10 classes and this run's none; give config.mod"),
     ],
 )
@@ -188,10 +188,10 @@ def test_what_cannot_be_imported(tmp_path):
         (config, tmp_path / "nowhere.pt", "nowhere.pt', which cannot be read"),
         (config, tmp_path / "nowhere.safetensors", "nowhere.safetensors cannot be read"),
         (config, tmp_path / "text.pt", "is damaged or is not a PyTorch file"),
-        (config, tmp_path / "empty", "holds no DiTTransformer2DModel"),
-        (config, tmp_path / "odd.safetensors", "its extra has no place in this network"),
-        (config, heads, "its num_attention_heads is 1 and not 4"),
-        (config, broken, "it is no JSON object"),
+        (config, tmp_path / "empty", "has no DiTTransformer2DModel"),
+        (config, tmp_path / "odd.safetensors", "its extra is not a layer of this network"),
+        (config, heads, "its num_attention_heads is 1, not 4"),
+        (config, broken, "it is not a JSON object"),
         (deeper, file, "it has no blocks.2.adaLN_modulation.1.bias"),
         (other, file, r"is \[11, 32\], which is not that of 7 classes"),
         (smoke(), other_names, "not those of SiT"),

@@ -78,9 +78,9 @@ def test_it_is_sampled_and_trained_on(made, tmp_path):
 
 MISSING, WIDE = "model.map_layer0.bias", "model.enc.16x16_block0.conv0.weight"
 PROBLEMS = {
-    "missing": ({MISSING: None}, "it has no map_layer0.bias; give the config that they were"),
-    "left over": ({"model.map_noise.freqs": np.zeros(3, np.float32)}, "map_noise.freqs has no pl"),
-    "shape": ({WIDE: np.zeros((64, 32, 3, 3), np.float32)}, r"\[64, 32, 3, 3\] and not \[64, 64"),
+    "missing": ({MISSING: None}, "it has no map_layer0.bias; give the config of the network"),
+    "left over": ({"model.map_noise.freqs": np.zeros(3, np.float32)}, "map_noise.freqs is not a l"),
+    "shape": ({WIDE: np.zeros((64, 32, 3, 3), np.float32)}, r"\[64, 32, 3, 3\], not \[64, 64"),
     "filter": ({FILTER: np.zeros((1, 1, 4, 4), np.float32)}, "filter is not the mean of 2x2"),
 }
 
@@ -98,7 +98,7 @@ def test_other_weights_are_refused(tmp_path, name):
 
 def test_what_is_not_opened(tmp_path):
     (tmp_path / "edm.pkl").write_bytes(b"cos\nsystem\n(S'true'\ntR.")
-    with pytest.raises(UserError, match="a pickled program, which is not opened; .*, 'edm.pt'"):
+    with pytest.raises(UserError, match="is a pickle, .* so it is not opened; .*, 'edm.pt'"):
         import_edm(small("adm"), tmp_path / "run", tmp_path / "edm.pkl")
     with pytest.raises(UserError, match="is 'dit' and config.process.name 'flow'; EDM's weights"):
         import_edm(smoke(), tmp_path / "run", tmp_path / "a.pt")

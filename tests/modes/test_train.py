@@ -240,7 +240,7 @@ def test_read_only_workdir(tmp_path, monkeypatch):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(type(epath.Path(tmp_path)), "write_bytes", refuse)
-    with pytest.raises(UserError, match=r"cannot be written to \(Permission denied\)"):
+    with pytest.raises(UserError, match=r"cannot be written \(Permission denied\)"):
         loop.train(smoke(), str(tmp_path / "run"))
 
 

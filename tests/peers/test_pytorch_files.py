@@ -68,5 +68,5 @@ def test_state_dict_of_a_module(tmp_path, zipped):
 
 @FORMATS
 def test_a_whole_module_is_refused(tmp_path, zipped):
-    with pytest.raises(ValueError, match="asks for torch"):
+    with pytest.raises(ValueError, match="uses torch"):
         written(tmp_path / "a.pth", torch.nn.Linear(2, 2), zipped)

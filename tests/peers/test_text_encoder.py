@@ -75,5 +75,5 @@ def test_the_half_that_reads_text_is_used(tmp_path, make, part):
 
 
 def test_what_cannot_be_loaded_is_named(tmp_path):
-    with pytest.raises(UserError, match="cannot be loaded.*give a model's name"):
+    with pytest.raises(UserError, match="cannot be loaded.*give the name of a model"):
         load_encoder(str(tmp_path / "nothing"), 6)

@@ -103,7 +103,7 @@ def test_a_step_saved_already_is_left_as_it_is(copy_of_two_steps):
 
 def test_a_save_that_orbax_drops_silently_is_an_error(copy_of_two_steps):
     checkpoints = Checkpointer(copy_of_two_steps, keep=3)
-    with pytest.raises(RuntimeError, match="Step 15 was not saved in .* holds step 20 already"):
+    with pytest.raises(RuntimeError, match="Step 15 was not saved: .* already has step 20"):
         checkpoints.save(15, make_items(15), {})
     checkpoints.close()
 
@@ -145,7 +145,7 @@ def test_meta_is_read_alone(two_steps):
     assert checkpoints.read_meta() == META | {"step": 20}
     assert checkpoints.read_meta(10) == META | {"step": 10}
     assert checkpoints.latest_step() == 20
-    with pytest.raises(UserError, match="no checkpoint of step 15 in .*of those it holds: 20, 10"):
+    with pytest.raises(UserError, match="no checkpoint of step 15 in .*it has the steps 20, 10"):
         checkpoints.read_meta(15)
     checkpoints.close()
 
@@ -163,7 +163,7 @@ def test_another_model_is_told_from_damage(copy_of_two_steps, change, words):
     items = make_items(0)
     change(items["params"])
     checkpoints = Checkpointer(copy_of_two_steps, keep=3)
-    with pytest.raises(UserError, match=f"step 20 in .* does not fit: .*{words}"):
+    with pytest.raises(UserError, match=f"step 20 in .* does not match the config: .*{words}"):
         checkpoints.restore_latest(abstract(items))
     checkpoints.close()
     assert sorted(path.name for path in copy_of_two_steps.iterdir()) == ["10", "20"]
@@ -173,7 +173,9 @@ def test_a_newer_schema_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(manifest, "CHECKPOINT_SCHEMA", 2)
     save(tmp_path, 1)
     monkeypatch.undo()
-    with pytest.raises(UserError, match="has schema 2 and this program knows 1 at most"):
+    with pytest.raises(
+        UserError, match="has schema 2, but this version of cdt reads schemas up to 1"
+    ):
         restore(tmp_path)
 
 
@@ -301,9 +303,11 @@ def test_a_reader_passes_over_a_damaged_step_and_renames_nothing(copy_of_two_ste
     checkpoints = Checkpointer(copy_of_two_steps, keep=3)
     like = {"ema": abstract(make_items(0)["ema"])}
     assert checkpoints.restore_items(like)[0] == 10
-    assert "passed over and step 10 is used" in caplog.text
+    assert "It is skipped; step 10 is used" in caplog.text
     assert checkpoints.read_meta()["step"] == 10
-    with pytest.raises(UserError, match="step 20 in .* is damaged .*or rename its folder"):
+    with pytest.raises(
+        UserError, match="step 20 in .* is damaged .*restore its folder from a backup"
+    ):
         checkpoints.restore_items(like, step=20)
     checkpoints.close()
     assert sorted(path.name for path in copy_of_two_steps.iterdir()) == ["10", "20"]
@@ -313,7 +317,7 @@ def test_where_all_are_damaged_the_run_does_not_start_anew(copy_of_two_steps):
     for step in ("10", "20"):
         truncate(copy_of_two_steps / step / "meta" / "metadata")
     for _ in range(2):
-        with pytest.raises(UserError, match="No good checkpoint is left .*step 20: .*step 10: "):
+        with pytest.raises(UserError, match="has no intact checkpoint .*step 20: .*step 10: "):
             restore(copy_of_two_steps)
     assert sorted(path.name for path in copy_of_two_steps.iterdir()) == ["10", "20"]
     for step in ("10", "20"):

@@ -23,7 +23,7 @@ def test_identity_sees_what_makes_a_run_and_nothing_else():
     config.model.depth = 9
     differences = identity_differences(config, saved)
     assert len(differences) == 3
-    assert "optim.lr (there 0.0001, now 0.0003)" in differences
+    assert "optim.lr (saved: 0.0001, now: 0.0003)" in differences
 
 
 def test_a_key_that_came_later_has_its_default():
@@ -32,4 +32,4 @@ def test_a_key_that_came_later_has_its_default():
     assert len(older) == len(identity(config)) - 1
     assert identity_differences(config, older) == []
     config.model.dropout = 0.1
-    assert identity_differences(config, older) == ["model.dropout (there 0.0, now 0.1)"]
+    assert identity_differences(config, older) == ["model.dropout (saved: 0.0, now: 0.1)"]

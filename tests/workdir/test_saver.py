@@ -42,7 +42,7 @@ def test_a_failure_ends_the_run_where_it_must(fails, stops, caplog):
         return
     with caplog.at_level(logging.WARNING):
         saver.save(5, {}, required=False)
-    assert "The disk is full; training goes on (config.checkpoint.on_failure)" in caplog.text
+    assert "The disk is full. Training continues (config.checkpoint.on_failure)" in caplog.text
     # The last save of a run is required, and so is that it is written; a failure of the one before
     # is not, as the last one is tried all the same.
     if fails == "save":
