@@ -2,15 +2,13 @@
 
     python -m cdt.main --config=configs/cifar10.py --workdir=runs/cifar10
 
-The data set is TFDS's cifar10, prepared as ArrayRecord; where it is missing, the command above says
-how to prepare it.
-
-The training settings are those of EDM (Karras et al. 2022, table 7): 200 million images, about 2
-days on 8 V100. Expected: FID 1.97 (1.79 with --config.model.num_classes=10), the best of three
-evaluations.
-
-`:dit` is DiT-S/2 with linear flow matching. `:smoke` trains for seconds on mock data of the same
-form, `:runlocal` tries the real ones on one device.
+Data: cifar10 of TFDS, prepared as ArrayRecord. If it is missing, the command prints how to prepare
+it.
+Training: settings of EDM (Karras et al. 2022, table 7), 200 million images, about 2 days on 8 V100.
+Expected FID: 1.97, or 1.79 with --config.model.num_classes=10 (published, the best of three
+evaluations).
+Variants: `:dit` is DiT-S/2 with linear flow matching. `:smoke` trains for seconds on mock data of
+the same shape. `:runlocal` takes a few small steps with the real data and network on one device.
 """
 
 from cdt.config import default_config
@@ -25,17 +23,17 @@ def get_config(variant: str = ""):
     config.data.path = "cifar10"
     config.data.image_size = 32
     config.data.channels = 3
-    config.data.flip = False  # the augmentation mirrors, and tells the network
+    config.data.flip = False  # the augmentation mirrors images and conditions the network on it
     config.train.augment = 0.12
 
     config.model.name = "ddpmpp"
     config.model.size = "cifar10"
     config.model.num_classes = 0  # 10: class-conditional
-    config.train.condition_dropout = 0.0  # EDM trains without; guidance needs 0.1
+    config.train.condition_dropout = 0.0  # as in EDM; set 0.1 to sample with guidance
 
     config.process.name = "edm"
 
-    config.curriculum.enabled = True  # False: ordinary training
+    config.curriculum.enabled = True  # False: train on all noise levels from the start
     config.curriculum.num_clusters = 20
     config.curriculum.patience.steps = 200
 
@@ -54,7 +52,7 @@ def get_config(variant: str = ""):
 
     config.sample.every = "5000 steps"
     config.sample.sampler = "heun"
-    config.sample.steps = 18  # 35 evaluations
+    config.sample.steps = 18  # 35 evaluations of the network
     config.evaluate.num = 50_000
     config.evaluate.features = "inception"
 

@@ -9,15 +9,16 @@
     python -m cdt.main --config=configs/coco256_latent.py --workdir=runs/coco256 \
       --config.evaluate.reference=COCO256_STATISTICS.npz
 
-COCO holds the 2014 images (cocodataset.org) as train/ (train2014) and test/ (val2014), each with a
-captions.jsonl of lines {"file_name": ..., "caption": [...]}: the five captions of an image, of
-which each epoch draws one. The autoencoder is sd-vae-ft-ema of the Hugging Face hub, expected at
+Data: the folder COCO has the 2014 images (cocodataset.org): train/ (train2014) and test/ (val2014).
+Each has a captions.jsonl with lines {"file_name": ..., "caption": [...]}, the five captions of an
+image; each epoch draws one. The autoencoder is sd-vae-ft-ema (Hugging Face hub), expected in
 data/sd-vae-ft-ema.
-
-A DiT-B/2 that reads CLIP ViT-L/14's states by cross-attention. U-ViT's protocol (Bao et al. 2023):
-30,000 samples of held-out captions, here the first of each image; U-ViT-S/2 has FID 5.95 so, no
-score is known for this network. Meant for 8 accelerators; hours not measured. `:smoke` trains for
-seconds on mock data of the same form, `:runlocal` tries the real ones on one device.
+Training: DiT-B/2 with cross-attention to the states of CLIP ViT-L/14. Meant for 8 accelerators;
+the time was not measured.
+Expected FID: unknown for this network. Evaluation as for U-ViT (Bao et al. 2023): 30,000 samples of
+held-out captions, here the first caption of each image. U-ViT-S/2 has 5.95.
+Variants: `:images` is for cdt.data.latents. `:smoke` trains for seconds on mock data of the same
+shape. `:runlocal` takes a few small steps with the real data and network on one device.
 """
 
 from cdt.config import default_config
@@ -35,8 +36,8 @@ def get_config(variant: str = ""):
     config.data.flip = True
     config.data.text_encoder = "openai/clip-vit-large-patch14"
     config.latents.weights = "data/sd-vae-ft-ema/diffusion_pytorch_model.safetensors"
-    config.latents.scale = 0.23010  # U-ViT's on COCO
-    if "images" in names:  # what the latents are made of
+    config.latents.scale = 0.23010  # as in U-ViT on COCO
+    if "images" in names:  # the images to encode
         config.data.name, config.data.path = "prepared", "data/coco256"
         config.data.image_size, config.data.channels = 256, 3
         config.data.text_encoder = ""
@@ -46,8 +47,8 @@ def get_config(variant: str = ""):
 
     config.process.name = "flow"
 
-    config.density.name = "logit_normal"  # with flow matching, see docs/results.md
-    config.curriculum.enabled = True  # False: ordinary training
+    config.density.name = "logit_normal"  # helps with flow matching, see docs/results.md
+    config.curriculum.enabled = True  # False: train on all noise levels from the start
     config.curriculum.num_clusters = 20
     config.curriculum.patience.steps = 200
 
@@ -65,7 +66,7 @@ def get_config(variant: str = ""):
 
     config.sample.every = "10_000 steps"
     config.sample.sampler = "heun"
-    config.sample.steps = 25  # 49 evaluations
+    config.sample.steps = 25  # 49 evaluations of the network
     config.sample.guidance = 2.0
     config.sample.batch_size = 64
     config.evaluate.num = 30_000

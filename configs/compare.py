@@ -1,19 +1,18 @@
-"""The curriculum against its peers, under equal conditions.
+"""Comparison of the curriculum with other methods, under equal conditions (docs/results.md).
 
     python -m cdt.main --mode=compare --config=configs/compare.py:digits,flow --workdir=runs/compare
 
-`:DATA,FAMILY` with digits or fashion_mnist (see configs/fashion_mnist.py), flow or ddpm: the arms
-that docs/results.md reports, with seeds that chose nothing. `:DATA,FAMILY,sift` looks over many
-arms with one other seed, `:DATA,FAMILY,peers` has SpeeD and task routing (DTR). The arms
-`measured` need the curriculum of a difficulty study, in runs/study_DATA_FAMILY.
-
-A small DiT at a constant learning rate, stopped while the distance still falls: where every arm
-has converged there is no "sooner" to measure. A run takes two to three minutes on one CPU core.
+Variants: `:DATA,FAMILY` with DATA digits or fashion_mnist (see configs/fashion_mnist.py) and FAMILY
+flow or ddpm has the arms of docs/results.md. `:DATA,FAMILY,sift` has more arms and another seed; it
+selected those arms. `:DATA,FAMILY,peers` has SpeeD and task routing (DTR). The arms `measured` need
+a difficulty study in runs/study_DATA_FAMILY.
+Training: a small DiT at a constant learning rate, two to three minutes a run on one CPU core. Runs
+end while the distance still falls: after all arms have converged, "sooner" cannot be measured.
 """
 
 from cdt.config import check_variant, default_config
 
-# What the sift left: the paper's curriculum, the order turned round, and the best of the rest.
+# Selected by `sift`: the curriculum of the paper, the reverse order, and the best other arms.
 ARMS = (
     "uniform: curriculum.enabled=False",
     "curriculum: curriculum.enabled=True",
@@ -24,7 +23,7 @@ ARMS = (
     "curriculum+min_snr: loss.weight=min_snr",
     "curriculum+logit_normal: density.name=logit_normal",
 )
-# tau is the patience in steps; a stage lasts about twice that.
+# tau is the patience in steps; a stage lasts about 2 * tau steps.
 SIFT = (
     "uniform: curriculum.enabled=False",
     "tau_2: curriculum.patience.steps=2 curriculum.max_fraction=0.05",
@@ -43,11 +42,11 @@ SIFT = (
     "curriculum+info_noise: density.name=info_noise",
     "tau_5_snr: curriculum.spacing=snr",
 )
-# Beside uniform sampling and the curriculum.
+# In addition to the arms `uniform` and `curriculum`.
 ROUTE = "model.routing=True"
 ROUTING = (f"routing: curriculum.enabled=False {ROUTE}", f"curriculum+routing: {ROUTE}")
 PEERS = {"flow": ROUTING, "ddpm": (*ROUTING, "speed: curriculum.enabled=False density.name=speed")}
-# Clusters fitted to the difficulty that a study measured.
+# Clusters fitted to the difficulty that a study measured on this data.
 EDGES = "curriculum.edges_file=runs/study_{data}_{family}/difficulty/curriculum.json"
 MEASURED = (f"measured: {EDGES}", f"measured+min_snr: {EDGES} loss.weight=min_snr")
 

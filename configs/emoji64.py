@@ -1,4 +1,4 @@
-"""Colour emoji at 64x64, by class and by text: text to image on one GPU, or a few CPU cores.
+"""Emoji at 64x64, by text and class: text to image on one GPU or a few CPU cores.
 
     npm pack emoji-datasource-google@16.0.0 && tar xzf emoji-datasource-google-16.0.0.tgz
     python -m cdt.data.emoji package
@@ -11,11 +11,12 @@
     python -m cdt.main --config=configs/emoji64.py --workdir=runs/emoji64 --mode=sample \
       --config.data.text_encoder=MINILM --config.sample.prompts='("red heart", "dog face")'
 
-MINILM is sentence-transformers/all-MiniLM-L6-v2, or a folder that holds it. 3,786 pictures with
-names as captions, in ten categories. `:classes` leaves the text out. A DiT of 12 M parameters with
-linear flow matching and the curriculum: five minutes on an H200, Frechet distance to the training
-pictures 71 (EfficientNet-Lite0); `:small` an hour on a CPU, 208 (docs/results.md). `:smoke`
-trains for seconds on mock data of the same form, `:runlocal` tries the real ones on one device.
+Data: 3,786 images in ten classes, with their names as captions. MINILM is
+sentence-transformers/all-MiniLM-L6-v2 or a folder of it.
+Training: a DiT of 12 M parameters with linear flow matching and the curriculum.
+Time and Frechet distance to the training images (EfficientNet-Lite0): five minutes on an H200, 71;
+`:small`, one hour on a CPU, 208 (docs/results.md).
+Variants: `:classes` uses no text. `:smoke` and `:runlocal` as in the other configs.
 """
 
 from cdt.config import default_config
@@ -30,7 +31,7 @@ def get_config(variant: str = ""):
     config.data.path = "data/emoji64"
     config.data.image_size = 64
     config.data.channels = 3
-    config.data.flip = False  # flags, and hands that point
+    config.data.flip = False  # a mirrored flag or pointing hand is another emoji
     if "classes" not in names:
         config.data.text_encoder = "sentence-transformers/all-MiniLM-L6-v2"
 
@@ -43,8 +44,8 @@ def get_config(variant: str = ""):
 
     config.process.name = "flow"
 
-    config.density.name = "logit_normal"  # with flow matching, see docs/results.md
-    config.curriculum.enabled = True  # False: ordinary training
+    config.density.name = "logit_normal"  # helps with flow matching, see docs/results.md
+    config.curriculum.enabled = True  # False: train on all noise levels from the start
     config.curriculum.num_clusters = 20
     config.curriculum.patience.steps = 20
     config.curriculum.max_fraction = 0.05
@@ -53,7 +54,7 @@ def get_config(variant: str = ""):
     config.optim.schedule = "cosine"
     config.optim.warmup = "500 steps"
     config.optim.clip_norm = 1.0
-    # Half-lives that grow with the run, so that the first pictures are not the first weights'.
+    # Half-lives start short, so that the first samples do not show the initial weights.
     config.ema.decays, config.ema.half_lives_kimg = (), (90.0, 180.0)
 
     config.train.duration = "14_000 steps"
@@ -73,8 +74,8 @@ def get_config(variant: str = ""):
         config.model.patch_size = 8
         config.model.hidden_size, config.model.depth = 192, 4
         config.model.dtype = "float32"
-        # A velocity holds the noise, all 192 numbers of a patch, which 192 features cannot carry
-        # beside what they know of the image; an image they can.
+        # A velocity includes the noise: 192 numbers a patch. A network of 192 features cannot
+        # represent it together with the image, but it can represent the image (x0).
         config.process.name, config.process.prediction = "ddpm", "x0"
         config.loss.weight = "min_snr"
         config.density.name = "uniform"

@@ -1,11 +1,14 @@
-"""Fashion-MNIST: class-conditional DiT on 28x28 grey images, flow matching, the curriculum on.
+"""Fashion-MNIST at 28x28, by class: DiT with flow matching and the curriculum.
 
     python -m cdt.main --config=configs/fashion_mnist.py --workdir=runs/fashion_mnist
 
-reads the gzipped IDX files that Debian's package dataset-fashion-mnist installs
-(`apt install dataset-fashion-mnist`); for files elsewhere give --config.data.path. `:smoke` trains
-for seconds on mock data of the same form. One CPU core takes an hour and a half; expected Frechet
-distance to the test images in EfficientNet-Lite0's features: 31 (n = 2,000, docs/results.md).
+Data: the gzipped IDX files of Debian's package dataset-fashion-mnist (`apt install
+dataset-fashion-mnist`). For other files give --config.data.path=FOLDER.
+Training: one and a half hours on one CPU core.
+Expected Frechet distance to the test images (EfficientNet-Lite0, 2,000 samples): 31
+(docs/results.md).
+Variants: `:smoke` trains for seconds on mock data of the same shape. `:runlocal` takes a few small
+steps with the real data and network.
 """
 
 from cdt.config import default_config
@@ -23,7 +26,7 @@ def get_config(variant: str = ""):
         "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag",
         "Ankle boot",
     )  # fmt: skip
-    config.data.flip = False  # shoes point one way
+    config.data.flip = False  # all shoes point to the same side
 
     config.model.patch_size = 4
     config.model.hidden_size = 128
@@ -34,9 +37,9 @@ def get_config(variant: str = ""):
 
     config.process.name = "flow"  # or "ddpm" (sampler "ddim" or "ancestral"), or "edm"
 
-    # Stages take the first twentieth of the run at most; enabled = False: no stages.
-    # What is open is drawn logit-normally: the lowest mean of docs/results.md on these data.
-    config.curriculum.enabled = True
+    # After one twentieth of the run all clusters are open in any case. Within the open clusters the
+    # density is logit-normal, which has the lowest mean on this data (docs/results.md).
+    config.curriculum.enabled = True  # False: train on all noise levels from the start
     config.density.name = "logit_normal"
     config.curriculum.num_clusters = 20
     config.curriculum.patience.steps = 5

@@ -7,12 +7,13 @@
     python -m cdt.main --config=configs/ffhq256_latent.py --workdir=runs/ffhq256_latent \
       --config.evaluate.reference=FFHQ256_STATISTICS.npz
 
-FFHQ holds the images of github.com/NVlabs/ffhq-dataset; the autoencoder is sd-vae-ft-ema of the
-Hugging Face hub, expected at data/sd-vae-ft-ema (see config.latents.weights).
-
-DDPM with DiT's settings and a learned variance. Meant for 8 accelerators; hours not measured, no
-score known for this network. `:smoke` trains for seconds on mock data of the same form, `:runlocal`
-tries the real ones on one device.
+Data: the folder FFHQ has the images of github.com/NVlabs/ffhq-dataset. The autoencoder is
+sd-vae-ft-ema (Hugging Face hub), expected in data/sd-vae-ft-ema (config.latents.weights).
+Training: DDPM with the settings of DiT and a learned variance. Meant for 8 accelerators; the time
+was not measured.
+Expected FID: unknown for this network.
+Variants: `:images` is for cdt.data.latents. `:smoke` trains for seconds on mock data of the same
+shape. `:runlocal` takes a few small steps with the real data and network on one device.
 """
 
 from cdt.config import default_config
@@ -29,7 +30,7 @@ def get_config(variant: str = ""):
     config.data.channels = 4
     config.data.flip = True
     config.latents.weights = "data/sd-vae-ft-ema/diffusion_pytorch_model.safetensors"
-    if "images" in names:  # what the latents are made of
+    if "images" in names:  # the images to encode
         config.data.name, config.data.path = "prepared", "data/ffhq256"
         config.data.image_size, config.data.channels = 256, 3
 
@@ -39,7 +40,7 @@ def get_config(variant: str = ""):
     config.process.name = "ddpm"
     config.process.learn_variance = True
 
-    config.curriculum.enabled = True  # False: ordinary training
+    config.curriculum.enabled = True  # False: train on all noise levels from the start
     config.curriculum.num_clusters = 20
     config.curriculum.patience.steps = 200
 

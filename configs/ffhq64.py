@@ -4,13 +4,11 @@
       --channels=3 --out=data/ffhq64
     python -m cdt.main --config=configs/ffhq64.py --workdir=runs/ffhq64
 
-FFHQ holds the images of github.com/NVlabs/ffhq-dataset (thumbnails128x128 or larger).
-
-The training settings are those of EDM (Karras et al. 2022, table 7): 200 million images, about 4
-days on 8 V100. Expected: FID 2.39, reported on images resized their way.
-
-`:smoke` trains for seconds on mock data of the same form, `:runlocal` tries the real ones on one
-device.
+Data: the folder FFHQ has the images of github.com/NVlabs/ffhq-dataset, 128 pixels or larger.
+Training: settings of EDM (Karras et al. 2022, table 7), 200 million images, about 4 days on 8 V100.
+Expected FID: 2.39 (published, on images that EDM's own script resized).
+Variants: `:smoke` trains for seconds on mock data of the same shape. `:runlocal` takes a few small
+steps with the real data and network on one device.
 """
 
 from cdt.config import default_config
@@ -25,7 +23,7 @@ def get_config(variant: str = ""):
     config.data.path = "data/ffhq64"
     config.data.image_size = 64
     config.data.channels = 3
-    config.data.flip = False  # the augmentation mirrors, and tells the network
+    config.data.flip = False  # the augmentation mirrors images and conditions the network on it
     config.train.augment = 0.15
 
     config.model.name = "ddpmpp"
@@ -33,7 +31,7 @@ def get_config(variant: str = ""):
 
     config.process.name = "edm"
 
-    config.curriculum.enabled = True  # False: ordinary training
+    config.curriculum.enabled = True  # False: train on all noise levels from the start
     config.curriculum.num_clusters = 20
     config.curriculum.patience.steps = 200
 
@@ -52,7 +50,7 @@ def get_config(variant: str = ""):
 
     config.sample.every = "10_000 steps"
     config.sample.sampler = "heun"
-    config.sample.steps = 40  # 79 evaluations
+    config.sample.steps = 40  # 79 evaluations of the network
     config.sample.batch_size = 256
     config.evaluate.num = 50_000
     config.evaluate.features = "inception"

@@ -1,4 +1,4 @@
-"""ImageNet at 256x256 in the latents of Stable Diffusion's autoencoder: DiT-XL/2, and SiT-XL/2.
+"""ImageNet at 256x256 in the latents of Stable Diffusion's autoencoder: DiT-XL/2 or SiT-XL/2.
 
     python -m cdt.data.prepare --source=folder --path=IMAGENET --image_size=256 --channels=3 \
       --upscale --out=data/imagenet256
@@ -9,15 +9,16 @@
     python -m cdt.main --config=configs/imagenet256_latent.py --workdir=gs://BUCKET/imagenet256 \
       --config.evaluate.reference=VIRTUAL_imagenet256_labeled.npz
 
-IMAGENET holds train/CLASS/*.JPEG and val/CLASS/*.JPEG (image-net.org); the reference is ADM's; the
-autoencoder is sd-vae-ft-ema of the Hugging Face hub, expected at data/sd-vae-ft-ema.
-
-DiT's settings (Peebles & Xie 2023). Expected without guidance after 400,000 steps: FID 19.5 (XL/2),
-43.5 (B/2; `:B`); after 7 million with guidance 1.5 of 3 channels
-(--config.sample.guidance_channels=3): 2.27. `:sit` is SiT (Ma et al. 2024) with its
-SDE sampler: 33.0 (B/2) at 400,000 steps, 2.06 (XL/2) at the end. `:S`, `:B`, `:L` and `:XL`, alone
-or as in `:sit,B`, choose the size; `:smoke` and `:runlocal` as everywhere. Meant for 32 or more
-accelerators; hours not measured.
+Data: the folder IMAGENET has train/CLASS/*.JPEG and val/CLASS/*.JPEG (image-net.org). The reference
+statistics are those of ADM. The autoencoder is sd-vae-ft-ema (Hugging Face hub), expected in
+data/sd-vae-ft-ema.
+Training: settings of DiT (Peebles & Xie 2023). Meant for 32 or more accelerators; the time was not
+measured.
+Published FID of DiT: 19.5 (XL/2) and 43.5 (B/2) after 400,000 steps without guidance; 2.27 (XL/2)
+after 7 million steps with --config.sample.guidance=1.5 --config.sample.guidance_channels=3.
+Published FID of SiT with its SDE sampler: 33.0 (B/2) after 400,000 steps, 2.06 (XL/2) at the end.
+Variants: `:S`, `:B`, `:L` and `:XL` choose the size. `:sit` is SiT (Ma et al. 2024), also with a
+size: `:sit,B`. `:images` is for cdt.data.latents. `:smoke` and `:runlocal` as in the other configs.
 """
 
 from cdt.config import default_config
@@ -34,7 +35,7 @@ def get_config(variant: str = ""):
     config.data.channels = 4
     config.data.flip = True
     config.latents.weights = "data/sd-vae-ft-ema/diffusion_pytorch_model.safetensors"
-    if "images" in names:  # what the latents are made of
+    if "images" in names:  # the images to encode
         config.data.name, config.data.path = "prepared", "data/imagenet256"
         config.data.image_size, config.data.channels = 256, 3
         config.data.test_split = "val"
@@ -46,7 +47,7 @@ def get_config(variant: str = ""):
     config.process.name = "ddpm"
     config.process.learn_variance = True
 
-    config.curriculum.enabled = True  # False: ordinary training
+    config.curriculum.enabled = True  # False: train on all noise levels from the start
     config.curriculum.num_clusters = 20
     config.curriculum.patience.steps = 200
 

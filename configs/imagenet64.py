@@ -1,17 +1,16 @@
-"""ImageNet at 64x64, class-conditional, in pixels: ADM with EDM and the curriculum.
+"""ImageNet at 64x64, by class, in pixels: ADM with EDM and the curriculum.
 
     python -m cdt.main --config=configs/imagenet64.py --workdir=gs://BUCKET/imagenet64
 
-The data set is TFDS's imagenet_resized/64x64, prepared as ArrayRecord (in $TFDS_DATA_DIR, where
-that is set); where it is missing, the command above says how to prepare it.
-
-The training settings are those of EDM (Karras et al. 2022, table 7), whose 2,500 million images
-took about 13 days on 32 A100: give --config.train.duration for less. Expected: FID 1.36 with their
-stochastic sampler (here the default), reported on ADM's images; those of TFDS are resized
-otherwise, so Frechet distances compare only with statistics of the same images.
-
-`:dit` is DiT-B/4 at batch 256 for 400,000 steps, for which no score is known. `:smoke` trains for
-seconds on mock data of the same form, `:runlocal` tries the real ones on one device.
+Data: imagenet_resized/64x64 of TFDS, prepared as ArrayRecord in $TFDS_DATA_DIR or TFDS's default
+folder. If it is missing, the command prints how to prepare it.
+Training: settings of EDM (Karras et al. 2022, table 7), 2,500 million images, about 13 days on 32
+A100. Give --config.train.duration for a shorter run.
+Expected FID: 1.36 with EDM's stochastic sampler, the default here (published, on images of ADM).
+TFDS resizes the images in another way, so use reference statistics of the same images.
+Variants: `:dit` is DiT-B/4 with batch size 256 for 400,000 steps; its FID is unknown. `:smoke`
+trains for seconds on mock data of the same shape. `:runlocal` takes a few small steps with the real
+data and network on one device.
 """
 
 from cdt.config import default_config
@@ -33,11 +32,11 @@ def get_config(variant: str = ""):
     config.model.size = "imagenet64"
     config.model.num_classes = 1000
     config.model.dtype = "bfloat16"
-    config.train.condition_dropout = 0.0  # EDM trains without; guidance needs 0.1
+    config.train.condition_dropout = 0.0  # as in EDM; set 0.1 to sample with guidance
 
     config.process.name = "edm"  # ln sigma ~ N(-1.2, 1.2^2), sigma_data 0.5
 
-    config.curriculum.enabled = True  # False: ordinary training
+    config.curriculum.enabled = True  # False: train on all noise levels from the start
     config.curriculum.num_clusters = 20
     config.curriculum.patience.steps = 200
 

@@ -1,20 +1,20 @@
 # shellcheck shell=bash
-# What the tpu_*.sh scripts share. Sourced after env.sh, in the root of the repository.
+# Functions of the tpu_*.sh scripts. Source it after env.sh, in the root of the repository.
 set -euo pipefail
 
 say() {
-  echo "launch: $*" >&2 || true  # a terminal that was closed must not keep anything from happening
+  echo "launch: $*" >&2 || true  # continue if the terminal was closed
 }
 
 case "$NUM_SLICES" in
-  "" | *[!0-9]* | 0*) say "NUM_SLICES is '$NUM_SLICES'; give a number from 1 up." && exit 2 ;;
+  "" | *[!0-9]* | 0*) say "NUM_SLICES is '$NUM_SLICES'; it must be at least 1." && exit 2 ;;
 esac
 case "$SPOT $DELETE_AFTER" in
   [01]" "[01]) ;;
-  *) say "SPOT is '$SPOT' and DELETE_AFTER '$DELETE_AFTER'; give 0 or 1." && exit 2 ;;
+  *) say "SPOT is '$SPOT' and DELETE_AFTER is '$DELETE_AFTER'; each must be 0 or 1." && exit 2 ;;
 esac
 
-# Nodes are slices: one is called as the queued resource, several get its name and a number.
+# A node is a slice. One node has the name of the queued resource; several have a number too.
 nodes="$NAME"
 if [ "$NUM_SLICES" -gt 1 ]; then
   nodes=""
@@ -24,9 +24,9 @@ if [ "$NUM_SLICES" -gt 1 ]; then
 fi
 
 dry_run=0
-pretended=ACTIVE  # what a dry run takes for the state of the queued resource
+pretended=ACTIVE  # state of the queued resource in a dry run
 
-# For scripts with no other argument than --dry-run: TPUs cost money, so a misspelt one is an error.
+# For scripts whose only option is --dry-run. TPUs cost money, so a misspelt option is an error.
 only_dry_run() {
   if [ "${1:-}" = --dry-run ]; then
     dry_run=1
@@ -38,14 +38,14 @@ only_dry_run() {
   fi
 }
 
-# One line that a shell reads as exactly these words.
+# Prints the arguments as one line, quoted for a shell.
 quoted() {
   local line
   line=$(printf '%q ' "$@")
   printf '%s\n' "${line% }"
 }
 
-# Calls a command, or prints it.
+# Runs a command, or prints it in a dry run.
 call() {
   if [ "$dry_run" = 1 ]; then
     quoted "$@"
@@ -54,8 +54,9 @@ call() {
   fi
 }
 
-# Sets `answer` to what gcloud answers: "absent" for something that does not exist, nothing where
-# gcloud fails in another way (its message is passed on). A dry run prints the call and pretends.
+# Runs gcloud and sets `answer` to its output. `answer` is "absent" if the resource does not exist,
+# and empty if gcloud fails in another way; its message is then printed. A dry run prints the
+# command and sets `answer` to PRETENDED.
 ask() {  # PRETENDED ARGUMENTS...
   local errors pretended=$1
   shift
@@ -76,12 +77,12 @@ ask() {  # PRETENDED ARGUMENTS...
   rm -f "$errors"
 }
 
-# Sets `state` to what the TPU is good for, and `details` to why:
-#   ready    the queued resource is active, and all its nodes are ready
-#   absent   there is no such queued resource
-#   lost     it has to be deleted and asked for anew
-#   waiting  it may become ready by itself
-#   unknown  gcloud does not answer
+# Sets `state` to the state of the TPU, and `details` to the states that gcloud reports:
+#   ready    the queued resource is active and all its nodes are ready
+#   absent   the queued resource does not exist
+#   lost     it must be deleted and requested again
+#   waiting  it may become ready without an action
+#   unknown  gcloud failed
 look() {
   local node
   ask "$pretended" compute tpus queued-resources describe "$NAME" --project="$PROJECT" \
@@ -95,7 +96,7 @@ look() {
     *) state=waiting ;;
   esac
   [ "$state" = ready ] || return 0
-  # A queued resource may be called active for a while when one of its nodes is gone already.
+  # A queued resource may be reported as active for a while after one of its nodes was lost.
   for node in $nodes; do
     ask READY compute tpus tpu-vm describe "$node" --project="$PROJECT" --zone="$ZONE" \
       --format='value(state)'

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Asks for a TPU: one queued resource of one or more slices. What is asked for is in env.sh.
+# Requests a TPU with the settings in env.sh: one queued resource of one or more slices.
 #
 #     launch/tpu_create.sh [--dry-run]
 #
-# Returns when the request is in the queue; launch/tpu_status.sh tells how it fares.
+# It returns when the request is in the queue. launch/tpu_status.sh shows its state.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source launch/env.sh
@@ -18,6 +18,6 @@ fi
 if [ "$SPOT" = 1 ]; then
   set -- "$@" --spot
 fi
-# shellcheck disable=SC2086  # CREATE_FLAGS are words
+# shellcheck disable=SC2086  # CREATE_FLAGS is split into words
 call gcloud compute tpus queued-resources create "$NAME" --project="$PROJECT" --zone="$ZONE" \
   --accelerator-type="$ACCELERATOR_TYPE" --runtime-version="$RUNTIME_VERSION" "$@" $CREATE_FLAGS

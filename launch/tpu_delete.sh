@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Gives a TPU back: the queued resource and its nodes. Nothing in a bucket is touched.
+# Deletes the TPU: the queued resource and its nodes. Nothing in a bucket is deleted.
 #
 #     launch/tpu_delete.sh [--dry-run]
 set -euo pipefail
@@ -8,6 +8,6 @@ source launch/env.sh
 source launch/lib.sh
 only_dry_run "$@"
 
-# --force: together with its nodes. --quiet: without asking.
+# --force: also delete the nodes. --quiet: do not ask for confirmation.
 call gcloud compute tpus queued-resources delete "$NAME" --project="$PROJECT" --zone="$ZONE" \
   --force --quiet

@@ -1,20 +1,22 @@
 #!/usr/bin/env bash
-# Runs the program on all workers of a TPU until it has ended, whatever becomes of the TPU.
+# Runs cdt on all workers of a TPU until the run has ended, and restarts it after a preemption.
 #
 #     launch/tpu_run.sh [--dry-run] --config=FILE --workdir=gs://BUCKET/DIR [--config.KEY=VALUE ...]
 #
-# Asks for the TPU where there is none, waits for it, installs the commit that is checked out here,
-# runs, and goes by what became of the program:
+# It requests the TPU if there is none, waits for it, installs the commit that is checked out here,
+# and runs the program. The exit code of the program decides what follows:
 #
-#     0           it is finished, and so is this script
-#     2, 3        this script ends with the same code; the program's message ends its output
-#     75          it has saved, or a worker was lost: started again
-#     TPU lost    deleted, asked for anew, and started again when it is there
-#     other       a crash: started again, MAX_CRASHES times in a row; then the code of this script
+#     0           the run is finished; this script ends with 0
+#     2, 3        this script ends with the same code; the message is at the end of the output
+#     75          the run was saved, or a worker was lost: the script restarts the program
+#     TPU lost    the script deletes the TPU, requests a new one, and restarts the program on it
+#     other       a crash: the script restarts the program, at most MAX_CRASHES times in a row, then
+#                 ends with this code
 #
-# Ctrl-C or TERM lets the program save and end on all workers; then this script ends with 75, the
-# TPU stays, and the same command goes on. A second one ends the script at once. A script that is
-# killed leaves the program running; the same command stops it, letting it save, and goes on.
+# Ctrl-C or TERM: the program saves and ends on all workers, and this script ends with 75. The TPU
+# stays, and the same command continues the run. A second signal ends the script at once. If the
+# script is killed, the program keeps running. The same command lets it save, stops it and continues
+# the run.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source launch/env.sh
@@ -27,19 +29,19 @@ fi
 case "$(printf '%s\n' "$@" | grep '^--workdir=' || true)" in
   --workdir=*://*) ;;
   *)
-    say "--workdir=gs://BUCKET/DIR is missing; elsewhere a run is lost with its TPU."
+    say "--workdir=gs://BUCKET/DIR is missing; a run on the disk of a TPU is lost with the TPU."
     exit 2
     ;;
 esac
 
 archive="build/launch/$NAME.tar.gz"
 worker="cdt-launch/source/launch/tpu_worker.sh"
-id="$(date +%Y%m%d%H%M%S)-$$"  # of this call of the script; a number for each start is added
+id="$(date +%Y%m%d%H%M%S)-$$"  # of this call of the script; each start adds its number
 
 # --- Commands on all workers --------------------------------------------------------------------
-# A node that is gone does not close its connections, so ssh asks whether it is there.
+# A lost node does not close its connections, so ssh checks regularly whether it is alive.
 
-# shellcheck disable=SC2086  # SSH_FLAGS are words
+# shellcheck disable=SC2086  # SSH_FLAGS is split into words
 on_workers() {  # NODE COMMAND
   call gcloud compute tpus tpu-vm ssh "$1" --project="$PROJECT" --zone="$ZONE" --worker=all \
     --ssh-flag=-oServerAliveInterval=30 --ssh-flag=-oConnectTimeout=30 $SSH_FLAGS --command="$2"
@@ -52,17 +54,17 @@ send() {  # NODE
     --scp-flag=-oConnectTimeout=30 $SSH_FLAGS
 }
 
-# What was left running must have ended before its code is replaced.
+# An earlier program must end before its code is replaced.
 install() {  # NODE
   on_workers "$1" "if [ -e $worker ]; then bash $worker stop; fi && rm -rf cdt-launch/source &&\
  mkdir -p cdt-launch/source && tar -xzf cdt-launch.tar.gz -C cdt-launch/source &&\
  bash $worker install"
 }
 
-# gcloud's exit code does not tell that of the program: it is that of one worker out of many, 1 or 2
-# where gcloud itself is at fault, and where a connection breaks gcloud calls the command again.
-# So a worker starts the program once for each ID, however often it is told to; when the program has
-# ended it says `cdt-exit HOST CODE`, and its own exit code is 0.
+# The exit code of gcloud is not reliable: it is that of one worker out of many, or 1 or 2 if gcloud
+# itself fails. If a connection breaks, gcloud repeats the command. Therefore a worker starts the
+# program only once for each ID. When the program ends, the worker prints `cdt-exit HOST CODE`, and
+# exits with 0.
 run() {  # NODE ARGUMENTS...
   local node=$1
   shift
@@ -73,9 +75,9 @@ stop() {  # NODE
   on_workers "$1" "bash $worker stop $id.$starts"
 }
 
-# Calls a function for all nodes at once, with a log for each node; fails where one of them fails.
-# (`gcloud compute tpus queued-resources ssh` reaches all nodes with one call, but no more than 64
-# workers at a time, and a run begins only when all its workers have begun.)
+# Calls a function for all nodes in parallel, with a log for each node; fails if one of them fails.
+# (`gcloud compute tpus queued-resources ssh` reaches all nodes with one call, but only 64 workers
+# at a time, and a run starts only when all its workers have started.)
 on_nodes() {  # FUNCTION [ARGUMENTS...]
   local node pids="" function=$1
   shift
@@ -84,24 +86,24 @@ on_nodes() {  # FUNCTION [ARGUMENTS...]
       "$function" "$node" "$@"
       continue
     fi
-    set -m  # a process group of its own: Ctrl-C does not reach it, and it can be ended as a whole
+    set -m  # a separate process group: Ctrl-C does not reach it, and it can be ended as a whole
     ("$function" "$node" "$@" 2>&1 | tee "build/launch/$node.$function.log") </dev/null &
     set +m
     pids="$pids $!"
   done
-  # shellcheck disable=SC2086  # numbers
+  # shellcheck disable=SC2086  # $pids is split into numbers
   await $pids
 }
 
 # --- Signals ------------------------------------------------------------------------------------
-signals=0   # received
-answered=0  # of these
-running=0   # whether the workers have been told to run the program
+signals=0   # number of signals received
+answered=0  # number of signals handled
+running=0   # 1 while the workers run the program
 children=""
 trap 'signals=$((signals + 1))' INT TERM HUP
 trap 'for child in $children; do kill -TERM -- "-$child" 2>/dev/null || true; done' EXIT
 
-# Waits for children, answering signals meanwhile; fails where one of them failed.
+# Waits for child processes and handles signals meanwhile; fails if one of them failed.
 await() {  # PROCESSES...
   local child code status=0
   for child in "$@"; do
@@ -123,14 +125,14 @@ await() {  # PROCESSES...
 answer_signal() {
   answered=$signals
   if [ "$running" = 0 ]; then
-    say "stopped; the TPU stays until launch/tpu_delete.sh is called."
+    say "stopped; the TPU still exists, delete it with launch/tpu_delete.sh."
     exit 75
   elif [ "$signals" -gt 1 ]; then
-    say "stopped at once: the program may still be running; the same command goes on with it."
+    say "stopped at once; the program may still be running, and the same command continues the run."
     exit 75
   fi
-  say "stopping: the program saves and ends on all workers; a second signal does not wait for it."
-  on_nodes stop || say "not all workers could be told to stop."
+  say "stopping: the program saves on all workers; a second signal ends this script at once."
+  on_nodes stop || say "not all workers could be stopped."
 }
 
 pause() {
@@ -141,29 +143,29 @@ pause() {
 }
 
 # --- The TPU ------------------------------------------------------------------------------------
-ours=1       # whether an absent TPU is so because it was not asked for yet, or deleted here
-asked=0      # whether this script has asked for the TPU, and it has not been ready since
-was_ready=0  # whether it has been ready at all
-known=0      # whether gcloud has answered at all
-crashes=0    # in a row
+ours=1       # 1: an absent TPU is expected, because it was not requested yet or was deleted here
+asked=0      # 1: this script requested the TPU, and it has not been ready since
+was_ready=0  # 1: the TPU was ready at least once
+known=0      # 1: gcloud answered at least once
+crashes=0    # crashes in a row
 
 crashed() {  # CODE
   crashes=$((crashes + 1))
   if [ "$crashes" -gt "$MAX_CRASHES" ]; then
-    say "that was crash $crashes in a row, and MAX_CRASHES is $MAX_CRASHES: giving up."
+    say "crash $crashes in a row, more than MAX_CRASHES=$MAX_CRASHES; giving up."
     finish "$1"
   fi
-  say "crash $crashes in a row of at most $MAX_CRASHES; starting again."
+  say "crash $crashes in a row (MAX_CRASHES=$MAX_CRASHES); restarting."
 }
 
 finish() {  # CODE
   if [ "$DELETE_AFTER" = 1 ]; then
-    again bash launch/tpu_delete.sh || say "the TPU is still there: call launch/tpu_delete.sh."
+    again bash launch/tpu_delete.sh || say "the TPU was not deleted; run launch/tpu_delete.sh."
   fi
   exit "$1"
 }
 
-# Calls another of the scripts in the way that this one was called.
+# Calls another script, with --dry-run if this one has it.
 again() {
   if [ "$dry_run" = 1 ]; then
     "$@" --dry-run
@@ -172,7 +174,7 @@ again() {
   fi
 }
 
-# Asks for the TPU where there is none, and waits until it is ready.
+# Requests the TPU if there is none, and waits until it is ready.
 make_ready() {
   local before=""
   while :; do
@@ -187,7 +189,7 @@ make_ready() {
     case "$state" in
       unknown)
         if [ "$known" = 0 ]; then
-          say "gcloud does not tell whether there is a TPU; see what it says above."
+          say "gcloud failed, so the state of the TPU is unknown; see its message above."
           exit 1
         fi
         ;;
@@ -199,21 +201,21 @@ make_ready() {
         ;;
       absent)
         if [ "$ours" = 0 ]; then
-          say "somebody deleted the TPU; the same command asks for a new one and goes on."
+          say "the TPU was deleted elsewhere; the same command requests a new one and continues."
           exit 75
         fi
         if again bash launch/tpu_create.sh; then
           ours=0
           asked=1
         elif [ "$was_ready" = 0 ]; then
-          say "the TPU cannot be asked for; see what gcloud says above."
+          say "the TPU cannot be requested; see the message of gcloud above."
           exit 1
         fi
         ;;
       lost)
-        # A request that fails before it is granted may be one that never can be.
+        # A request that fails before it is granted counts as a crash: it may never succeed.
         [ "$asked" = 0 ] || crashed 1
-        say "the TPU is lost; asking for a new one."
+        say "the TPU was lost; requesting a new one."
         if again bash launch/tpu_delete.sh; then
           ours=1
           asked=0
@@ -229,7 +231,7 @@ make_ready() {
 call mkdir -p build/launch
 call git archive --format=tar.gz --output="$archive" HEAD
 if [ "$dry_run" = 0 ] && [ -n "$(git status --porcelain)" ]; then
-  say "what is not committed is not sent."
+  say "warning: uncommitted changes are not sent to the TPU."
 fi
 run_logs=""
 for node in $nodes; do
@@ -239,7 +241,7 @@ done
 for ((starts = 1; ; starts++)); do
   make_ready
   failed=0
-  codes=""  # those that the workers tell, each once, with a space after it
+  codes=""  # exit codes that the workers print, each once and followed by a space
   on_nodes send && on_nodes install || failed=$?
   if [ "$failed" = 0 ]; then
     running=1
@@ -248,38 +250,38 @@ for ((starts = 1; ; starts++)); do
     if [ "$dry_run" = 1 ]; then
       finish 0
     fi
-    # shellcheck disable=SC2086  # one log a node
+    # shellcheck disable=SC2086  # $run_logs is split into one log for each node
     codes=$(sed -n 's/^cdt-exit [^ ]* //p' $run_logs | sort -u | tr '\n' ' ')
   fi
-  # Where workers differ, the code that asks for a person says why the others failed.
+  # If the codes differ, 2 or 3 is the cause of the others and needs a fix by the user.
   case " $codes" in
     *" 2 "* | *" 3 "*)
       code=3
       case " $codes" in *" 2 "*) code=2 ;; esac
-      say "the program ended with exit code $code; its message is above and in build/launch/."
+      say "the run ended with exit code $code; see its message above or in build/launch/."
       finish "$code"
       ;;
   esac
   if [ "$failed" = 0 ] && [ "$codes" = "0 " ]; then
-    say "the program has finished."
+    say "the run is finished."
     finish 0
   fi
   if [ "$signals" -gt 0 ]; then
-    say "stopped; the TPU stays until launch/tpu_delete.sh is called."
+    say "stopped; the TPU still exists, delete it with launch/tpu_delete.sh."
     exit 75
   fi
-  # Workers that have lost another one end with 75 too; where that one tells a code, it crashed.
-  # shellcheck disable=SC2086  # one code a line
+  # Workers that lose another worker end with 75 too. If that worker prints a code, it crashed.
+  # shellcheck disable=SC2086  # $codes is split, one code a line
   crash=$(printf '%s\n' $codes | grep -vx -e 0 -e 75 -e lost || true)
   case "$crash $codes" in
     " "*"75 "*)
-      say "the program was stopped and has saved, or a worker was lost; starting it again."
+      say "the run was saved, or a worker was lost; restarting."
       crashes=0
       continue
       ;;
   esac
-  say "something went wrong; exit codes: gcloud $failed, program ${codes:-unknown}"
-  pause  # what the state says of a node that is gone comes late
+  say "failed; exit codes: gcloud $failed, program ${codes:-unknown}"
+  pause  # the state of a lost node changes only after a while
   look
   if [ "$state" = ready ]; then
     for code in $crash; do

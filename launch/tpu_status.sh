@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Tells the state of the queued resource and of its nodes; exit code 0 where all are ready, else 1.
+# Prints the state of the queued resource and its nodes. Exit code 0 if all are ready, otherwise 1.
 #
 #     launch/tpu_status.sh [--dry-run]
 set -euo pipefail

@@ -1,24 +1,24 @@
 #!/usr/bin/env bash
-# What tpu_run.sh calls on each worker of a TPU, in ~/cdt-launch/source. Not for people.
+# Runs on each worker of a TPU, in ~/cdt-launch/source. Only tpu_run.sh calls it.
 #
-#     tpu_worker.sh install           makes ~/cdt-launch/venv
-#     tpu_worker.sh run ID ARGS...    starts the program, unless ID was started already; follows it
-#     tpu_worker.sh stop [ID]         ends what runs, letting it save; ID will not start any more
+#     tpu_worker.sh install           creates ~/cdt-launch/venv
+#     tpu_worker.sh run ID ARGS...    starts cdt unless ID was started before; prints its output
+#     tpu_worker.sh stop [ID]         stops running programs after they save; ID cannot start later
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
-python_version=3.12                  # the images bring an older one than the project needs
-stop_seconds="${STOP_SECONDS:-600}"  # what saving may take before a program is killed
+python_version=3.12                  # the Python of the TPU images is too old
+stop_seconds="${STOP_SECONDS:-600}"  # time for saving before a program is killed
 
 install() {
-  # The images have pip, but neither uv nor, some of them, venv.
+  # The images have pip but not uv, and some do not have venv.
   python3 -m pip install --quiet --upgrade --target=uv uv
   uv/bin/uv venv --quiet --allow-existing --python="$python_version" venv
-  # Resolved together, so that jax and its TPU library match.
+  # One command, so that uv chooses matching versions of jax and its TPU library.
   uv/bin/uv pip install --quiet --python=venv/bin/python -r source/requirements.txt 'jax[tpu]'
 }
 
-# Whether a run's program is alive; a process number may have been given to something else since.
+# Succeeds if the program of a run is alive. The process number may be reused, so check the command.
 alive() {
   [ -e "$1/pid" ] && [[ "$(ps -o args= -p "$(cat "$1/pid")")" == *cdt.main* ]]
 }
@@ -31,7 +31,7 @@ stop() {
   fi
   for run in runs/*; do
     alive "$run" || continue
-    # Once: a second signal makes the program leave without saving.
+    # Send TERM only once: after a second signal the program exits without saving.
     if mkdir "$run/stopping" 2>/dev/null; then
       kill -TERM "$(cat "$run/pid")" || true
     fi
@@ -45,11 +45,11 @@ stop() {
   done
 }
 
-# The program, apart from the connection that started it: its output and exit code go to files.
+# Runs the program independently of the connection; its output and exit code go to files.
 supervise() {
   local run=$1 code=0
   shift
-  export PYTHONUNBUFFERED=1  # its messages are read as they come
+  export PYTHONUNBUFFERED=1  # show messages at once
   (
     cd source
     exec ../venv/bin/python -m cdt.main "$@"
@@ -64,10 +64,10 @@ run() {
   local run="runs/$1" lines=20 code=lost
   shift
   mkdir -p runs
-  # gcloud calls this again when a connection breaks: then the program is running already.
+  # gcloud repeats the command when a connection breaks; the program is then already running.
   if mkdir "$run" 2>/dev/null; then
     lines=+1
-    stop ""  # a program that was left behind would hold the TPU
+    stop ""  # a program of an earlier start would occupy the TPU
     if [ ! -e "$run.stopped" ]; then
       : >"$run/log"
       setsid bash source/launch/tpu_worker.sh supervise "$run" "$@" >"$run/log" 2>&1 </dev/null &

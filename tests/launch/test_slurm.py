@@ -50,7 +50,7 @@ def test_75_that_cannot_be_requeued(job):
     job.answer("scontrol", {"code": 1, "stderr": "disabled\n"})
     result = job.run("slurm.sbatch", *ARGUMENTS)
     assert result.returncode == 75
-    assert "submit it again to go on" in result.stderr
+    assert "submit it again to continue" in result.stderr
 
 
 def test_a_crash_ends_the_job(job):
@@ -84,7 +84,7 @@ def test_a_cancelled_job_does_not_come_back(job, tmp_path):
     _, err = process.communicate(timeout=20)
     assert process.returncode == 75
     assert job.calls() == [SRUN]
-    assert "SLURM has ended the job" in err
+    assert "SLURM ended the job" in err
 
 
 def test_a_dry_run_prints_what_would_be_called(job):
@@ -99,7 +99,7 @@ def test_a_dry_run_prints_what_would_be_called(job):
 def test_without_a_job_it_says_how_to_submit(job):
     result = job.run("slurm.sbatch", *ARGUMENTS, SLURM_JOB_ID=None)
     assert result.returncode != 0
-    assert "SLURM_JOB_ID: is not set; submit this file, as in sbatch launch/" in result.stderr
+    assert "SLURM_JOB_ID: is not set; submit this file: sbatch launch/" in result.stderr
     assert job.calls() == []
 
 

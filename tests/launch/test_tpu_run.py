@@ -113,7 +113,7 @@ def test_2_and_3_stop_with_the_message(launch, code, others):
     result = launch.run(*RUN)
     assert result.returncode == code
     assert message in result.stdout
-    assert f"the program ended with exit code {code}" in result.stderr
+    assert f"the run ended with exit code {code}" in result.stderr
     assert launch.kinds() == BEGINNING + START
 
 
@@ -198,7 +198,7 @@ def test_a_tpu_that_somebody_deleted_stays_deleted(launch):
     launch.answer("worker.sh run", NO_ANSWER)
     result = launch.run(*RUN)
     assert result.returncode == 75
-    assert "somebody deleted the TPU" in result.stderr
+    assert "the TPU was deleted elsewhere" in result.stderr
     assert "create" not in launch.kinds()
 
 
@@ -329,7 +329,7 @@ def test_a_signal_while_waiting_for_the_tpu_ends_the_script(launch):
     process.terminate()
     _, err = process.communicate(timeout=20)
     assert process.returncode == 75
-    assert "the TPU stays until launch/tpu_delete.sh is called" in err
+    assert "the TPU still exists, delete it with launch/tpu_delete.sh" in err
     wait_until(lambda: not children_of(process.pid))
 
 
@@ -337,4 +337,4 @@ def test_what_is_not_committed_is_said_not_to_be_sent(launch):
     (launch.repository / "new.py").write_text("")
     launch.grant()
     launch.answer("worker.sh run", ended(0))
-    assert "what is not committed is not sent" in launch.run(*RUN).stderr
+    assert "uncommitted changes are not sent" in launch.run(*RUN).stderr

@@ -67,7 +67,7 @@ def test_two_nodes_train_one_run(cluster, tmp_path):
     assert job.show()["NodeList"] == "n[1-2]"
     assert job.said("Rank 0 is connected to 1 peer")
     assert len(job.said("step 12/12")) == 1  # process 0 prints, and no other
-    assert job.log().endswith("launch: the program has finished.\n")
+    assert job.log().endswith("launch: the run is finished.\n")
 
 
 def test_two_tasks_a_node(cluster, tmp_path):
@@ -80,12 +80,12 @@ def test_a_wrong_value_ends_the_job(cluster, tmp_path):
     job = Job(cluster, tmp_path, "--config.optim.lr=-1.0")
     job.ends_as("FAILED", "2:0")
     assert len(job.said("cdt: config.optim.lr is -1.0")) == 2
-    assert "launch: the program ended with exit code 2; its message is above." in job.log()
+    assert "launch: the run ended with exit code 2; see its message above." in job.log()
 
 
 def test_before_its_time_is_up_a_job_saves_and_goes_on_until_it_is_cancelled(cluster, tmp_path):
     job = Job(cluster, tmp_path, *ENDLESS, options=["--time=3", "--signal=TERM@60"])
-    job.wait_for("launch: the program has saved; the job is in the queue again.")
+    job.wait_for("launch: the run was saved; the job is in the queue again.")
     (saved,) = job.said(r"stopped by a signal and saved at step (\d+);")
     assert job.said(STARTED)
     job.wait_for(rf"resuming at step {saved} of 100000")
@@ -94,7 +94,7 @@ def test_before_its_time_is_up_a_job_saves_and_goes_on_until_it_is_cancelled(clu
     started = len(job.said(STARTED))
     job.wait_for(STARTED, times=started + 1)
     cluster.call("scancel", job.number)
-    job.wait_for("launch: SLURM has ended the job; where it does not start it again itself,")
+    job.wait_for("launch: SLURM ended the job; if SLURM does not requeue it,")
     job.ends_as("CANCELLED")
     assert len(job.said("stopped by a signal and saved at step")) == 2
     assert job.show()["Restarts"] == "1"
