@@ -1,15 +1,14 @@
 #!/usr/bin/env bash
-# Everything in benchmarks/ that needs a GPU or TPU, in one call of under 25 minutes.
+# Runs all benchmarks that need a GPU or TPU, in less than 25 minutes.
 #
 #     benchmarks/accelerator.sh OUT.json [PYTHON] [REGEX]
 #
-# With a regular expression only those whose command it matches, such as 'adm64|dit_l2|eager'.
-# Each measurement is a process of its own, so that each has the whole memory; one that fails or
-# runs out of time leaves the others be, and is named at the end. What matters most comes first;
-# ADM comes last, as the search for its convolutions takes minutes. PyTorch's peers run where torch
-# and diffusers are installed.
+# REGEX selects the benchmarks whose command it matches, such as 'adm64|dit_l2|eager'. Each one runs
+# in its own process, so that it has the whole memory. If one fails or exceeds its time limit, the
+# others still run; the failed ones are listed at the end. ADM comes last, because the search for its
+# convolutions takes minutes. PyTorch is measured if torch and diffusers are installed.
 set -euo pipefail
-out=${1:?give the JSON file to write}
+out=${1:?is missing; give the JSON file to write: benchmarks/accelerator.sh OUT.json}
 python=${2:-python}
 only=${3:-}
 cd "$(dirname "$0")/.."

@@ -1,4 +1,4 @@
-"""The networks that are timed, as configs, and their compiled train steps."""
+"""Configs of the benchmarked networks, and their compiled train steps."""
 
 import ast
 import time
@@ -53,7 +53,7 @@ def _adm64(config: ConfigDict) -> None:
     config.train.batch_size = 128
 
 
-# On the CPU the first two. DiTs are for latents of 256x256 images, ADM for images of 64x64.
+# The first two are for CPUs. dit_s2 to dit_xl2 use latents of 256x256 images, adm64 64x64 images.
 CASES = {
     "digits": _digits,
     "dit_s4": _dit_s4,
@@ -66,12 +66,13 @@ CASES = {
 
 
 def case_config(name: str, **overrides) -> ConfigDict:
-    """The config of a case: uniform sampling, flow matching (ADM: EDM), AdamW and one average; in
-    bfloat16 but on the CPU.
+    """Return the config of a case: uniform density, flow matching (ADM: EDM), AdamW and one EMA.
+
+    The dtype is float32 on CPUs, otherwise bfloat16.
 
     Args:
       name: one of `CASES`.
-      **overrides: values of "section.key" names.
+      **overrides: values by "section.key".
     """
     config = default_config()
     config.curriculum.enabled = False
@@ -83,9 +84,9 @@ def case_config(name: str, **overrides) -> ConfigDict:
 
 
 def parse_overrides(texts: list[str]) -> dict[str, Any]:
-    """["model.unroll=True", ...], of a command line -> {"model.unroll": True, ...}.
+    """Convert ["model.unroll=True", ...] to {"model.unroll": True, ...}.
 
-    A value that is no Python literal is a string.
+    A value that is not a Python literal becomes a string.
     """
     overrides = {}
     for text in texts:
@@ -98,7 +99,7 @@ def parse_overrides(texts: list[str]) -> dict[str, Any]:
 
 
 def first_batch(config: ConfigDict) -> tuple[dict[str, np.ndarray], int]:
-    """(the first images of the data with their labels, size of the data)."""
+    """Return (batch of the first images with their labels, number of examples in the data)."""
     source, _ = from_config.data(config)
     indices = np.arange(config.train.batch_size) % source.size
     batch = {"image": source.images(indices), "label": source.labels[indices].astype(np.int32)}
@@ -106,7 +107,7 @@ def first_batch(config: ConfigDict) -> tuple[dict[str, np.ndarray], int]:
 
 
 class Step(NamedTuple):
-    """A compiled train step and what it is called with."""
+    """A compiled train step and its arguments."""
 
     program: jax.stages.Compiled
     state: PyTree
@@ -118,8 +119,10 @@ class Step(NamedTuple):
         return sum(p.size for p in jax.tree.leaves(self.state.params))
 
     def runner(self) -> Callable[[], None]:
-        """A function that runs one train step to its end, each call from where the last one
-        stopped. It donates the state: only the first call may find it as it is here."""
+        """Return a function that runs the next train step and waits for it.
+
+        It donates `self.state`, so the state can be used only once.
+        """
         state = self.state
 
         def run():
@@ -131,7 +134,7 @@ class Step(NamedTuple):
 
 
 def compiled_step(config: ConfigDict) -> Step:
-    """The train step of a config on one device, with its state before the first step."""
+    """Return the compiled train step of a config on one device, with the initial state."""
     batch, data_size = first_batch(config)
     model = from_config.model(config)
     parts = from_config.training(

@@ -1,4 +1,4 @@
-"""What a compiled program sends between devices, read from its HLO text."""
+"""Collectives of a compiled program and the bytes they send, read from its HLO text."""
 
 import math
 import re
@@ -13,18 +13,18 @@ _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\) -> (.*) \{$")
 _COLLECTIVE = re.compile(rf"= (.*?) ({_KINDS})(-start)?\(")
 _WHILE = re.compile(r"\swhile\(.*condition=%?([\w.\-]+), body=%?([\w.\-]+)")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
-# A loop over a counter: from nought, in equal steps, below a constant.
+# A loop over a counter: from 0, in equal steps, below a constant.
 _CONSTANT = re.compile(r"%?([\w.\-]+) = [su]32\[\]\S* constant\((\d+)\)")
 _BELOW = re.compile(r"ROOT .* compare\(%?([\w.\-]+), %?([\w.\-]+)\), direction=LT")
 _OPERANDS = r"%?{} = .*? {}\((.*?)\)(?:, index=(\d+))?(?:,|$)"
 _CALLED = re.compile(r"(?:to_apply|calls|true_computation|false_computation)=%?([\w.\-]+)")
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 _SHAPE = re.compile(r"\b(pred|[a-z]+(\d+)\w*)\[([\d,]*)\]")
-# XLA:TPU spreads a collective over several fusions with products; they share the name of a chain.
+# XLA:TPU splits a collective over several fusions with products; these have the same chain_id.
 _CHAIN = re.compile(r'chain_id="(\d+)"')
-# What keeps a GPU or a TPU busy: products, and attention.
+# Long computations on a GPU or TPU: matrix products and attention.
 _PRODUCT = re.compile(r"__cublas|__cudnn|= \S+ fusion\(.*(?:%dynamic_slice_fusion|kind=kOutput)")
-# Who sends to whom, in one of three notations.
+# Groups of devices, in one of three notations.
 _LISTED = re.compile(r"(?:replica_groups|source_target_pairs)=\{(\{[\d,{}]*\})?\}")
 _IOTA = re.compile(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
 _MESH = re.compile(
@@ -34,28 +34,28 @@ _MESH = re.compile(
 
 
 class Collective(NamedTuple):
-    """One instruction, as often as a run of the program meets it."""
+    """One collective instruction of a program."""
 
     kind: str  # all-gather, all-reduce, ...
     shapes: tuple[tuple[int, ...], ...]  # of the result on each device
     num_bytes: int  # of the result on each device
-    times: int  # in loops whose length is known: how often
-    beside: bool  # whether the device computes products meanwhile
-    groups: tuple[tuple[int, ...], ...]  # of devices, by their place in the mesh; (): one of all
-    op_name: str  # where in the Python program it comes from
+    times: int  # number of executions in one run of the program
+    overlaps: bool  # True: the device computes matrix products at the same time
+    groups: tuple[tuple[int, ...], ...]  # of positions in the mesh; (): one group of all devices
+    op_name: str  # the operation in the Python program
 
 
 def collectives(hlo: str) -> list[Collective]:
-    """The collectives of `compiled.as_text()`, of a CPU, GPU or TPU.
+    """Return the collectives in `compiled.as_text()` of a CPU, GPU or TPU.
 
     Raises:
-      ValueError: a loop with a collective in it has no known length.
+      ValueError: a loop with a collective has no known length.
     """
     bodies, results = _computations(hlo)
     times = _times(bodies)
     found, chains = [], set()
     for name, lines in bodies.items():
-        # XLA:TPU reduces and scatters in a fusion of this name, written as a reduction and a slice.
+        # XLA:TPU writes a reduce-scatter as a fusion of this name with an all-reduce and a slice.
         scatters = name.startswith("all-reduce-scatter")
         for place, line in enumerate(lines):
             match = _COLLECTIVE.search(line)
@@ -66,11 +66,11 @@ def collectives(hlo: str) -> list[Collective]:
                     continue
                 chains.add(chain[1])
             if times[name] is None:
-                raise ValueError(f"a loop of unknown length holds: {line.strip()[:200]}")
+                raise ValueError(f"a loop of unknown length contains: {line.strip()[:200]}")
             shapes = _SHAPE.findall(results[name] if scatters else match[1])
-            if match[2] == "collective-permute":  # its start has counters among its results
+            if match[2] == "collective-permute":  # the results of its start include counters
                 shapes = [shape for shape in shapes if shape[2]]
-            if match[3] and match[2] != "all-reduce":  # its result is (operands, results)
+            if match[3] and match[2] != "all-reduce":  # the result is (operands, results)
                 shapes = shapes[len(shapes) // 2 :]
             dims = tuple(tuple(int(d) for d in s[2].split(",") if d) for s in shapes)
             num_bytes = sum(
@@ -83,7 +83,7 @@ def collectives(hlo: str) -> list[Collective]:
                     shapes=dims,
                     num_bytes=num_bytes,
                     times=times[name],
-                    beside=bool(chain or (match[3] and _overlapped(lines, place))),
+                    overlaps=bool(chain or (match[3] and _overlapped(lines, place))),
                     groups=_groups(line),
                     op_name=op_name[1] if op_name else "",
                 )
@@ -92,7 +92,7 @@ def collectives(hlo: str) -> list[Collective]:
 
 
 def total_bytes(found: Iterable[Collective]) -> Counter:
-    """{kind: bytes of the results on each device in one run of the program}."""
+    """Return {kind: bytes of the results on each device in one run of the program}."""
     total = Counter()
     for collective in found:
         total[collective.kind] += collective.num_bytes * collective.times
@@ -100,16 +100,19 @@ def total_bytes(found: Iterable[Collective]) -> Counter:
 
 
 def sent_bytes(collective: Collective, num_devices: int, domain: int) -> tuple[float, float]:
-    """(bytes a device sends within a domain of fast links, bytes it sends beyond) in one run.
+    """Return the bytes that a device sends in one run, within and between domains of fast links.
 
-    The best that a ring can do: of n devices, each sends (n - 1) / n of what is gathered or
-    scattered, and twice that of what is reduced. Where a group reaches over several domains,
-    devices of one domain first share the work, so that each sends only its part of it beyond.
+    The counts are those of an optimal ring. With n devices, each sends (n - 1) / n of the data of a
+    gather or scatter, and twice that of a reduction. If a group spans several domains, the devices
+    of one domain divide the data, and each sends only its part to other domains.
 
     Args:
-      collective: of a program on `num_devices`.
-      num_devices: all.
-      domain: how many devices, neighbours in number, fast links join.
+      collective: of a program on `num_devices` devices.
+      num_devices: all devices of the program.
+      domain: number of consecutive devices that fast links connect.
+
+    Returns:
+      (bytes within the domain, bytes to other domains).
     """
     groups = np.array(collective.groups or [range(num_devices)])
     if collective.kind in ("collective-permute", "collective-broadcast"):
@@ -124,7 +127,7 @@ def sent_bytes(collective: Collective, num_devices: int, domain: int) -> tuple[f
 
 
 def _computations(hlo: str) -> tuple[dict[str, list[str]], dict[str, str]]:
-    """({name: its lines}, {name: the shape of its result}); the entry's name is ""."""
+    """Return ({computation: lines}, {computation: result shape}); the entry's name is ""."""
     bodies, results, current = {}, {}, None
     for line in hlo.splitlines():
         if header := _COMPUTATION.match(line):
@@ -138,7 +141,7 @@ def _computations(hlo: str) -> tuple[dict[str, list[str]], dict[str, str]]:
 
 
 def _times(bodies: dict[str, list[str]]) -> dict[str, int | None]:
-    """{name: how often a run enters the computation}; None where a loop's length is not known."""
+    """Return {computation: executions in one run}; None after a loop of unknown length."""
     times: dict[str, int | None] = dict.fromkeys(bodies, 0)
 
     def enter(name: str, count: int | None) -> None:
@@ -159,7 +162,7 @@ def _times(bodies: dict[str, list[str]]) -> dict[str, int | None]:
 
 
 def _trips(loop: str, condition: list[str], body: list[str]) -> int | None:
-    """How often a loop runs, as XLA says, or as its counter tells."""
+    """Return the number of iterations of a loop, from XLA's annotation or from its counter."""
     if known := _TRIPS.search(loop):
         return int(known[1])
     if (below := _BELOW.search(condition[-1])) is None:
@@ -178,7 +181,7 @@ def _trips(loop: str, condition: list[str], body: list[str]) -> int | None:
 
 
 def _defined(lines: list[str], name: str, op: str) -> re.Match | None:
-    """(operands, index) of the instruction of that name, if it is of that kind."""
+    """Return (operands, index) of an instruction by name and kind."""
     pattern = re.compile(_OPERANDS.format(re.escape(name), op))
     return next((match for line in lines if (match := pattern.search(line))), None)
 
@@ -188,7 +191,7 @@ def _constants(lines: list[str]) -> dict[str, int]:
 
 
 def _overlapped(lines: list[str], start: int) -> bool:
-    """Whether a product is scheduled between the start of a collective and its end."""
+    """Return whether a product is scheduled between the start and the end of a collective."""
     name = lines[start].strip().removeprefix("ROOT ").partition(" = ")[0]
     for line in lines[start + 1 :]:
         if "-done(" in line and f"({name})" in line:
@@ -199,14 +202,14 @@ def _overlapped(lines: list[str], start: int) -> bool:
 
 
 def _groups(line: str) -> tuple[tuple[int, ...], ...]:
-    """The devices that a collective joins, one row a group; () for a group of all."""
+    """Return the groups of devices of a collective; () for one group of all devices."""
     if listed := _LISTED.search(line):
         rows = re.findall(r"\{([\d,]+)\}", listed[1] or "")
         return tuple(tuple(_integers(row)) for row in rows)
     if iota := _IOTA.search(line):
         return _rows(_counted(iota[2], iota[3]).reshape(_integers(iota[1])))
     mesh = _MESH.search(line)
-    if mesh and ":" not in mesh[4]:  # which would be a part of an axis
+    if mesh and ":" not in mesh[4]:  # ":" means a part of an axis, which is not supported
         axes = {name: int(size) for name, size in re.findall(r"'([^']+)'=(\d+)", mesh[1])}
         devices = _counted(mesh[2] or ",".join(map(str, axes.values())), mesh[3])
         inner = [list(axes).index(name) for name in re.findall(r"'([^']+)'", mesh[4])]
@@ -214,11 +217,11 @@ def _groups(line: str) -> tuple[tuple[int, ...], ...]:
         size = math.prod(list(axes.values())[axis] for axis in inner)
         devices = devices.reshape(list(axes.values())).transpose(outer + inner)
         return _rows(devices.reshape(-1, size))
-    raise ValueError(f"no groups of devices that are understood: {line.strip()[:300]}")
+    raise ValueError(f"unknown notation of device groups: {line.strip()[:300]}")
 
 
 def _counted(shape: str, order: str | None) -> np.ndarray:
-    """0, 1, 2, ... in a shape, its axes then in another order."""
+    """Return arange in `shape`, with its axes transposed to `order`."""
     dims = _integers(shape)
     counted = np.arange(math.prod(dims)).reshape(dims)
     return counted.transpose(_integers(order)) if order else counted

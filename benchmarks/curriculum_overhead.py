@@ -1,10 +1,10 @@
-"""What the curriculum costs: the train step with it against the same step with uniform sampling.
+"""Cost of the curriculum: a train step with it, compared with the same step with a uniform density.
 
     python -m benchmarks.curriculum_overhead [--case dit_b2] [--out FILE.json]
 
-Prints the ratio of FLOPs of the compiled programs and the ratio of their times, measured in
-interleaved pairs (median, and a bootstrap interval of the median). Targets: FLOPs <= 1.001, time
-<= 1.01.
+Prints the ratio of the FLOPs of the compiled programs and the ratio of their times. Times are
+measured in interleaved pairs; the ratio is a median with a bootstrap interval.
+Targets: FLOPs <= 1.001, time <= 1.01.
 """
 
 import argparse
@@ -38,7 +38,7 @@ def compare(name: str, overrides: dict, pairs: int, calls: int, out: str | None)
     ratios = []
     for i in range(pairs + 1):
         elapsed = {}
-        # Each pair in the other order, so that neither kind always runs first.
+        # The order alternates, so that neither kind always runs first.
         for kind in sorted(steps, reverse=i % 2 == 1):
             elapsed[kind], states[kind] = seconds(steps[kind], states[kind], calls)
         if i:  # the first pair warms up
@@ -64,7 +64,7 @@ def main():
     parser.add_argument("--case", choices=[*CASES], action="append", help="default: those for CPUs")
     parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="config")
     parser.add_argument("--pairs", type=int, default=40)
-    parser.add_argument("--out", help="JSON file to add the records to")
+    parser.add_argument("--out", help="JSON file to append the records to")
     args = parser.parse_args()
     for name in args.case or ("digits", "dit_s4"):
         calls = 8 if name == "digits" else 2

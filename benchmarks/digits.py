@@ -1,11 +1,11 @@
-"""The shipped digits run against the same run with uniform sampling, over seeds.
+"""The digits config with the curriculum and with a uniform density, for several seeds.
 
     python -m benchmarks.digits --workdir=runs/benchmark-digits --seeds 0 1 2
 
-Trains both for every seed (running it again resumes), evaluates, and prints one line a run: pixel
-Frechet distance to the 1,500 training and the 297 held-out images (n = 2,000, pixels in [-1, 1]),
-nearest-neighbour distances, stages passed and wall-clock seconds of the training call. Further
-arguments (--config...=...) go to every run.
+Trains and evaluates both arms for every seed; the same command resumes. Each run prints one line:
+pixel Frechet distances to the 1,500 training and the 297 held-out images (2,000 samples, pixels in
+[-1, 1]), nearest-neighbour distances, the last stage, and the wall-clock seconds of training. Other
+arguments (--config...=...) are passed to every run.
 """
 
 import argparse

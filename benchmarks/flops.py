@@ -1,4 +1,4 @@
-"""Floating-point operations of networks, and the rates that accelerators could do them at."""
+"""FLOPs of networks, and the peak FLOP/s of accelerators."""
 
 import math
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from cdt import from_config
 from cdt.models.dit import DiT
 
-# Dense bfloat16 products, FLOP/s of one chip, from the makers' data sheets.
+# FLOP/s of one chip for dense bfloat16 products, from the data sheets.
 _PEAKS = {
     "H200": 989e12,
     "H100 PCIe": 756e12,
@@ -23,27 +23,36 @@ _PEAKS = {
 
 
 def peak_flops(device: jax.Device) -> float | None:
-    """The data sheet's bfloat16 rate of a chip in FLOP/s, or None where it is not known here."""
+    """Return the bfloat16 FLOP/s of a chip from its data sheet, or None if it is unknown."""
     return next((peak for name, peak in _PEAKS.items() if name in device.device_kind), None)
 
 
 def dit_forward_flops(network: DiT, image_size: int, channels: int) -> int:
-    """Of one image without text: products of matrices, two FLOPs a multiply-add.
+    """Return the FLOPs of evaluating a DiT without text on one image.
 
-    L (24 N D^2 + 4 N^2 D + 12 D^2) in the blocks, and the layers around them.
+    Matrix products are counted, with two FLOPs a multiply-add: L (24 N D^2 + 4 N^2 D + 12 D^2) in
+    the blocks, and the layers before and after them.
+
+    Args:
+      network: the DiT.
+      image_size: height and width of the images or latents.
+      channels: of the images or latents.
     """
     d, patch = network.hidden_size, network.patch_size**2
     n = (image_size // network.patch_size) ** 2
-    mlp = 8 + 4 * network.mlp_ratio  # attention's four projections and the MLP's two, of 2 N D^2
+    mlp = 8 + 4 * network.mlp_ratio  # four projections of attention, two layers of 2 N D^2 each
     blocks = network.depth * (mlp * n * d**2 + 4 * n**2 * d + 12 * d**2)
     patches = 2 * n * patch * d * (channels + network.out_channels)
     return int(blocks + patches + 2 * 256 * d + 2 * d**2 + 4 * d**2)
 
 
 def forward_flops(config: ConfigDict) -> int:
-    """FLOPs of the network's evaluation of one image, counted in its program: products and
-    convolutions, two FLOPs a multiply-add, attention included."""
-    # In float32, where attention is written out in products on every backend.
+    """Return the FLOPs of evaluating the network of a config on one image.
+
+    Products and convolutions of the traced program are counted, including attention, with two FLOPs
+    a multiply-add.
+    """
+    # In float32, attention is a sequence of products on every backend.
     config = config.copy_and_resolve_references()
     config.model.dtype = "float32"
     model = from_config.model(config)
@@ -55,10 +64,10 @@ def forward_flops(config: ConfigDict) -> int:
 
 
 def count_flops(function: Callable, *arguments) -> int:
-    """FLOPs of all products and convolutions of a function, loops multiplied out.
+    """Return the FLOPs of all products and convolutions of a function, including loops.
 
     Args:
-      function: of arrays; not called, only traced.
+      function: function of arrays; it is traced, not run.
       *arguments: arrays or `jax.ShapeDtypeStruct`s.
     """
     return _of_jaxpr(jax.make_jaxpr(function)(*arguments).jaxpr)

@@ -1,12 +1,12 @@
-"""What kernels XLA makes of a train step on a GPU that need not be there, and the bytes they move.
+"""GPU kernels of a train step and the bytes they move, found by compiling without a GPU.
 
     JAX_PLATFORMS=cpu python -m benchmarks.gpu_kernels --case dit_xl2 --set model.depth=2 \
       --set model.unroll=True
 
-Needs the CUDA plugin (jax[cuda13]) and no GPU: XLA compiles for an H100, without autotuning (see
-benchmarks/targets.py). Lists the kernels of at least --megabytes in the order in which they run,
-with the bytes of their operands and results, and the sum of each kind. A kernel that only moves
-memory takes its bytes over about 3 TB/s there. DiTs alone: cuDNN's convolutions were not tried.
+It needs the CUDA plugin (jax[cuda13]) and no GPU: XLA compiles for an H100, without autotuning (see
+benchmarks/targets.py). It lists the kernels of at least --megabytes in their order, with the bytes
+of operands and results, and the sum of each kind. A kernel that only moves memory runs at about
+3 TB/s on an H100. Only DiTs are supported: cuDNN's convolutions were not tested.
 """
 
 import argparse
@@ -23,18 +23,18 @@ _MOVES_NOTHING = ("parameter", "get-tuple-element", "tuple", "bitcast", "constan
 
 
 class Kernel(NamedTuple):
-    """One instruction of a program's entry that runs on the device."""
+    """One instruction of the entry computation that runs on the device."""
 
     name: str
     kind: str  # "product", "attention", or the kind of a fusion such as "kLoop"
     shape: str  # of the result
     operands: tuple[str, ...]  # their shapes
     num_bytes: int  # of result and operands
-    op_name: str  # where in the Python program it comes from
+    op_name: str  # the operation in the Python program
 
 
 def kernels(hlo: str) -> list[Kernel]:
-    """The kernels of `compiled.as_text()` in the order in which they are scheduled."""
+    """Return the kernels in `compiled.as_text()`, in the order of the schedule."""
     entry = re.search(r"\nENTRY [^\n]*\n(.*?)\n}\n", hlo, re.DOTALL)[1]
     shapes, found = {}, []
     for line in entry.splitlines():
@@ -53,7 +53,7 @@ def kernels(hlo: str) -> list[Kernel]:
 
 
 def _kind(op: str, name: str, rest: str) -> str:
-    # A product that reads a slice of stacked parameters is a fusion of the two.
+    # XLA fuses a product with the slice of stacked parameters that it reads.
     if "__cublas" in rest or name.startswith("dynamic_slice_fusion"):
         return "product"
     if "__cudnn$fmha" in rest:

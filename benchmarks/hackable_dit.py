@@ -1,19 +1,19 @@
-"""The train step of hackable-diffusion's DiT, the network of a JAX library that is nearest to ours.
+"""The train step of the DiT in hackable-diffusion, the JAX library most similar to cdt.
 
-The step is the one its users run: kauldron's `Trainer.trainstep`, jitted with the state donated,
-around `kdiff.core.Diffusion`, put together as the library's `kdiff/configs/mnist_unet.py` does it,
-with the block of the original DiT and what our cases train by: uniform noise levels, flow matching,
-AdamW, one average. Width, depth, heads, patches and MLP are those of ours. It differs:
+It is the step that users of the library run: kauldron's `Trainer.trainstep`, jitted with a donated
+state, with `kdiff.core.Diffusion`, built as in the library's `kdiff/configs/mnist_unet.py`. It uses
+the block of the original DiT, and trains like our cases: uniform noise levels, flow matching, AdamW
+and one EMA. Width, depth, heads, patches and MLP are the same as ours. Differences:
 
 - queries, keys and values are three products, not one; shift, scale and gate of a block are four
-  products of the condition, not one;
-- positions are learned; the frequencies of the time are others; epsilon of the normalisation is
-  1e-5, not 1e-6;
-- a dropped label embeds to zero, not to a class of its own;
-- images come as float32 in [-1, 1], not as uint8;
-- the decay of the average rises as (1 + n) / (10 + n) in step n, up to ours;
-- there is less in a step: it returns no loss (the library's loop asks for that every 100 steps), no
-  norm of the gradient and no sums per cluster, and bad numbers are not guarded against.
+  products, not one;
+- positions are learned; the time frequencies differ; the epsilon of the normalization is 1e-5, not
+  1e-6;
+- a dropped label embeds to zero, not to a null class;
+- images are float32 in [-1, 1], not uint8;
+- the decay of the EMA in step n is (1 + n) / (10 + n), up to ours;
+- the step does less: it returns no loss (the library's loop computes one every 100 steps), no
+  gradient norm and no sums per cluster, and does not check for NaN or inf.
 """
 
 from collections.abc import Callable
@@ -33,7 +33,7 @@ from cdt.models.conditioning import FREQUENCY_DIM
 
 
 def diffusion(config: ConfigDict) -> core.Diffusion:
-    """The network of a config with its levels, its noise and its target."""
+    """Return the diffusion model of a config: network, noise levels, noise and target."""
     c, size = config.model, config.data.image_size
     patch = (c.patch_size, c.patch_size)
     backbone = dit.DiT(
@@ -74,8 +74,7 @@ def diffusion(config: ConfigDict) -> core.Diffusion:
 
 
 def forward_flops(config: ConfigDict) -> int:
-    """FLOPs of the network's evaluation of one image, as `benchmarks.flops.forward_flops` counts
-    ours."""
+    """Return the FLOPs of evaluating the network on one image, like `flops.forward_flops`."""
     network, size = diffusion(config).network, config.data.image_size
     x = jax.ShapeDtypeStruct((1, size, size, config.data.channels), "float32")
     time, label = jax.ShapeDtypeStruct((1,), "float32"), jax.ShapeDtypeStruct((1,), "int32")
@@ -91,7 +90,7 @@ def forward_flops(config: ConfigDict) -> int:
 
 
 def hackable_step(config: ConfigDict) -> tuple[Callable[[], None], int]:
-    """(a function that runs one train step to its end, number of parameters).
+    """Return (function that runs one train step and waits for it, number of parameters).
 
     Args:
       config: of a DiT with flow matching, from `case_config`.
@@ -124,7 +123,7 @@ def hackable_step(config: ConfigDict) -> tuple[Callable[[], None], int]:
         state, aux = trainer.trainstep.step(
             state, on_device, checkify_error_categories=trainer.checkify_error_categories
         )
-        aux.error.throw()  # as the library's loop does; waits for the step
+        aux.error.throw()  # as in the library's loop; waits for the step
         jax.block_until_ready(state)
 
     return run, params

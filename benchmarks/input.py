@@ -1,17 +1,17 @@
-"""Data: images a second of each source at 64x64, and the speed and memory of preparing.
+"""Throughput of the data sources, and speed and memory of cdt.data.prepare.
 
     python -m benchmarks.input [--case read --case prepare]
 
-read: batches of 128 in training order, flips included, on the calling thread, as training's
-prefetcher makes them; median of 5 rounds of 1,024 images, the sources taking turns. The pictures
-are those of the mock source: gratings with some noise.
-prepare: 64x64 PNG files and 500x375 JPEG files to 64x64, by one and two workers, start of the
-processes included; the peak memory of the largest process at two sizes of the data set.
+read: batches of 128 images of 64x64 in training order, with flips, on the calling thread, as the
+prefetcher computes them. Median of 5 rounds of 1,024 images; the sources take turns. The images are
+those of the mock source.
+prepare: PNG files of 64x64 and JPEG files of 500x375 to 64x64, with one and two workers, including
+the start of the processes. Peak memory of the largest process for two sizes of the data set.
 
-Rates are also given by processor time, which neighbours disturb less.
+Rates are per second and per CPU second; other programs on the machine affect the latter less.
 
-Targets: memmap at least 20,000 images a processor second; memory of preparing the same at both
-sizes, but for the list of the files' names.
+Targets: memmap at least 20,000 images per CPU second; the same memory for both sizes of the data
+set, except for the list of file names.
 """
 
 import argparse
@@ -35,7 +35,7 @@ SIZE, COUNT, BATCH = 64, 2048, 128
 
 
 def write_folder(root: Path, images: np.ndarray, count: int, ending: str) -> Path:
-    """`count` names in 10 class folders; an image used twice is linked, not copied."""
+    """Write `count` files in 10 class folders; repeated images are symbolic links."""
     for i in range(count):
         path = root / "train" / str(i % 10) / f"{i:06d}{ending}"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -103,13 +103,13 @@ def read(root: Path) -> None:
             rates[name].append((8 * BATCH / seconds, 8 * BATCH / cpu_seconds))
     for name, found in rates.items():
         rate, cpu_rate = np.median(found[1:], axis=0)  # the first round opens files
-        print(f"{name}: {rate:,.0f} images/s, {cpu_rate:,.0f} a processor second")
+        print(f"{name}: {rate:,.0f} images/s, {cpu_rate:,.0f} per CPU second")
 
 
 def prepare(root: Path) -> None:
     rng = np.random.default_rng(0)
     small = sources.mock("train", SIZE, 3, 10, 256).images(np.arange(256))
-    # As photographs are: smooth, with some grain.
+    # Like photographs: smooth, with some grain.
     coarse = rng.integers(0, 256, (32, 24, 32, 3)).astype(np.uint8)
     large = np.stack(
         [
@@ -134,13 +134,13 @@ def prepare(root: Path) -> None:
         seconds, cpu_seconds, peak = watched(command)
         print(
             f"{count} {name} files, {workers} workers: {count / seconds:,.0f} images/s, "
-            f"{count / cpu_seconds:,.0f} a processor second, largest process {peak:.0f} MiB",
+            f"{count / cpu_seconds:,.0f} per CPU second, largest process {peak:.0f} MiB",
             flush=True,
         )
 
 
 def watched(command: list[str]) -> tuple[float, float, float]:
-    """Seconds, processor seconds of all processes, peak MiB of the largest process."""
+    """Return (seconds, CPU seconds of all processes, peak MiB of the largest process)."""
     began = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     peak = 0
@@ -149,7 +149,7 @@ def watched(command: list[str]) -> tuple[float, float, float]:
             process.pid,
             *_read(f"/proc/{process.pid}/task/{process.pid}/children").split(),
         ]:
-            # Not ru_maxrss, which remembers the process before `exec`: a copy of this one.
+            # Not ru_maxrss: it includes the process before `exec`, a copy of this one.
             _, _, high = _read(f"/proc/{pid}/status").partition("VmHWM:")
             peak = max(peak, int(high.split()[0]) if high else 0)
         done, status, usage = os.wait4(process.pid, os.WNOHANG)

@@ -1,13 +1,13 @@
-"""The train step on the CPU against the one of a JAX library, hackable-diffusion.
+"""The train step on the CPU, compared with that of hackable-diffusion, a JAX library.
 
-    python3.12 -m venv .venv-jax-peer  # and then as requirements-jax-peer.txt says
+    python3.12 -m venv .venv-jax-peer  # then install as described in requirements-jax-peer.txt
     .venv-jax-peer/bin/python -m benchmarks.jax_peer [--case dit_s4] [--pairs 40] [--default_malloc]
 
-Both sides train a DiT of the same width, depth, heads and patches on the same fixed batch, in
-float32, by flow matching, with AdamW and one average, under the same jax, XLA and optax. Each runs
-the step that its users run: ours whole and compiled as the training loop does, the peer's by its
-own trainer. `benchmarks/hackable_dit.py` says how the two differ; since they do, the ratio of times
-per FLOP stands beside that of times. The sides take turns (`benchmarks/turns.py`).
+Both train a DiT of the same width, depth, heads and patches on the same fixed batch, in float32,
+with flow matching, AdamW and one EMA, and with the same jax, XLA and optax. Each runs the step that
+its users run: cdt compiled as in its training loop, the library with its own trainer.
+`benchmarks/hackable_dit.py` lists the differences between the steps. Because of them, the ratio of
+times per FLOP is printed too. The two take turns (`benchmarks/turns.py`).
 """
 
 import argparse
@@ -26,18 +26,18 @@ PEER = "hackable-diffusion"
 
 
 def ours(name: str):
-    """((number of parameters, FLOPs of an image's evaluation), our step)."""
-    keep_freed_memory()  # as the program itself does
+    """Return ((number of parameters, forward FLOPs of one image), the step of cdt)."""
+    keep_freed_memory()  # as `python -m cdt.main` does
     config = case_config(name)
     step = compiled_step(config)
     return (step.num_params, flops.forward_flops(config)), {"step": step.runner()}
 
 
 def peer(name: str, default_malloc: bool):
-    """((number of parameters, FLOPs of an image's evaluation), the peer's step)."""
+    """Return ((number of parameters, forward FLOPs of one image), the step of the library)."""
     if not default_malloc:
         keep_freed_memory()
-    # Here, so that the libraries it brings are no part of our process.
+    # Imported here, so that the process of cdt does not import these libraries.
     from benchmarks import hackable_dit
 
     config = case_config(name)
@@ -75,7 +75,7 @@ def main() -> None:
     parser.add_argument("--case", choices=CASES, action="append", help="default: all")
     parser.add_argument("--pairs", type=int, default=40)
     parser.add_argument(
-        "--default_malloc", action="store_true", help="the peer without our setting of malloc"
+        "--default_malloc", action="store_true", help="run the library with the default malloc"
     )
     args = parser.parse_args()
     libraries = ("jax", "jaxlib", "flax", "optax", "hackable-diffusion", "kauldron")

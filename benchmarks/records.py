@@ -1,4 +1,4 @@
-"""What benchmarks measured, as one JSON file: a list of records with what they ran on."""
+"""The results of benchmarks in one JSON file: a list of records, each with its environment."""
 
 import json
 import os
@@ -12,7 +12,13 @@ _LIBRARIES = ("jax", "flax", "optax", "numpy")
 
 
 def append(path: str | None, benchmark: str, record: dict) -> None:
-    """Adds a record to the JSON list in a local file, which is made if need be; None: nowhere."""
+    """Append a record to the JSON list in a local file.
+
+    Args:
+      path: created if it does not exist; None: nothing is written.
+      benchmark: its name.
+      record: JSON object.
+    """
     if path is None:
         return
     records = []
@@ -25,7 +31,7 @@ def append(path: str | None, benchmark: str, record: dict) -> None:
 
 
 def environment() -> dict[str, str | int]:
-    """Device, versions and commit: $COMMIT where that is set, as for a copy without its history."""
+    """Return device, versions and commit; $COMMIT, if set, replaces that of the git repository."""
     commit = (
         os.environ.get("COMMIT")
         or subprocess.run(

@@ -1,16 +1,16 @@
-"""On paper: the MFU that a DiT can be expected to reach on many chips.
+"""Estimate of the MFU that a DiT reaches on many chips, without running on them.
 
     JAX_PLATFORMS=cpu python -m benchmarks.roofline [--chip v5e --chips 64] [--case dit_xl2] \
       [--batch_per_chip 32] [--efficiency 0.45] [--set model.unroll=True] [--out FILE.json]
 
-For each machine the train step is compiled as for the real one (benchmarks/targets.py: needs libtpu
-or the CUDA plugin, and no such chip), which tells the memory that it takes and what it sends. A
-step computes for FLOPs / (peak * efficiency), the efficiency being what one chip reaches, and sends
-what the program sends at the rate of the links. MFU is given for sending that hides behind
-computing not at all, and as far as the program sends while it computes.
+The train step is compiled for each machine (benchmarks/targets.py: it needs libtpu or the CUDA
+plugin, but no such chip). The compiled program shows its memory and the bytes it sends. The time to
+compute is FLOPs / (peak * efficiency), where efficiency is the MFU of one chip. The time to send is
+the bytes divided by the rate of the links. MFU is printed for two assumptions: no overlap, and the
+overlap that the program allows.
 
-Where --fsdp does not say otherwise, the state is split over as few chips as hold it in a quarter of
-their memory. Of the choices of `model.remat` the first is taken whose step fits.
+Without --fsdp, the state is split over the fewest chips that hold it in a quarter of their memory.
+The first value of `model.remat` is used whose step fits into memory.
 """
 
 import argparse
@@ -34,18 +34,18 @@ GB = 1e9
 
 
 class Program(NamedTuple):
-    """What a compiled train step says of itself, and what follows for its time."""
+    """Memory and traffic of a compiled train step."""
 
     remat: str
     memory: Memory
     sent: float  # bytes that a chip sends in a step
-    sending: float  # seconds
-    hidden: float  # of these, those in which it may compute meanwhile
+    sending: float  # seconds to send them
+    hidden: float  # part of these seconds that may overlap with computing
     compile_seconds: float
 
 
 def fitting(config: ConfigDict, chip: targets.Chip, number: int, fsdp: int) -> Program | None:
-    """The step with the least rematerialisation that the chip's memory holds; None: with none."""
+    """Return the step with the least rematerialization that fits into memory, or None."""
     for remat in REMATS:
         config.model.remat = remat
         began = time.perf_counter()
@@ -65,13 +65,13 @@ def fitting(config: ConfigDict, chip: targets.Chip, number: int, fsdp: int) -> P
             took = near / chip.link + far / chip.network
             sent += near + far
             sending += took
-            hidden += took * collective.beside
+            hidden += took * collective.overlaps
         return Program(remat, memory, sent, sending, hidden, seconds)
     return None
 
 
 def fewest(state: float, chip: targets.Chip, number: int) -> int:
-    """As few of the chips as hold the state's bytes in a quarter of their memory."""
+    """Return the smallest number of chips that hold the state in a quarter of their memory."""
     fsdp = 1
     while state / fsdp > chip.memory / 4 and fsdp < min(number, chip.domain):
         fsdp *= 2
@@ -81,13 +81,13 @@ def fewest(state: float, chip: targets.Chip, number: int) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--chip", choices=[*targets.CHIPS], action="append")
-    parser.add_argument("--chips", type=int, choices=NUM_CHIPS, action="append", help="how many")
-    parser.add_argument("--fsdp", type=int, help="chips that share the state, not the fewest")
+    parser.add_argument("--chips", type=int, choices=NUM_CHIPS, action="append", help="number")
+    parser.add_argument("--fsdp", type=int, help="chips to split the state over")
     parser.add_argument("--case", default="dit_xl2")
     parser.add_argument("--batch_per_chip", type=int, default=32)
     parser.add_argument("--efficiency", type=float, default=0.45, help="MFU of one chip")
     parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="config")
-    parser.add_argument("--out", help="JSON file to add the records to")
+    parser.add_argument("--out", help="JSON file to append the records to")
     args = parser.parse_args()
 
     overrides = {"model.dtype": "bfloat16"} | parse_overrides(args.set)
@@ -95,12 +95,12 @@ def main() -> None:
     shapes = jax.eval_shape(from_config.model(config).init, jax.random.key(0))
     num_params = sum(leaf.size for leaf in jax.tree.leaves(shapes))
     forward = args.batch_per_chip * forward_flops(config)
-    state = FLOAT * num_params * 4  # parameters, two moments, one average
+    state = FLOAT * num_params * 4  # parameters, two moments, one EMA
     print(
         f"{args.case}: {num_params / 1e6:.0f} M parameters, {3 * forward / 1e12:.1f} TFLOP a chip"
     )
     print(
-        "| chips | mesh data x fsdp | batch | remat | memory | sent a chip | step | beside | MFU |"
+        "| chips | mesh data x fsdp | batch | remat | memory | sent a chip | step | overlap | MFU |"
     )
     print("|---|---|---|---|---|---|---|---|---|")
     for name in args.chip or targets.CHIPS:

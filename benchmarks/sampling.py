@@ -1,10 +1,10 @@
-"""Sampling on one device of any kind: images/s and MFU of a guided sampler.
+"""Throughput and MFU of guided sampling on one device.
 
     python -m benchmarks.sampling --case dit_xl2 [--steps 250] [--batch_size 64] \
       [--set model.unroll=True] [--out FILE.json]
 
-Weights are random: time does not depend on them. Target, one H100 class GPU: DiT-XL/2 with 250
-steps and guidance at >= 55 % MFU.
+Weights are random; the time does not depend on them. Target on one H100 class GPU: DiT-XL/2 with
+250 steps and guidance at >= 55 % MFU.
 """
 
 import argparse
@@ -22,13 +22,13 @@ from cdt.from_config import evaluations
 
 
 def compiled_sampler(config: ConfigDict, batch_size: int):
-    """(the program, its arguments, seconds of compilation)."""
+    """Return (compiled sampler, its arguments, seconds of compilation)."""
     model = from_config.model(config)
     sample = from_config.sampler(config, model)
     params = jax.jit(model.init)(jax.random.key(0))
     indices = np.arange(batch_size, dtype=np.int32)
-    told = {"label": indices % config.model.num_classes}
-    arguments = jax.device_put((params, indices, told))
+    condition = {"label": indices % config.model.num_classes}
+    arguments = jax.device_put((params, indices, condition))
     began = time.perf_counter()
     program = sample.lower(*arguments).compile()
     return program, arguments, time.perf_counter() - began
@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("--batch_size", type=int, default=64)
     parser.add_argument("--guidance", type=float, default=4.0)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--out", help="JSON file to add the record to")
+    parser.add_argument("--out", help="JSON file to append the record to")
     args = parser.parse_args()
 
     config = sampling_config(args.case, args.steps, args.guidance, parse_overrides(args.set))
@@ -70,7 +70,7 @@ def main() -> None:
         "mfu": rate / peak if peak else None,
     }  # fmt: skip
     records.append(args.out, "sampling", record)
-    mfu = f"MFU {100 * rate / peak:.1f} %" if peak else "MFU unknown: no data sheet"
+    mfu = f"MFU {100 * rate / peak:.1f} %" if peak else "MFU unknown (no peak for this device)"
     print(
         f"{args.case}: {args.batch_size} images, {evaluations(config)} evaluations each, "
         f"{best:.2f} s, {args.batch_size / best:.2f} images/s, {rate / 1e12:.1f} TFLOP/s, {mfu}"

@@ -1,10 +1,11 @@
-"""The same training on more devices and in more processes of one machine.
+"""Cost of splitting a train step over devices and processes of one machine.
 
     python -m benchmarks.scaling [--out FILE.json]
 
-Devices are simulated, and they and the processes share the machine's cores: nothing gets faster,
-and the time of a step over that on one device is what splitting it costs on the host. The digits'
-network, 64 images in all; replicas, and parameters split over all devices.
+The devices are simulated, and all devices and processes share the cores of the machine, so nothing
+gets faster. The time of a step divided by that on one device is the cost of the split on the host.
+The network is that of the digits, with a global batch of 64: data-parallel, and with parameters
+split over all devices.
 """
 
 import argparse
@@ -24,7 +25,7 @@ STEPS = 40
 
 
 def on_devices(n: int, fsdp: int) -> dict:
-    """Seconds of a step and the bytes it sends, in a process with n simulated devices."""
+    """Return {"seconds": time of a step, "sent": bytes by kind} with n simulated devices."""
     flags = os.environ.get("XLA_FLAGS", "") + f" --xla_force_host_platform_device_count={n}"
     program = f"from benchmarks.scaling import measure; measure({n // fsdp}, {fsdp})"
     output = subprocess.run(
@@ -36,7 +37,7 @@ def on_devices(n: int, fsdp: int) -> dict:
 
 
 def measure(data: int, fsdp: int) -> None:
-    """Prints what `on_devices` returns, for the devices of this process."""
+    """Print the result of `on_devices` as JSON, for the devices of this process."""
     import jax
     import numpy as np
 
@@ -66,7 +67,7 @@ def measure(data: int, fsdp: int) -> None:
     def run():
         nonlocal state
         state, metrics = step(state, batch)
-        # XLA's collectives on one CPU deadlock where too many programs wait for its threads.
+        # XLA's collectives on one CPU deadlock if too many programs wait for its threads.
         return jax.block_until_ready(metrics["loss"])
 
     seconds = float(np.median(seconds_a_step(run, jax.block_until_ready, STEPS // 4)))
@@ -74,7 +75,7 @@ def measure(data: int, fsdp: int) -> None:
 
 
 def in_processes(n: int) -> float:
-    """Images a second of a run of n processes, one device each: the median of its log lines."""
+    """Return images per second of a run of n processes with one device each (median of its log)."""
     with socket.socket() as free, tempfile.TemporaryDirectory() as folder:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
@@ -106,7 +107,7 @@ def in_processes(n: int) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", help="JSON file to add the record to")
+    parser.add_argument("--out", help="JSON file to append the record to")
     args = parser.parse_args()
     devices, alone = {}, None
     for n in DEVICES:
@@ -117,12 +118,12 @@ def main() -> None:
             devices[mesh] = found
             print(
                 f"data x fsdp = {mesh}: {1e3 * found['seconds']:.1f} ms a step, "
-                f"{found['seconds'] / alone:.2f} of one device; sends {found['sent']}",
+                f"{found['seconds'] / alone:.2f} times that of one device; sends {found['sent']}",
                 flush=True,
             )
     rates = {n: in_processes(n) for n in PROCESSES}
     for n, rate in rates.items():
-        print(f"{n} process(es): {rate:.0f} images/s, {rates[1] / rate:.2f} of one's time")
+        print(f"{n} process(es): {rate:.0f} images/s, {rates[1] / rate:.2f} times the time of one")
     records.append(args.out, "scaling", {"devices": devices, "images_per_second": rates})
 
 

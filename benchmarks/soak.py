@@ -1,12 +1,11 @@
-"""A long run, watched from outside: does it go on taking memory, open files or threads?
+"""Memory, open files and threads of a long run, to detect leaks.
 
     python -m benchmarks.soak --workdir=runs/soak [--minutes 30] [--config configs/digits.py] \
       [--set KEY=VALUE ...]
 
-Trains with validation, pictures, evaluation and checkpoints every few hundred steps, stops the run
-by SIGTERM and expects exit code 75. Compares medians of five minutes: those after the first five,
-in which everything has happened once, with the last. Target: memory within 2 %, no more open files
-and threads.
+It trains with validation, sample grids, evaluation and checkpoints every few hundred steps, stops
+the run with SIGTERM, and expects exit code 75. It compares the medians of minutes 5 to 10 with
+those of the last five minutes. Target: memory within 2 %, no additional open files or threads.
 """
 
 import argparse
@@ -31,9 +30,9 @@ _OFTEN = {
 
 
 class Reading(NamedTuple):
-    """What a process holds at a time, in seconds since its start."""
+    """Resources of a process at one time."""
 
-    seconds: float
+    seconds: float  # since its start
     memory_mib: float  # resident
     open_files: int
     threads: int
@@ -51,7 +50,7 @@ def read(pid: int, seconds: float) -> Reading:
 
 
 def median_between(readings: list[Reading], begin: float, end: float) -> Reading:
-    """Of each number, over the readings of [begin, end)."""
+    """Return the median of each field over the readings in [begin, end) seconds."""
     chosen = [reading for reading in readings if begin <= reading.seconds < end]
     return Reading(*(statistics.median(values) for values in zip(*chosen, strict=True)))
 
@@ -64,7 +63,7 @@ def main() -> int:
     parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="config")
     args = parser.parse_args()
     if args.minutes < 15:
-        parser.error(f"--minutes is {args.minutes}: give 15 or more, for three windows of five.")
+        parser.error(f"--minutes is {args.minutes}; it must be at least 15.")
     settings = [f"{key}={value}" for key, value in _OFTEN.items()] + args.set
     command = [sys.executable, "-m", "cdt.main", f"--config={args.config}"]
     command += [f"--workdir={args.workdir}", *(f"--config.{setting}" for setting in settings)]
@@ -72,7 +71,7 @@ def main() -> int:
     began, readings = time.monotonic(), []
     while (seconds := time.monotonic() - began) < 60 * args.minutes:
         if run.poll() is not None:
-            print(f"the run ended by itself, with exit code {run.returncode}")
+            print(f"the run ended early with exit code {run.returncode}")
             return 1
         readings.append(read(run.pid, seconds))
         time.sleep(2)

@@ -1,9 +1,9 @@
-"""Seconds from process start to the first completed training step on digits, cold and warm.
+"""Seconds from the start of the process to the end of the first training step on the digits.
 
     python -m benchmarks.startup
 
-Cold is an empty compilation cache, warm the cache that the cold start filled. Targets on two CPU
-cores: <= 20 s cold, <= 12 s warm. The first step is seen from outside, by the progress line.
+Cold: with an empty compilation cache. Warm: with the cache that the cold start filled. The first
+step is detected by its progress line. Targets on two CPU cores: <= 20 s cold, <= 12 s warm.
 """
 
 import argparse

@@ -1,7 +1,7 @@
-"""Train steps compiled for accelerators that are not at hand, one or many.
+"""Compilation of train steps for one or many accelerators that are not available.
 
-For TPUs this needs libtpu (jax[tpu]), for GPUs the CUDA plugin (jax[cuda13]), and neither a TPU nor
-a GPU: `JAX_PLATFORMS=cpu` keeps JAX from looking for one.
+For TPUs it needs libtpu (jax[tpu]), for GPUs the CUDA plugin (jax[cuda13]), but no TPU or GPU. With
+`JAX_PLATFORMS=cpu` JAX does not search for one.
 """
 
 import os
@@ -21,7 +21,7 @@ from cdt.devices import sharding
 from cdt.devices.compilation import compile_program
 from cdt.models import layers
 
-# What XLA would read off the chip. Without one it cannot try kernels either, hence no autotuning.
+# Properties that XLA otherwise reads from the chip. Without a chip, kernels cannot be autotuned.
 _H100 = """
 gpu_device_info {
   threads_per_block_limit: 1024 threads_per_warp: 32 shared_memory_per_block: 49152
@@ -40,15 +40,15 @@ device_description_str: "NVIDIA H100 80GB HBM3"
 
 
 class Chip(NamedTuple):
-    """Data sheets; links as in Austin et al. 2025, "How to Scale Your Model"."""
+    """A chip, from data sheets; links from Austin et al. 2025, "How to Scale Your Model"."""
 
     name: str
     platform: str  # "tpu" or "cuda"
     memory: float  # bytes
-    link: float  # bytes/s that a chip sends within a domain: both directions of a torus' axis
-    domain: int  # chips that such links join
-    network: float  # bytes/s of a chip's share of what joins domains
-    layouts: dict[int, str]  # number of chips: how those of one domain lie
+    link: float  # bytes/s that a chip sends within a domain: both directions of a torus axis
+    domain: int  # number of chips that such links connect
+    network: float  # bytes/s that a chip sends to other domains
+    layouts: dict[int, str]  # number of chips in a domain -> topology
 
 
 _SQUARES = {1: "1x1", 8: "2x4", 64: "8x8", 256: "16x16"}
@@ -65,11 +65,11 @@ CHIPS = {
 
 
 def devices(chip: Chip, number: int) -> list[jax.Device]:
-    """Abstract devices, neighbours in number within a domain.
+    """Return abstract devices; those of one domain are consecutive.
 
     Args:
-      chip: which.
-      number: one of its `layouts`, or whole domains.
+      chip: the chip.
+      number: of devices; a key of `layouts`, or a multiple of `domain`.
     """
     if chip.platform == "cuda":
         near = min(number, chip.domain)
@@ -88,7 +88,7 @@ def devices(chip: Chip, number: int) -> list[jax.Device]:
 
 @contextmanager
 def traced_for(chip: Chip) -> Iterator[None]:
-    """Programs are traced as they would be on the chip."""
+    """Trace programs in a `with` block as on the chip."""
     backend = "gpu" if chip.platform == "cuda" else "tpu"
 
     def fused(dtype, head_dim: int) -> bool:
@@ -104,10 +104,16 @@ def traced_for(chip: Chip) -> Iterator[None]:
 def compiled_step(
     config: ConfigDict, chip: Chip, number: int = 1, fsdp: int = 1
 ) -> jax.stages.Compiled:
-    """The train step of a config on `number` chips, `fsdp` of which share the state.
+    """Return the compiled train step of a config for `number` chips.
+
+    Args:
+      config: of the run.
+      chip: the chip.
+      number: of chips.
+      fsdp: number of chips over which the state is split.
 
     Raises:
-      jax.errors.JaxRuntimeError: a TPU's memory does not hold it (RESOURCE_EXHAUSTED).
+      jax.errors.JaxRuntimeError: it does not fit into the memory of a TPU (RESOURCE_EXHAUSTED).
     """
     with traced_for(chip):
         mesh = sharding.make_mesh(-1, fsdp, devices(chip, number))
@@ -130,8 +136,11 @@ def compiled_step(
 
 
 def prepare_environment() -> None:
-    """Before JAX starts: no search for kernels, and libtpu neither asks the cloud what it runs on
-    nor keeps other processes from loading it."""
+    """Set environment variables; call it before JAX starts.
+
+    XLA then does not autotune kernels. libtpu does not query the cloud, and several processes can
+    load it.
+    """
     os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_gpu_autotune_level=0"
     os.environ |= {
         "TPU_SKIP_MDS_QUERY": "1",

@@ -1,5 +1,4 @@
-"""The train step of the identical DiT in PyTorch: diffusers' DiTTransformer2DModel, AdamW, one
-exponential moving average."""
+"""The train step of the same DiT in PyTorch: diffusers' DiTTransformer2DModel, AdamW, one EMA."""
 
 from collections.abc import Callable
 
@@ -12,7 +11,7 @@ from benchmarks.cases import first_batch
 
 
 class SharedEmbedding(torch.nn.Module):
-    """Stands for the embedding that diffusers repeats in each block: one, computed once a step."""
+    """Replaces the embedding that diffusers computes in each block; it is computed once a step."""
 
     def __init__(self, embedding: torch.nn.Module):
         super().__init__()
@@ -25,13 +24,13 @@ class SharedEmbedding(torch.nn.Module):
 def torch_step(
     config: ConfigDict, device: str = "cpu", bfloat16: bool = False, compiled: bool = False
 ) -> tuple[Callable[[], torch.Tensor], int]:
-    """(a function that runs one train step and returns its loss, number of parameters).
+    """Return (function that runs one train step and returns its loss, number of parameters).
 
     Args:
       config: of a DiT with flow matching, from `case_config`.
-      device: where PyTorch computes; the work is only enqueued on "cuda".
-      bfloat16: autocast, with parameters in float32, as ours.
-      compiled: by `torch.compile`, with its defaults; else eager.
+      device: "cpu" or "cuda"; on "cuda" the function does not wait for the step.
+      bfloat16: use autocast, with float32 parameters as in cdt.
+      compiled: use `torch.compile` with its defaults; otherwise eager.
     """
     batch, _ = first_batch(config)
     c = config.model
@@ -45,7 +44,7 @@ def torch_step(
     for module in model.modules():
         if isinstance(module, AdaLayerNormZero):
             module.emb = shared
-    model.train()  # the embedding then drops labels itself, a tenth of them as ours
+    model.train()  # the embedding then drops a tenth of the labels, as in cdt
     params = list(model.parameters())
     average = [p.detach().clone() for p in params]
     optimizer = torch.optim.AdamW(params, lr=config.optim.lr, weight_decay=0.0, fused=True)

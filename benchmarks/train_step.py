@@ -1,15 +1,15 @@
-"""The train step on one device of any kind: images/s, FLOP/s, MFU, memory and compile time.
+"""Throughput, FLOP/s, MFU, memory and compile time of the train step on one device.
 
     python -m benchmarks.train_step --case dit_b2 --case dit_xl2 [--set model.unroll=True] \
       [--peer eager --peer compile] [--out FILE.json]
 
-The step is the whole of it: draws, forward, backward, AdamW, one average, the guard against bad
-numbers, the sums per cluster. MFU is the network's FLOPs, three forward passes an image with
-recomputation left out, over time and the data sheet's bfloat16 rate. `--peer` runs the identical
-DiT in PyTorch (requirements-peers.txt) in the same call, eagerly or through `torch.compile`.
+It is the whole step: random draws, forward, backward, AdamW, one EMA, the check for NaN or inf, and
+the sums per cluster. MFU is FLOPs / (time * bfloat16 rate of the data sheet). FLOPs are three
+forward passes an image; recomputation does not count. `--peer` also runs the same DiT in PyTorch
+(requirements-peers.txt), eager or with `torch.compile`.
 
-Targets, one H100 class GPU: DiT-B/2 >= 45 %, DiT-XL/2 >= 50 % MFU, >= 1.15 times the images/s of
-`torch.compile`.
+Targets on one H100 class GPU: MFU >= 45 % for DiT-B/2 and >= 50 % for DiT-XL/2; >= 1.15 times the
+images/s of `torch.compile`.
 """
 
 import argparse
@@ -27,7 +27,7 @@ WINDOWS = 5
 
 
 def seconds_a_step(run, wait, steps: int) -> list[float]:
-    """Of WINDOWS windows of `steps` dispatched steps each, after one that warms up."""
+    """Return the seconds a step in each of WINDOWS windows of `steps` steps, after a warm-up."""
     times = []
     for _ in range(WINDOWS + 1):
         began = time.perf_counter()
@@ -104,7 +104,7 @@ def report(name: str, side: str, config: ConfigDict, result: dict, out: str | No
             "unroll": config.model.unroll, "remat": config.model.remat, **result,
         },
     )  # fmt: skip
-    mfu = f"MFU {100 * result['mfu']:.1f} %" if peak else "MFU unknown: no data sheet"
+    mfu = f"MFU {100 * result['mfu']:.1f} %" if peak else "MFU unknown (no peak for this device)"
     spread = 1e3 * np.ptp(result["seconds"])
     compile_seconds = result.get("compile_seconds", result.get("first_step_seconds"))
     print(
@@ -121,8 +121,8 @@ def main() -> None:
     parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="config")
     parser.add_argument("--peer", choices=["eager", "compile"], action="append", default=[])
     parser.add_argument("--peers_only", action="store_true")
-    parser.add_argument("--steps", type=int, default=10, help="steps a window")
-    parser.add_argument("--out", help="JSON file to add the records to")
+    parser.add_argument("--steps", type=int, default=10, help="steps in a window")
+    parser.add_argument("--out", help="JSON file to append the records to")
     args = parser.parse_args()
     overrides = parse_overrides(args.set)
     for name in args.case:

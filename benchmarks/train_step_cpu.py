@@ -1,18 +1,17 @@
-"""The train step on the CPU: ours against PyTorch eager, and its share of the matmul peak.
+"""The train step on the CPU, compared with PyTorch eager and with the peak of matrix products.
 
     make .venv-peers/installed
     .venv-peers/bin/python -m benchmarks.train_step_cpu [--case dit_s4] [--pairs 40]
 
-Both sides train the same network (diffusers' DiTTransformer2DModel in PyTorch) on a fixed batch of
-uint8 images by flow matching, with the same work in a step: noise levels, noise and dropped labels
-are drawn, then forward, backward, AdamW, and one exponential moving average. Ours also guards
-against bad numbers and sums the losses per cluster. The sides take turns (`benchmarks/turns.py`),
-each in a process of its own: in one process PyTorch's threads, which spin a while after each
-operation, disturb our step, and ours disturb PyTorch more. The ratio of the fastest steps stands
-beside the median of the pairs' ratios.
+Both train the same network (diffusers' DiTTransformer2DModel in PyTorch) on a fixed batch of uint8
+images with flow matching. Both do the same work in a step: draw noise levels, noise and dropped
+labels, then forward, backward, AdamW and one EMA. cdt also checks for NaN or inf and sums the
+losses per cluster. The two take turns (`benchmarks/turns.py`) in separate processes. In one process
+their threads would disturb each other, because PyTorch's threads spin for a while after each
+operation. The output has the median of the ratios of all pairs, and the ratio of the fastest steps.
 
-Targets: time ratio <= 0.85 (digits), <= 1.0 (dit_s4, aim 0.85); matrix-product share >= 0.6
-(dit_s4).
+Targets: time ratio <= 0.85 (digits), <= 1.0 (dit_s4, aim 0.85); fraction of the matrix-product peak
+>= 0.6 (dit_s4).
 """
 
 import argparse
@@ -35,28 +34,28 @@ CASES = ("digits", "dit_s4")
 
 
 def matmul() -> Callable[[], object]:
-    """One float32 product of square matrices."""
+    """Return a function that computes one float32 product of square matrices."""
     a, b = jax.random.normal(jax.random.key(0), (2, MATMUL_SIDE, MATMUL_SIDE))
     product = jax.jit(jnp.matmul).lower(a, b).compile()
     return lambda: jax.block_until_ready(product(a, b))
 
 
 def ours(name: str):
-    """(number of parameters, our step and the product of matrices)."""
-    keep_freed_memory()  # as the program itself does
+    """Return (number of parameters, the step of cdt and the matrix product)."""
+    keep_freed_memory()  # as `python -m cdt.main` does
     step = compiled_step(case_config(name))
     return step.num_params, {"step": step.runner(), "matmul": matmul()}
 
 
 def peer(name: str):
-    """(number of parameters, PyTorch's step)."""
-    keep_freed_memory()  # PyTorch gains by it too
+    """Return (number of parameters, the step in PyTorch)."""
+    keep_freed_memory()  # PyTorch becomes faster with it too
     step, size = torch_step(case_config(name))
     return size, {"step": step}
 
 
 def compare(name: str, pairs: int) -> None:
-    # The peak is measured beside the steps, in our process, as the machine's speed varies.
+    # The peak is measured in turns with the steps, because the speed of the machine varies.
     times, sizes = take_turns(
         {"ours": partial(ours, name), "PyTorch": partial(peer, name)},
         {"ours": ("ours", "step"), "PyTorch": ("PyTorch", "step"), "matmul": ("ours", "matmul")},
@@ -73,11 +72,11 @@ def compare(name: str, pairs: int) -> None:
         ms = 1e3 * times[side]
         print(f"  {side:8} median {np.median(ms):7.1f} ms, fastest {ms.min():7.1f} ms")
     print(f"  ours / PyTorch: {paired_ratio(times['ours'], times['PyTorch'])}, ", end="")
-    print(f"of the fastest {times['ours'].min() / times['PyTorch'].min():.3f}")
+    print(f"fastest steps {times['ours'].min() / times['PyTorch'].min():.3f}")
     for label, of in [("medians", np.median), ("fastest", np.min)]:
         achieved = flops / of(times["ours"]) / 1e9
         peak = 2 * MATMUL_SIDE**3 / of(times["matmul"]) / 1e9
-        print(f"  matrix-product share, {label}: {achieved:.0f} of {peak:.0f} GFLOP/s", end="")
+        print(f"  of the matrix-product peak, {label}: {achieved:.0f} / {peak:.0f} GFLOP/s", end="")
         print(f" = {achieved / peak:.2f}")
 
 

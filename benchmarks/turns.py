@@ -1,8 +1,7 @@
-"""Times programs in turns, each side in a process of its own.
+"""Timing of programs in separate processes that take turns.
 
-Each side has a process of its own, as its users have, and the processes take turns of a few calls,
-so that whatever else the machine does meets both; in one process the threads of two frameworks
-disturb each other.
+The processes take turns of a few calls, so that other load on the machine affects all of them
+equally. They are separate because the threads of two frameworks in one process disturb each other.
 """
 
 import multiprocessing
@@ -16,16 +15,16 @@ import numpy as np
 WARMUP = 3  # rounds that are not counted
 CALLS_A_TURN = 5
 
-# () -> (what the side says of itself, its programs by name, each of which runs to its end)
+# () -> (facts for the report, {name: program}); a program returns when its work is finished
 Build = Callable[[], tuple[Any, dict[str, Callable[[], object]]]]
 
 
 def _worker(build: Build, turns: Connection) -> None:
-    """Builds one side and says what it is; then runs and times what it is asked for."""
+    """Build the programs of one side, send its facts, then run and time programs on request."""
     facts, programs = build()
     turns.send(facts)
     while name := turns.recv():
-        programs[name]()  # what the other side's turn left in the caches is nobody's cost
+        programs[name]()  # not timed: it refills the caches after the turn of the other side
         times = []
         for _ in range(CALLS_A_TURN):
             began = time.perf_counter()
@@ -37,15 +36,16 @@ def _worker(build: Build, turns: Connection) -> None:
 def take_turns(
     builds: dict[str, Build], asks: dict[str, tuple[str, str]], rounds: int
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Times programs side by side.
+    """Time programs in turns.
 
     Args:
-      builds: of each side; must pickle, as each is called in a process of its own.
-      asks: label -> (side, its program), in the order of a round; every other round goes backwards.
+      builds: {side: function that builds its programs}; each is pickled and called in its own
+        process.
+      asks: {label: (side, program)} in the order of a round; every second round is reversed.
       rounds: number of turns of each label.
 
     Returns:
-      (seconds [rounds, CALLS_A_TURN] of each label, what each side says of itself)
+      ({label: seconds [rounds, CALLS_A_TURN]}, {side: its facts}).
     """
     context = multiprocessing.get_context("spawn")
     turns, facts = {}, {}
@@ -66,7 +66,7 @@ def take_turns(
 
 
 def paired_ratio(times: np.ndarray, others: np.ndarray) -> str:
-    """Median ratio of the turns [rounds, calls] of a pair, with its 95 % bootstrap interval."""
+    """Return the median ratio of paired turns [rounds, calls] with its 95 % bootstrap interval."""
     ratios = times.mean(axis=1) / others.mean(axis=1)
     rng = np.random.default_rng(0)
     medians = np.median(rng.choice(ratios, (10_000, len(ratios))), axis=1)

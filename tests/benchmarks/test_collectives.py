@@ -98,7 +98,7 @@ ENTRY %main (x: bf16[8,4]) -> bf16[16,2] {
 def test_a_program_of_a_gpu():
     gather, scatter, reduction = collectives(GPU)
     assert (gather.kind, gather.num_bytes, gather.times) == ("all-gather", 2 * 16 * 6, 28)
-    assert gather.beside and not scatter.beside  # a product is computed between start and end
+    assert gather.overlaps and not scatter.overlaps  # a product is between its start and end
     # Along the first axis of devices that were counted along the second.
     assert gather.groups == ((0, 1, 2, 3), (4, 5, 6, 7))
     assert (scatter.kind, scatter.num_bytes, scatter.times) == ("reduce-scatter", 8, 28)
@@ -113,8 +113,8 @@ def test_a_program_of_a_tpu():
         "reduce-scatter": 2 * 16 * 2,
         "collective-permute": 2 * 2 * 3 * 5,  # the counter goes to 4 by twos
     }
-    beside = {c.kind for c in collectives(TPU) if c.beside}
-    assert beside == {"all-gather", "collective-permute"}
+    overlapped = {c.kind for c in collectives(TPU) if c.overlaps}
+    assert overlapped == {"all-gather", "collective-permute"}
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ def test_a_step_gathers_parameters_and_reduces_gradients(capfd):
     # gradients to the other replica.
     sent = sum(sum(sent_bytes(collective, 8, V5E.domain)) for collective in found)
     assert 2 * 0.75 * size <= sent <= 3 * 0.75 * size + 2 * size / 4
-    assert total_bytes(c for c in found if c.beside)["all-gather"] >= 0.8 * moved["all-gather"]
+    assert total_bytes(c for c in found if c.overlaps)["all-gather"] >= 0.8 * moved["all-gather"]
 
 
 def test_sampling_on_replicas_sends_nothing():
