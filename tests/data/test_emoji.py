@@ -1,4 +1,4 @@
-"""Captions of the emoji package, on an excerpt of the same form."""
+"""Captions of the emoji package, on an excerpt in the same format."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Folders of pictures: what they hold, in which order, and what is wrong with them."""
+"""Folders of images: contents, order, and messages for wrong folders."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""IDX files, written here by their definition: read whole, gzipped or not, or refused."""
+"""IDX files, written here from their definition: reading, with or without gzip, and refusal."""
 
 import gzip
 import struct

@@ -1,6 +1,6 @@
-"""Latents of a data set: encoded, resumed after a kill, refused where they do not fit, trained on.
+"""Latents of a data set: encoding, resuming after a kill, refusal of wrong ones, training.
 
-The autoencoder is a small one with random weights.
+The autoencoder is small and has random weights.
 """
 
 import io
@@ -31,7 +31,10 @@ from front_door import cdt
 from smoke_runs import smoke
 
 ROOT = Path(__file__).parents[2]
-SIDE, BLOCK = 8, 192  # the mock data's 512 training images are three blocks, the last one short
+SIDE, BLOCK = (
+    8,
+    192,
+)  # the 512 training images of the mock data are three blocks; the last one is short
 
 
 @pytest.fixture(scope="module")
@@ -58,14 +61,14 @@ def latent_config(weights, folder, **overrides):
 
 @pytest.fixture(scope="module")
 def prepared(weights, tmp_path_factory):
-    """A finished folder; no test may change it."""
+    """A finished folder; tests must not change it."""
     folder = tmp_path_factory.mktemp("prepared")
     assert latents.encode_data_set(image_config(weights), folder, block_size=BLOCK) == 0
     return folder
 
 
 def direct(weights, images, scaling):
-    """Mean and standard deviation by the network itself, in one batch on one device."""
+    """Mean and standard deviation directly from the network, in one batch on one device."""
     network = autoencoder_of(TINY)
     variables = {"params": autoencoder_params(network, read_tensors(weights))}
     found = jax.jit(lambda x: network.apply(variables, x, method="encode"))(
@@ -90,7 +93,7 @@ def test_both_splits_and_mirror_images(weights, prepared):
     ]:
         assert found.dtype == np.float16 and found.shape == (4, 4, 4, 8)
         exact = direct(weights, expected, constant_scale())
-        # float16 has 11 significant bits; the network itself is good to 1e-6.
+        # float16 has 11 significant bits; the error of the network is 1e-6.
         np.testing.assert_allclose(found, exact, rtol=2**-11 + 1e-5, atol=1e-5)
     assert held_out.mirror_images is None
     assert len({source.fingerprint(), held_out.fingerprint()}) == 2
@@ -121,7 +124,7 @@ def test_batches_take_mirror_images_by_chance(weights, prepared):
 
 
 class Killed(BaseException):
-    """As little to be caught as a SIGKILL."""
+    """Not caught by any code, like a SIGKILL."""
 
 
 def contents(folder):
@@ -145,7 +148,7 @@ def test_a_killed_run_goes_on_with_the_block_it_was_in(
         def second_time(*arguments):
             nonlocal calls
             calls += 1
-            if calls == 3:  # two writes are of the first block, or before it
+            if calls == 3:  # two writes are for the first block, or before it
                 raise Killed
             return function(*arguments)
 
@@ -174,7 +177,7 @@ def test_a_killed_run_goes_on_with_the_block_it_was_in(
 
 
 def copied(prepared, folder, change=lambda manifest: manifest):
-    """A copy of the training split, its manifest changed."""
+    """A copy of the training split with a changed manifest."""
     target = folder / "train"
     target.mkdir()
     for name, content in contents(prepared / "train").items():
@@ -197,7 +200,7 @@ def test_latents_of_another_autoencoder_or_scale_are_refused(weights, prepared, 
     for overrides in ({"latents.scale": 0.2}, {"latents.scaling": "edm2"}):
         config = latent_config(weights, prepared, **overrides)
         one_sentence("another scaling", from_config.data, config)
-    # Going on with them would be as wrong.
+    # Continuing with them is refused too.
     one_sentence("another autoencoder", latents.encode_data_set, image_config(other), prepared)
     config = image_config(weights, **{"latents.scaling": "edm2"})
     one_sentence("another scaling", latents.encode_data_set, config, prepared)

@@ -1,4 +1,4 @@
-"""Pictures become squares as ADM makes them, and what cannot become one is refused."""
+"""Decoding and cropping of image files as in ADM, and refusal of unusable files."""
 
 import io
 
@@ -39,7 +39,7 @@ def resampling(old, new, kernel):
 
 
 def resized(pixels, height, width, kernel):
-    """Columns, then rows, in whole levels after each, as pictures of 8 bits are resized."""
+    """Resize columns, then rows, with rounding to whole levels after each, as for 8-bit images."""
     columns = resampling(pixels.shape[1], width, kernel)
     rows = resampling(pixels.shape[0], height, kernel)
     pixels = np.clip(np.floor(np.einsum("xw,hwc->hxc", columns, pixels) + 0.5), 0, 255)
@@ -48,7 +48,7 @@ def resized(pixels, height, width, kernel):
 
 @pytest.mark.parametrize("height, width", [(64, 50), (47, 100), (20, 17), (8, 8), (131, 67)])
 def test_crop_is_adms(height, width):
-    """Against ADM's steps in float64: halve, bicubic, cut."""
+    """Compare with ADM's steps in float64: halve, resample bicubically, crop."""
     pixels = RNG.integers(0, 256, (height, width, 3)).astype(np.uint8)
     expected, size = pixels.astype(float), 8
     while min(expected.shape[:2]) >= 2 * size:
@@ -92,7 +92,7 @@ def test_transparent_is_laid_on_white():
     palette = Image.fromarray(NOISE[..., 0] % 4).convert("P")
     pixels = decode(encoded(palette, transparency=2), 8, 3)
     assert np.array_equal((pixels == 255).all(-1), NOISE[..., 0] % 4 == 2)
-    # Laid on white before it is resized: hidden colours do not bleed into the edge.
+    # Transparent parts become white before resizing, so hidden colours do not bleed into edges.
     hidden = np.zeros((16, 16, 4), np.uint8)
     assert (decode(encoded(hidden), 8, 3) == 255).all()
 

@@ -1,4 +1,4 @@
-"""Batches are a pure function of (seed, step, rows); the prefetcher only moves them in time."""
+"""Batches are a pure function of (seed, step, rows), and the prefetcher keeps their order."""
 
 import threading
 import time
@@ -14,7 +14,7 @@ from cdt.data.text_states import TextManifest, TextStates
 
 
 def numbered(size, labels=True):
-    """A source whose image i holds i in its first pixel, and is not symmetric."""
+    """A source whose image i has i in its first pixel and is not symmetric."""
     images = np.zeros((size, 2, 4, 1), np.uint8)
     images[:, 0, 0, 0] = np.arange(size) % 256
     images[:, 1, 0, 0] = 255
@@ -34,7 +34,7 @@ def stream(batch, steps):
 
 @pytest.mark.parametrize("size", [1, 2, 7, 30, 250])
 def test_every_epoch_is_a_permutation(size):
-    # 8 does not divide these sizes, so batches straddle epochs; nothing is dropped or repeated.
+    # 8 does not divide these sizes, so batches span epochs; no example is dropped or repeated.
     order = stream(batches(numbered(size)), steps=-(-4 * size // 8))[: 4 * size].reshape(4, size)
     assert np.array_equal(np.sort(order), np.tile(np.arange(size), (4, 1)))
     if size >= 30:
@@ -106,7 +106,7 @@ def test_flip_mirrors_half_of_the_images_and_independently_of_the_epoch():
     labels = np.concatenate([b["label"] for b in seen])
     for example in range(8):  # each image is seen both ways, in about half of its epochs
         assert 0.4 < flipped[labels == example].mean() < 0.6
-    # Neighbouring positions do not share their bit.
+    # Bits of neighbouring positions are independent.
     assert abs((flipped[1:] == flipped[:-1]).mean() - 0.5) < 0.04
 
 
@@ -220,8 +220,8 @@ def test_one_of_several_captions_is_drawn_anew_in_each_epoch():
     start=st.integers(0, 30),
 )
 def test_any_epoch_in_any_split_holds_each_example_once(size, batch_size, processes, seed, start):
-    """As drawn by any number of processes from any step on: the stream's epochs are permutations,
-    and rows join into the batch of one process."""
+    """For any number of processes and any first step: epochs are permutations of the examples, and
+    the rows of all processes together are the batch of one process."""
     source = numbered(size)
     whole = batches(source, seed=seed, batch_size=batch_size)
     rows = np.array_split(np.arange(batch_size), processes)

@@ -1,4 +1,4 @@
-"""Preparing: the same bytes whatever the interruptions, the workers, the shards."""
+"""Preparation of data sets: interruptions, workers and shards do not change the result."""
 
 import fcntl
 import json
@@ -24,7 +24,7 @@ RNG = np.random.default_rng(0)
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
-    """train/: 23 pictures of several sizes in 3 classes, with captions of none."""
+    """train/: 23 images of several sizes in 3 classes, without captions."""
     root = tmp_path_factory.mktemp("pictures")
     for i in range(23):
         path = root / "train" / "abc"[i % 3] / f"{i:02d}.png"
@@ -73,7 +73,7 @@ def test_folder_becomes_a_prepared_set(pictures, tmp_path, form, capsys):
     assert manifest.settings["licence"] == "mine" and source.fingerprint() == manifest.sha256
     names = {"images.bin"} if form == "memmap" else {shards_name(n) for n in range(4)}
     assert set(files(tmp_path / "train")) == names | {"labels.npy", "manifest.json"}
-    # Again: nothing to do; with another setting: refused; both leave the files alone.
+    # The same command does nothing; another setting is refused; both change no file.
     before = files(tmp_path / "train")
     assert (
         prepare_command(
@@ -96,7 +96,7 @@ def shards_name(number):
 
 
 def test_hash_tells_the_examples_alone(pictures, tmp_path):
-    """Equal for any form, shards, workers and way; another with one pixel, label or caption."""
+    """It is independent of form, shards and workers; one pixel, label or caption changes it."""
 
     def sha256(name, *more):
         assert prepare_command(command(pictures, tmp_path / name, *more)) == 0
@@ -156,7 +156,7 @@ def test_arrays_are_resized_and_captions_and_holdout_kept(tmp_path, capsys):
     assert prepared(tmp_path / "d" / "train").shape == (4, 4, 3)
     assert prepare_command(["", "--source=digits", f"--out={tmp_path}/e", "--image_size=16"]) == 2
     assert "example 0 of digits/train is 8 pixels wide" in capsys.readouterr().err
-    # Nothing was done yet, so a better command may take its place.
+    # No shard is finished yet, so other settings are allowed.
     assert (
         prepare_command(
             ["", "--source=digits", f"--out={tmp_path}/e", "--image_size=16", "--upscale"]
@@ -178,7 +178,7 @@ def test_bad_pictures_are_named_counted_and_skipped_if_asked(tmp_path, workers, 
     assert "train/" in error and "png is" in error and "--on_bad=skip" in error
     with pytest.raises(UserError, match="the preparation of .* is not finished"):
         prepared(tmp_path / "out" / "train")
-    # Whoever decides to skip keeps what was done.
+    # --on_bad=skip keeps the finished shards.
     assert prepare_command(command(tmp_path, tmp_path / "out", *more, "--on_bad=skip")) == 0
     assert "2 images were skipped, the first: " in capsys.readouterr().out
     manifest = read_manifest(tmp_path / "out" / "train")
@@ -198,11 +198,11 @@ def test_nothing_left(tmp_path, capsys):
 
 
 class Killed(BaseException):
-    """What no code of ours catches."""
+    """Not caught by any code of cdt."""
 
 
 def dying(function, after, half=False):
-    """`function`, dead at its call number `after`: before it, or (`half`) half-way through."""
+    """`function` that raises Killed at call number `after`: before it, or (`half`) half-way."""
     calls = 0
 
     def call(*args):
@@ -226,7 +226,7 @@ def test_death_at_any_moment_leaves_the_same_bytes(pictures, tmp_path, monkeypat
     whole = files(tmp_path / "whole" / "train")
     moments = [
         (shards, "example_digest", 9, False),  # in the middle of shard 1
-        (shards.atomic, "write", 3, False),  # shard 1 written, not yet said to be done
+        (shards.atomic, "write", 3, False),  # shard 1 written, but not yet marked as finished
         (split_writer, "images_path", 3, False),  # while the shards are moved or joined
         (split_writer.shutil, "copyfileobj", 3, True),  # with half of a shard appended
         (split_writer.np, "save", 1, False),
@@ -260,7 +260,7 @@ def wait_for(condition):
 
 @pytest.fixture(scope="module")
 def slow_pictures(tmp_path_factory):
-    """train/: pictures that take seconds to decode; each is a link to one file."""
+    """train/: images that take seconds to decode; all are links to one file."""
     root = tmp_path_factory.mktemp("slow")
     (root / "train").mkdir()
     Image.effect_noise((600, 600), 50).save(root / "big.png")
@@ -292,7 +292,7 @@ def test_killed_workers_and_parents(slow_pictures, tmp_path):
         prepared(tmp_path / "out" / "train")
     times = {name: (work / name).stat().st_mtime_ns for name in done}
 
-    process = start(slow_pictures, tmp_path / "out", *more)  # goes on, until it is asked to stop
+    process = start(slow_pictures, tmp_path / "out", *more)  # continues until it gets a signal
     wait_for(lambda: len(shards_done()) > len(done))
     process.send_signal(signal.SIGTERM)
     assert "give the same command again" in process.communicate(timeout=30)[1]

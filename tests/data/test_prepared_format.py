@@ -1,4 +1,4 @@
-"""Opening what was prepared: each thing that may be wrong with it has its sentence."""
+"""Reading of prepared data sets, and the message for each kind of damage."""
 
 import io
 import json
@@ -25,7 +25,7 @@ def sets(tmp_path_factory):
 
 @pytest.fixture(params=["memmap", "array_record"])
 def folder(sets, tmp_path, request):
-    """A copy to be damaged."""
+    """A copy that the test may damage."""
     return shutil.copytree(sets / request.param / "train", tmp_path / "mine" / "train")
 
 

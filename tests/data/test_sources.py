@@ -1,4 +1,4 @@
-"""Sources: contents, determinism, and the one sentence a person gets for wrong input."""
+"""Sources: contents, determinism, and one-sentence messages for wrong input."""
 
 import io
 import shutil
@@ -50,7 +50,7 @@ def test_mock_has_the_asked_form_and_depends_on_the_class():
     assert images.shape == (200, 16, 16, 3) and images.dtype == np.uint8
     assert source.shape == (16, 16, 3) and source.size == 200 and source.num_classes == 4
     assert set(source.labels) == {0, 1, 2, 3}
-    # Power spectra are blind to phase; the nearest class mean of the spectra gives the class.
+    # Power spectra are independent of the phase; the nearest class mean of them gives the class.
     spectra = np.abs(np.fft.fft2(images.mean(-1)))[:, :, :]
     means = np.stack([spectra[:100][source.labels[:100] == k].mean(0) for k in range(4)])
     distance = ((spectra[100:, None] - means) ** 2).sum((2, 3))
@@ -191,7 +191,7 @@ def test_tfds_reads_images_and_labels(tfds_dir):
     assert (source.size, source.shape, source.num_classes) == (12, (4, 5, 3), 7)
     images, labels = source.images(np.arange(12)), source.labels[np.arange(12)]
     assert images.dtype == np.uint8 and labels.dtype == np.int32
-    # TFDS shuffles on writing; pixel i tells which example it is.
+    # TFDS shuffles when it writes; the first pixel identifies the example.
     order = images[:, 0, 0, 0]
     assert sorted(order) == list(range(12)) and np.array_equal(labels, order % 7)
     assert np.array_equal(source.images(np.array([7, 2])), images[[7, 2]])

@@ -1,4 +1,4 @@
-"""Cached text states: what is written and read, after a stop too, and what is refused."""
+"""Cached text states: writing, resuming, reading, and refusal of wrong ones."""
 
 import json
 import sys
@@ -17,7 +17,7 @@ LENGTH, WIDTH = 4, 3
 
 
 def encode(captions):
-    """A token a word; its state is made of the word's letters, so that it can be recomputed."""
+    """One token a word; its state is computed from the letters, so tests can recompute it."""
     states = np.zeros((len(captions), LENGTH, WIDTH), np.float32)
     lengths = np.ones(len(captions), np.int32)
     for i, caption in enumerate(captions):
@@ -173,7 +173,7 @@ def test_mock_states_tell_the_classes_apart():
     told = states.condition(np.arange(4))
     np.testing.assert_array_equal(told["text"][0], told["text"][3])
     assert not np.array_equal(told["text"][0], told["text"][1])
-    # The null does not depend on the data, as the model is built without them.
+    # The null is independent of the data, because the model is built without data.
     other = mock_text_states(np.zeros(1, np.int32))
     np.testing.assert_array_equal(states.null["text"], other.null["text"])
 

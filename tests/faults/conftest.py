@@ -5,8 +5,11 @@ import pytest
 
 @pytest.fixture
 def frozen_heap():
-    """Damage is followed by a garbage collection, which in a process that has run many tests takes
-    longer than all else that a case does: it passes over what is there by now."""
+    """Freeze the existing objects, so that the garbage collector skips them.
+
+    cdt collects garbage after damage. In a process that has run many tests, this would take longer
+    than the rest of a test.
+    """
     gc.collect()
     gc.freeze()
     yield

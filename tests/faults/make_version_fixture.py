@@ -1,9 +1,9 @@
-"""Writes the checkpoint by which tests hold that this version's checkpoints stay restorable.
+"""Writes the checkpoint with which tests check that checkpoints of this version stay restorable.
 
     JAX_PLATFORMS=cpu PYTHONPATH=.:tests python tests/faults/make_version_fixture.py
 
-Run once, before a version is released: a fixture is never made anew. It is a train state of the
-smallest DiT with the shipped optimizer, averages and curriculum, after two steps.
+Run it once, before a version is released; a fixture is never replaced. It is the train state of the
+smallest DiT with the shipped optimizer, EMAs and curriculum, after two steps.
 """
 
 import json

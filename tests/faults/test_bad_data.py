@@ -1,4 +1,4 @@
-"""Damaged examples: others take their places, each is named, and too many stop a run."""
+"""Damaged examples: each is replaced and named, and too many stop a run."""
 
 import json
 import logging
@@ -20,7 +20,7 @@ SIZE = 200
 
 
 def damaged(bad, size=SIZE):
-    """A source whose image i holds i, and whose images `bad` cannot be read."""
+    """A source whose image i has the value i, and whose images `bad` cannot be read."""
 
     def images(indices):
         for index in indices:
@@ -32,7 +32,7 @@ def damaged(bad, size=SIZE):
     return Source("numbered", images, labels, size, (1, 1, 1), size, str)
 
 
-def test_the_next_good_example_takes_the_place_with_its_label():
+def test_the_next_good_example_and_its_label_replace_a_damaged_one():
     source = damaged({3, 4, 199})
     examples = Examples(source, 0.02)
     indices, images = examples.read(np.array([2, 3, 4, 5, 199]))
@@ -75,7 +75,7 @@ def test_each_is_named_once_and_more_than_the_limit_is_refused(caplog):
 
 @pytest.fixture
 def pictures(tmp_path):
-    """200 pictures of two classes, two of them damaged: 1 %."""
+    """200 images of two classes; two of them (1 %) are damaged."""
     root, rng = tmp_path / "pictures", np.random.RandomState(0)
     for split, size in (("train", SIZE), ("test", 100)):
         for i in range(size):
@@ -97,7 +97,7 @@ def config_of(pictures, **overrides):
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_with_one_in_a_hundred_damaged(pictures, tmp_path, caplog):
+def test_a_run_continues_with_one_in_a_hundred_damaged(pictures, tmp_path, caplog):
     (pictures / "test" / "a" / "000.png").write_bytes(b"")  # the first that validation asks for
     with caplog.at_level(logging.WARNING):
         assert train(config_of(pictures), str(tmp_path / "run")) == EXIT_FINISHED
@@ -130,7 +130,7 @@ def test_a_damaged_record_is_replaced(pictures, tmp_path):
     assert prepare.prepare_command(["prepare", *arguments]) == EXIT_FINISHED
     (shard,) = (out / "train").glob("*.array_record")
     data = bytearray(shard.read_bytes())
-    data[4000] ^= 1  # of a few records; the index of all lies at the end
+    data[4000] ^= 1  # of a few records; the index of all records is at the end
     shard.write_bytes(data)
     source = prepared(out / "train")
     with pytest.raises(BadExample):

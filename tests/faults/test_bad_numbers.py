@@ -1,6 +1,6 @@
-"""Steps that are not finite: named with their examples, passed over, and the run stops at too many.
+"""Bad steps (NaN or inf): they are logged with their examples, and too many stop the run.
 
-That they change no parameter, moment, average or pacing is in tests/training/test_step.py.
+tests/training/test_step.py checks that they change no parameter, moment, EMA or pacing.
 """
 
 import os
@@ -33,7 +33,7 @@ LINE = r"Step (\d+) was skipped, .* examples of digits/train: ([\d, ]+)\."
 
 
 def poisonous(monkeypatch, image, gradient_only):
-    """Where a batch holds the image, the loss is NaN, or its gradient alone is."""
+    """Make the loss of a batch with this image NaN, or only its gradient."""
     original, target = optimization.training_loss, to_float(jnp.asarray(image))
 
     def training_loss(config, model):
@@ -54,7 +54,7 @@ def poisonous(monkeypatch, image, gradient_only):
 
 
 def indices_of(images, source):
-    """Which examples these are, by looking."""
+    """Find the examples by comparing images."""
     every = source.images(np.arange(source.size)).reshape(source.size, -1)
     return [np.flatnonzero((every == image.ravel()).all(axis=1)).tolist() for image in images]
 
@@ -66,7 +66,7 @@ def indices_of(images, source):
         pytest.param(True, id="gradient", marks=pytest.mark.long),
     ],
 )
-def test_a_bad_step_is_told_with_its_examples(tmp_path, monkeypatch, caplog, gradient_only):
+def test_a_bad_step_is_logged_with_its_examples(tmp_path, monkeypatch, caplog, gradient_only):
     config = smoke()
     source, _ = from_config.data(config)
     batch = make_batch(source, seed=config.seed, batch_size=config.train.batch_size, flip=False)
@@ -85,7 +85,7 @@ def test_a_bad_step_is_told_with_its_examples(tmp_path, monkeypatch, caplog, gra
 
 
 def stop_after(step, patch):
-    """The run gets SIGTERM when so many steps are done."""
+    """Send SIGTERM to the run after this number of steps."""
     stop = lambda self, done, **_: done == step and os.kill(os.getpid(), signal.SIGTERM)  # noqa: E731
     patch.setattr(Progress, "update", stop)
 
@@ -104,7 +104,7 @@ def test_a_step_is_repeated_and_nothing_is_changed(tmp_path, monkeypatch, capsys
     told = capsys.readouterr().out
     assert before == {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")}
 
-    # The run itself takes that step next, from that state.
+    # The next step of the run is this step, from the same state.
     assert loop.train(config, str(tmp_path)) == 0
     (taken,) = [r for r in read_history(tmp_path) if r["step"] == next_step and "loss" in r]
     printed = re.match(rf"step {next_step} with the state of step {next_step - 1}: "
@@ -119,7 +119,7 @@ def test_a_step_is_repeated_and_nothing_is_changed(tmp_path, monkeypatch, capsys
         replay(config, str(tmp_path / "none"))
 
 
-# A learning rate at which the second step, and all after it, are not finite.
+# With this learning rate the second and all later steps have NaN or inf.
 FATAL = {"optim.lr": 1e38, "optim.clip_norm": 0.0, "optim.warmup": "0 steps",
          "optim.schedule": "constant", "train.max_bad_steps": 3}  # fmt: skip
 
@@ -140,7 +140,7 @@ def test_the_last_good_state_is_saved(tmp_path, monkeypatch, caplog):
 
 
 @pytest.mark.slow
-def test_the_program_tells_how_to_repeat_the_step(tmp_path):
+def test_the_program_prints_how_to_repeat_the_step(tmp_path):
     def run(command):
         return subprocess.run(
             command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300,

@@ -1,5 +1,7 @@
-"""A damaged checkpoint of a real run gives the exact state, or it is rejected and the one before is
-used: each file in each way, each field of the manifest, and half a step."""
+"""Damaged checkpoints of a real run: the state is exact, or the checkpoint before it is used.
+
+Damage of each file in each way, of each field of the manifest, and of half a step.
+"""
 
 import json
 import logging
@@ -45,7 +47,7 @@ def abstract():
 
 @pytest.fixture(scope="module")
 def states(undisturbed, abstract):
-    """{step: its leaves}"""
+    """{step: leaves}"""
     checkpoints = Checkpointer(undisturbed / "checkpoints", keep=4)
     return {step: leaves(checkpoints.restore_items(abstract, step)[1]) for step in (BEFORE, NEWEST)}
 
@@ -55,10 +57,10 @@ def leaves(items):
 
 
 class Matrix:
-    """Damages one copy after the other and asserts the promise of each.
+    """Damages copies one after the other and checks the result of each.
 
     Attributes:
-      outcomes: how often the state was "exact" and how often it was "rejected", by kind of damage.
+      outcomes: number of "exact" and of "rejected" states, by kind of damage.
     """
 
     def __init__(self, undisturbed, abstract, states, folder, caplog):
@@ -76,8 +78,12 @@ class Matrix:
         return json.loads((self._from / str(NEWEST) / "meta" / "metadata").read_text())
 
     def check(self, kind, damage):
-        """Returns whether the state was exact nevertheless. `damage` is called with the folder of
-        the newest step, where files are links: they are to be replaced, not written to."""
+        """Return whether the state was exact in spite of the damage.
+
+        Args:
+          damage: function of the folder of the newest step. Files there are hard links: it must
+            replace them, not write to them.
+        """
         shutil.rmtree(self._to, ignore_errors=True)
         for step in (BEFORE, NEWEST):
             shutil.copytree(self._from / str(step), self._to / str(step), copy_function=os.link)
@@ -138,9 +144,9 @@ def test_each_file_in_each_way(matrix, undisturbed):
             needed["removed"].add(relative)
     outcomes = matrix.outcomes
     print(f"{len(files)} files: {dict(outcomes)}")
-    # That every case is one of the two, `check` has asserted; that they were damaged shows here.
-    # How many files Orbax writes and never reads depends on its threads. These it always reads: the
-    # manifest, of each item the root of its store, and a file with its leaves.
+    # `check` has asserted that every case is exact or rejected. This asserts that damage was found.
+    # Orbax never reads some of its files, and their number depends on its threads. It always reads
+    # the manifest, the root of each item's store, and a file with the leaves of each item.
     assert outcomes.total() >= 3 * len(files) and len(files) > 20
     items = {path.parts[0] for path in files if len(path.parts) > 1} - {"meta"}
     assert len(items) == 6
@@ -163,7 +169,7 @@ def test_half_of_the_newest_step_is_deleted(matrix):
 
 
 def write_manifest(manifest, seal=False):
-    """Damage that leaves a manifest that can be read; `seal` mends its own checksum."""
+    """Change the manifest and keep it readable; `seal` also updates its checksum."""
     if seal:
         content = {name: value for name, value in manifest.items() if name != "crc32"}
         text = json.dumps(content, sort_keys=True, separators=(",", ":"))
@@ -205,7 +211,7 @@ def test_each_field_of_the_manifest(matrix):
         (lambda m: m["types"]["counters"].update(step="int8[]"), "counters/step is int8"),
     ],
 )
-def test_what_is_no_damage_is_refused_and_stays(matrix, change, told):
+def test_a_mismatch_is_refused_and_nothing_is_renamed(matrix, change, told):
     manifest = matrix.manifest()
     change(manifest)
     with pytest.raises(UserError, match=told):
@@ -214,8 +220,8 @@ def test_what_is_no_damage_is_refused_and_stays(matrix, change, told):
 
 
 @pytest.mark.slow
-def test_the_program_goes_on_from_the_newest_good_step(undisturbed, tmp_path):
-    """Two damaged steps: both are set aside, and saving goes on below them."""
+def test_the_program_continues_from_the_newest_good_step(undisturbed, tmp_path):
+    """Two damaged steps: both are renamed, and saving continues from an earlier step."""
     workdir = tmp_path / "run"
     shutil.copytree(undisturbed, workdir)
     checkpoints = workdir / "checkpoints"

@@ -29,7 +29,7 @@ def two_runs(tmp_path_factory):
     return folders
 
 
-@pytest.mark.long  # two runs; tests/modes compares a resumed one with an undisturbed one bitwise
+@pytest.mark.long  # two runs; tests/modes compares a resumed run with an uninterrupted one
 def test_training(two_runs):
     assert_same_arrays(*(arrays(folder) for folder in two_runs))
     logged = [
@@ -73,7 +73,7 @@ def test_evaluation(two_runs):
 
 
 def _results(folder):
-    """{name: text} of the JSON files of a folder, without what depends on the clock."""
+    """{name: text} of the JSON files in a folder, without values that depend on the clock."""
 
     def untimed(value):
         if isinstance(value, dict):
@@ -119,7 +119,7 @@ def test_training_in_other_processes(count, tmp_path, monkeypatch):
 
 
 def _train_on_a_gpu(tmp_path, name, flags):
-    """A short run in bfloat16 in a process of its own; the compilation cache is shared."""
+    """A short run in bfloat16 in a separate process; the compilation cache is shared."""
     command = training(
         tmp_path / name, tmp_path / "cache", "--config.model.dtype=bfloat16", "--num_processes=1"
     )
@@ -138,6 +138,6 @@ def _train_on_a_gpu(tmp_path, name, flags):
     "flag", ["xla_gpu_deterministic_ops", "xla_gpu_exclude_nondeterministic_ops"]
 )
 def test_training_on_a_gpu(tmp_path, flag):
-    """As docs/performance.md promises of each of the two flags."""
+    """docs/performance.md promises this for each of the two flags."""
     runs = [_train_on_a_gpu(tmp_path, name, f"--{flag}=true") for name in "ab"]
     assert_same_arrays(*runs)

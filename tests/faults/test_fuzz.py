@@ -1,6 +1,6 @@
-"""Two thousand mutations of configs, manifests and checkpoints' metadata, in one process.
+"""Two thousand mutations of configs, manifests and metadata of checkpoints, in one process.
 
-Each ends in success or in one sentence, never in another exception, and no file is changed.
+Each one succeeds or gives a one-sentence error, never another exception, and changes no file.
 """
 
 import hashlib
@@ -41,7 +41,7 @@ def one_sentence(error: UserError) -> None:
 
 # --- Configs ----------------------------------------------------------------------------------
 
-# Whole numbers small enough for what they size: 10^9 channels are no mistake that anyone makes.
+# Integers are small, because they set sizes: nobody asks for 10^9 channels by mistake.
 _NUMBERS = (-(2**31), -1, 0, 1, 2, 3, 7, 100, 0.0, -0.5, 0.3, 1.0, 1.5, 1e9, 1e-30)
 _WORDS = ("", " ", "x", "none", "adm", "ddpm", "edm", "flow", "cosine", "uniform", "0 steps", "5",
           "3 epochs", "-1 steps", "1e99 steps", "S/2", "XL", "/", "\0", "../..", "{}")  # fmt: skip
@@ -73,7 +73,7 @@ def _mutated(rng, value):
 
 
 def build_all(config):
-    """What a run builds before it compiles or writes anything."""
+    """Build everything that a run builds before it compiles or writes."""
     schema.check_keys(config)
     schema.with_fitted_edges(config)
     with user_errors():
@@ -110,7 +110,7 @@ def test_configs(seeds, capsys):
                 if schema.flatten(smoke()).get(key) != value
             }
             raise AssertionError(f"seed {seed}: {difference}") from error
-    assert 0 < built < len(seeds)  # neither refuses everything nor nothing
+    assert 0 < built < len(seeds)  # some are accepted and some are refused
 
 
 # --- Checkpoints ------------------------------------------------------------------------------
@@ -135,7 +135,7 @@ def mutated_bytes(rng, content: bytes) -> bytes:
 
 
 def mutated_json(rng, value):
-    """The object with one value, somewhere inside it, replaced, removed or moved."""
+    """The object with one value inside it replaced, removed or moved."""
     if isinstance(value, dict) and value and rng.randint(4):
         key = sorted(value)[rng.randint(len(value))]
         return value | {key: mutated_json(rng, value[key])}
@@ -154,7 +154,7 @@ def hashes(directory):
 
 
 def read_checkpoint(directory, restore: bool) -> bool:
-    """Reads as other programs do while a run trains; whether the newest step was whole."""
+    """Read as other programs do while a run trains; return whether the newest step was intact."""
     before = hashes(directory)
     checkpoints = Checkpointer(directory, keep=3)
     try:
@@ -183,8 +183,7 @@ def two_steps(tmp_path_factory):
 @pytest.mark.long  # hundreds of small cases
 @seeds("manifest")
 def test_manifests(two_steps, seeds, frozen_heap):
-    """The manifest of the newest step as JSON with another value in it, its checksum mended or not,
-    and as bytes."""
+    """Mutate the manifest of the newest step: as JSON, with a new checksum or not, or as bytes."""
     path = two_steps / "20" / "meta" / "metadata"
     original = path.read_bytes()
     whole = 0
@@ -204,7 +203,7 @@ def test_manifests(two_steps, seeds, frozen_heap):
 @pytest.mark.long  # hundreds of small cases
 @seeds("metadata")
 def test_metadata_of_the_storage(two_steps, seeds, tmp_path, frozen_heap):
-    """Files of Orbax and TensorStore that describe arrays, and names that no step has."""
+    """Mutate files of Orbax and TensorStore that describe arrays, and names of steps."""
     directory = shutil.copytree(two_steps, tmp_path / "checkpoints")
     step = directory / "20"
     paths = sorted(

@@ -1,4 +1,4 @@
-"""Files from anywhere that claim too much, or ask to be run, are refused in one sentence."""
+"""Hostile files, with wrong sizes or code in them, are refused with one sentence."""
 
 import io
 import pickle
@@ -29,7 +29,7 @@ class Ran:
 
 
 def npz_with(path, header, content, compression=zipfile.ZIP_STORED):
-    """An npz whose member train_images has this header and these bytes."""
+    """An npz file whose member train_images has the given header and bytes."""
     stream = io.BytesIO()
     np.lib.format.write_array_header_1_0(stream, header)
     with zipfile.ZipFile(path, "w", compression) as archive:
@@ -87,7 +87,7 @@ def test_names_that_climb_out_of_an_archive_write_nothing(tmp_path):
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr("../../evil.npy", b"x")
         archive.writestr("/evil.npy", b"x")
-    assert npz(path, "train").size == 4  # nothing is ever unpacked to the disk
+    assert npz(path, "train").size == 4  # archives are never unpacked to the disk
     assert [p.name for p in tmp_path.rglob("*")] == ["inside", "x.npz"]
 
 
@@ -135,7 +135,7 @@ def test_safetensors_that_lie(tmp_path, header, data):
 
 
 def huge_png(width, height):
-    """A PNG of a few bytes whose header claims any size."""
+    """A PNG of a few bytes whose header claims the given size."""
 
     def chunk(kind, body):
         checksum = struct.pack(">I", zlib.crc32(kind + body))

@@ -1,4 +1,5 @@
-"""Names and captions of a data set never lead out of the output folder, and no secret into it."""
+"""Names and captions of a data set never become paths outside the output folder; no secret is
+written."""
 
 import json
 import os
@@ -67,7 +68,7 @@ def test_captions_name_no_picture_outside(tmp_path, name):
 
 @pytest.mark.slow
 def test_no_secret_of_the_environment_is_written(tmp_path, monkeypatch):
-    """By a run that logs, saves and fails once: into no file, and to no terminal."""
+    """A run that logs, saves and fails once writes it to no file and to no terminal."""
     secret = "s3cr3t-0123456789"
     for name in ("HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "WANDB_API_KEY", "MY_PASSWORD"):
         monkeypatch.setenv(name, secret)

@@ -1,4 +1,4 @@
-"""kill -9 at any moment, in a save or not: the run ends as if nothing had been."""
+"""kill -9 at any moment, also during a save: the resumed run has the same result."""
 
 import random
 import time
@@ -15,11 +15,11 @@ INTERVAL = 12  # steps between checkpoints
 
 
 class Kill(NamedTuple):
-    """What a SIGKILL left behind, and where the next start went on."""
+    """State after a SIGKILL, and the step from which the next start continued."""
 
     in_save: bool  # a half-written checkpoint
     reached: int  # steps done
-    saved: int  # the newest whole checkpoint, 0 for none
+    saved: int  # the newest complete checkpoint; 0: none
     resumed: int | None = None  # unknown where the next start was killed before it could tell
 
 
@@ -41,11 +41,11 @@ def undisturbed(folder, cache, steps):
 
 
 def run_killed(folder, cache, steps, in_saves, at_any_time) -> tuple[Path, list[Kill]]:
-    """(workdir, kills) of a run with a kill in each life but the last.
+    """Return (workdir, kills) of a run that is killed after each start except the last.
 
     Args:
-      in_saves: kills in one of the first three saves of a life; one that misses is repeated.
-      at_any_time: kills while a life starts or does its first 40 steps.
+      in_saves: number of kills during one of the first three saves; one that misses is repeated.
+      at_any_time: number of kills during the start or the first 40 steps.
     """
     workdir, draw = folder / "killed", random.Random(0)
     plans = ["save"] * in_saves + ["any"] * at_any_time
@@ -103,7 +103,7 @@ def _kill(process, workdir, draw) -> bool:
 
 
 def _unfinished(workdir) -> set[str]:
-    """The folders of saves that have begun and are not whole."""
+    """The folders of saves that are not complete."""
     return {path.name for path in workdir.glob("checkpoints/*orbax-checkpoint-tmp*")}
 
 
@@ -126,7 +126,7 @@ def check(workdir, kills, whole, steps):
     assert losses(workdir) == losses(whole) and len(losses(whole)) == steps
     for kill in kills:
         assert kill.resumed in (kill.saved, None), kill
-        # What is being saved was reached at most one interval ago.
+        # The step that is being saved is at most one interval old.
         assert kill.reached - kill.saved <= (2 if kill.in_save else 1) * INTERVAL, kill
 
 

@@ -1,4 +1,4 @@
-"""Of two runs in one workdir the second is refused; a lock whose holder is gone stops nobody."""
+"""The lock of a workdir: a second run is refused; the lock of a dead run is taken."""
 
 import json
 import os
@@ -30,14 +30,14 @@ HOLD_BEATING = HOLD.replace(
 
 @pytest.fixture
 def soon(monkeypatch):
-    """Beats and patience of a tenth of their length and less."""
+    """Shorten the interval of the beats and the time until a lock is stale."""
     monkeypatch.setattr(lock, "BEAT_SECONDS", 0.1)
     monkeypatch.setattr(lock, "STALE_SECONDS", 1.0)
 
 
 @pytest.fixture
 def held(tmp_path):
-    """A process of its own that holds the lock of `tmp_path`."""
+    """A separate process that holds the lock of `tmp_path`."""
     command = [sys.executable, "-c", HOLD, str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "held\n"
@@ -46,7 +46,7 @@ def held(tmp_path):
 
 
 def from_another_host(monkeypatch):
-    """What is locked from now on looks like the work of a host whose processes cannot be seen."""
+    """Make later locks look like those of another host, whose processes cannot be seen."""
     monkeypatch.setattr(lock, "_kernel", lambda: "another")
 
 
@@ -62,7 +62,7 @@ def test_a_second_run_is_refused_with_the_first_ones_process(tmp_path, held):
 
 
 def test_the_lock_of_a_killed_run_is_taken_at_once(tmp_path, held):
-    held.kill()  # and not waited for: a process whose exit code nobody fetched lives no more
+    held.kill()  # and not waited for: a zombie process counts as dead
     while lock._started(held.pid):
         time.sleep(0.01)
     before = time.monotonic()
@@ -72,7 +72,7 @@ def test_the_lock_of_a_killed_run_is_taken_at_once(tmp_path, held):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_number_that_another_process_has_by_now_is_no_sign_of_life(tmp_path, held):
+def test_a_reused_process_number_is_detected(tmp_path, held):
     stale = content(tmp_path) | {"started": "1"}
     (tmp_path / LOCK_FILE).write_text(json.dumps(stale))
     with Lock(tmp_path):
@@ -87,7 +87,7 @@ def test_another_hosts_run_is_refused_while_it_beats(tmp_path, monkeypatch, soon
 
 
 @pytest.mark.parametrize("left", ["stale", "damaged", "empty", "no object"])
-def test_what_shows_no_life_for_a_while_is_taken(tmp_path, monkeypatch, soon, caplog, left):
+def test_a_lock_that_does_not_change_is_taken(tmp_path, monkeypatch, soon, caplog, left):
     stale = {"kernel": "another", "host": "gone", "pid": 7, "started": "1", "beat": 3}
     texts = {"stale": json.dumps(stale), "damaged": '{"host": "go', "empty": "", "no object": "[]"}
     (tmp_path / LOCK_FILE).write_text(texts[left])
@@ -107,7 +107,7 @@ def test_a_lock_that_is_released_while_it_is_watched_is_taken(tmp_path, monkeypa
         assert content(tmp_path)["pid"] == os.getpid()
 
 
-def test_of_many_at_once_one_gets_it(tmp_path):
+def test_one_of_many_processes_gets_it(tmp_path):
     (tmp_path / "run").mkdir()
     stale = {"kernel": lock._kernel(), "host": "here", "pid": 1, "started": "-1"}
     (tmp_path / "run" / LOCK_FILE).write_text(json.dumps(stale))
@@ -157,7 +157,7 @@ def test_a_lock_that_vanished_is_not_written_again(tmp_path, soon):
         assert not list(tmp_path.iterdir())
 
 
-def test_in_a_bucket_where_files_cannot_be_made_atomically(tmp_path):
+def test_in_a_bucket_without_atomic_creation(tmp_path):
     first, second = Lock(tmp_path), Lock(tmp_path)
     first._local = second._local = False
     with first:
@@ -167,7 +167,7 @@ def test_in_a_bucket_where_files_cannot_be_made_atomically(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_workdir_made_for_nothing_is_removed_and_a_file_is_told(tmp_path):
+def test_an_empty_new_workdir_is_removed_and_a_file_is_refused(tmp_path):
     with pytest.raises(ZeroDivisionError), Lock(tmp_path / "new"):
         _ = 1 / 0
     assert not (tmp_path / "new").exists()
@@ -196,7 +196,7 @@ def test_modes_that_write_ask_for_the_lock(tmp_path, mode, words):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 2])
-def test_a_second_command_is_refused_and_reading_is_not(tmp_path, count):
+def test_a_second_command_is_refused_and_reading_is_allowed(tmp_path, count):
     workdir, cache = tmp_path / "run", tmp_path / "cache"
     long = training(workdir, cache, "--config.train.duration=100_000 steps")
     with Processes(long, count, tmp_path / "first") as first:
@@ -211,7 +211,7 @@ def test_a_second_command_is_refused_and_reading_is_not(tmp_path, count):
         with Processes([*long, "--mode=sample"], 1, tmp_path / "reader") as reader:
             assert reader.wait() == [0], reader.err(0)
         assert first.processes[0].poll() is None
-    # Both were killed, and the next run waits for nothing.
+    # Both were killed, and the next run does not wait.
     with Processes(training(workdir, cache), count, tmp_path / "third") as third:
         assert third.wait() == [0] * count, third.err(0)
     assert "finished already" in third.out(0) and not (workdir / LOCK_FILE).exists()

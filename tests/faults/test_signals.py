@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT, to one process or to one of two: saved at the step where it was, and 75."""
+"""SIGTERM and SIGINT, to one process or to one of two: the run saves its step and exits with 75."""
 
 import re
 import signal
@@ -13,7 +13,7 @@ from cdt.monitoring.writers import read_history
 from cdt.workdir.checkpoint import Checkpointer
 from host_processes import Processes, training
 
-SECONDS = 30  # what a preempted machine leaves
+SECONDS = 30  # seconds that a preempted machine has
 TERM, INT = signal.SIGTERM, signal.SIGINT
 slow = pytest.mark.slow
 
@@ -24,7 +24,7 @@ def cache(tmp_path_factory):
 
 
 def start(tmp_path, cache, count, *arguments, slurm=False):
-    """Processes that train for ever, of which the last is to get the signals."""
+    """Processes that train without end; the last one gets the signals."""
     command = training(
         tmp_path / "run", cache, "--config.train.duration=100_000 steps",
         "--config.log.every=1 steps", "--heartbeat_seconds=10", *arguments,
@@ -33,7 +33,7 @@ def start(tmp_path, cache, count, *arguments, slurm=False):
 
 
 def assert_saved(tmp_path, processes, count):
-    """That all have ended with 75 and a whole checkpoint of the last step that was done."""
+    """Assert that all processes exited with 75 and saved the last finished step."""
     assert processes.wait(timeout=SECONDS) == [75] * count, processes.err(0)
     (step,) = re.findall(r"stopped by a signal and saved at step (\d+);", processes.out(0))
     assert int(step) == read_history(tmp_path / "run")[-1]["step"]
@@ -81,8 +81,8 @@ def test_a_signal_that_comes_twice_at_once_is_one(tmp_path, cache, count):
     [(1, TERM), pytest.param(1, INT, marks=slow), pytest.param(2, TERM, marks=slow),
      pytest.param(2, INT, marks=slow)],
 )  # fmt: skip
-def test_a_second_signal_leaves_at_once(tmp_path, cache, count, number):
-    # Images that take hours keep the main thread with the devices, so the first signal waits.
+def test_a_second_signal_exits_at_once(tmp_path, cache, count, number):
+    # Sampling that takes hours blocks the main thread, so the first signal has no effect yet.
     hours = ["--config.sample.every=1 steps", "--config.sample.steps=10_000_000"]
     with start(tmp_path, cache, count, *hours) as processes:
         processes.wait_for("step 1/")
@@ -98,11 +98,11 @@ def test_a_second_signal_leaves_at_once(tmp_path, cache, count, number):
         assert processes.wait(timeout=SECONDS) == [75] * count
 
 
-@pytest.mark.long  # programs that compile anew
+@pytest.mark.long  # programs without a compilation cache
 @pytest.mark.parametrize(
     ("count", "number"), [(1, TERM), (1, INT), pytest.param(2, TERM, marks=slow)]
 )
-def test_a_signal_while_compiling_leaves_at_once(tmp_path, count, number):
+def test_a_signal_while_compiling_exits_at_once(tmp_path, count, number):
     with start(tmp_path, tmp_path / "empty", count) as processes:
         while not (tmp_path / "run" / "config.json").exists():
             assert processes.processes[0].poll() is None, processes.err(0)

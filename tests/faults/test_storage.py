@@ -1,4 +1,4 @@
-"""Storage that fails: a clear sentence, earlier checkpoints intact, the run goes on or stops."""
+"""Failing storage: one sentence, earlier checkpoints intact, the run continues or stops."""
 
 import contextlib
 import errno
@@ -35,7 +35,7 @@ TOLD = r"step {} could not be written to .* earlier checkpoints are intact"
 
 
 def make_items(step):
-    """Some megabytes, so that a save takes its time; every step has other numbers."""
+    """Some megabytes, so that a save takes a while; every step has other values."""
     key = jax.random.key(step)
     return {
         name: {str(k): jax.random.normal(jax.random.fold_in(key, k), (99, 199)) for k in range(9)}
@@ -53,12 +53,12 @@ def assert_restored(directory, step):
     jax.tree.map(np.testing.assert_array_equal, items, expected)
 
 
-# --- Faults that need no rights ---------------------------------------------------------------
+# --- Faults that need no root -----------------------------------------------------------------
 
 
 @contextlib.contextmanager
 def something_else_there(directory):
-    """A file is where the folder was; root is refused as well."""
+    """Replace the folder by a file, which also stops root."""
     away = directory.with_name("away")
     directory.rename(away)
     directory.write_bytes(b"")
@@ -69,7 +69,7 @@ def something_else_there(directory):
 
 @contextlib.contextmanager
 def mount_lost(directory):
-    """The folder is gone, and another could be made in its place."""
+    """Remove the folder; a new one could be created in its place."""
     away = directory.with_name("away")
     directory.rename(away)
     yield
@@ -79,7 +79,7 @@ def mount_lost(directory):
 
 @contextlib.contextmanager
 def small_files_only(directory):
-    """No file can grow beyond 256 bytes: what a full disk does to those that are open."""
+    """Limit files to 256 bytes, which has the effect of a full disk on open files."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (256, limits[1]))
@@ -97,7 +97,7 @@ def small_files_only(directory):
         small_files_only,
     ],
 )
-def test_failed_saves_are_told_soon_and_later_ones_work(tmp_path, fault):
+def test_failed_saves_are_reported_soon_and_later_ones_work(tmp_path, fault):
     directory = tmp_path / "checkpoints"
     checkpoints = Checkpointer(directory, keep=9)
     checkpoints.save(1, make_items(1), {})
@@ -130,7 +130,7 @@ def test_a_folder_that_cannot_be_made(tmp_path):
 
 @pytest.mark.long  # waits for retries
 def test_a_mount_lost_in_the_middle_of_a_save(tmp_path):
-    """TensorStore makes the folders of its files anew; nothing more is to be written there."""
+    """TensorStore creates the folders of its files again; no checkpoint may be written there."""
     directory = tmp_path / "checkpoints"
     checkpoints = Checkpointer(directory, keep=9)
     checkpoints.save(1, make_items(1), {})
@@ -160,14 +160,14 @@ def test_a_save_fails_in_the_background_and_the_next_is_not_harmed(tmp_path, mon
         checkpoints.save(1, make_items(1), {})
         with pytest.raises(NotSaved, match="step 1 .*Input/output error"):
             checkpoints.wait()
-    checkpoints.wait()  # it is told once
+    checkpoints.wait()  # it is reported once
     checkpoints.save(2, make_items(2), {})
     checkpoints.wait()
     checkpoints.close()
     assert_restored(tmp_path / "checkpoints", 2)
 
 
-def test_closing_tells_of_what_was_not_saved_and_raises_nothing(tmp_path, monkeypatch, caplog):
+def test_closing_logs_a_failed_save_and_raises_nothing(tmp_path, monkeypatch, caplog):
     def refuse(path, target):
         raise OSError(5, "Input/output error")
 
@@ -179,7 +179,7 @@ def test_closing_tells_of_what_was_not_saved_and_raises_nothing(tmp_path, monkey
 
 
 @pytest.mark.long  # waits
-def test_a_save_slower_than_its_interval_is_waited_for_and_told(tmp_path, monkeypatch, caplog):
+def test_a_save_slower_than_its_interval_is_waited_for_and_logged(tmp_path, monkeypatch, caplog):
     def slowly(path, target):  # once for the step, and for each of its items
         time.sleep(0.2)
         return Path(path).rename(target)
@@ -196,7 +196,7 @@ def test_a_save_slower_than_its_interval_is_waited_for_and_told(tmp_path, monkey
     assert len(lines) == 1 and "s until the checkpoint of step 1 was written" in lines[0]
 
 
-# --- Faults of real file systems, in a process of its own ---------------------------------------
+# --- Faults of real file systems, in a separate process -----------------------------------------
 
 PROGRAM = """
 import os, subprocess, sys
@@ -250,7 +250,7 @@ needs_mounts = pytest.mark.skipif(not CAN_MOUNT, reason="mounting a small disk n
     ("fault", "number"),
     [("full", errno.ENOSPC), pytest.param("read-only", errno.EROFS, marks=slow)],
 )
-def test_a_person_is_told_in_one_sentence_and_nothing_else(tmp_path, fault, number):
+def test_the_user_sees_one_sentence_and_nothing_else(tmp_path, fault, number):
     apart, reason = ["unshare", "--mount"], os.strerror(number)
     done = subprocess.run(
         [*apart, sys.executable, "-c", PROGRAM, str(Path(__file__).parent), fault, str(tmp_path)],
@@ -282,7 +282,7 @@ def undisturbed(tmp_path_factory):
 
 
 def away_between(monkeypatch, workdir, lost, back):
-    """The folder of checkpoints is away from the end of one step to the end of another."""
+    """Remove the folder of checkpoints between the end of one step and the end of another."""
     here, away = workdir / "checkpoints", workdir / "away"
 
     def update(progress, done, **kwargs):
@@ -301,7 +301,9 @@ def warnings_of(caplog):
 
 
 @slow
-def test_a_run_trains_on_while_its_checkpoints_are_away(undisturbed, tmp_path, monkeypatch, caplog):
+def test_a_run_continues_while_its_checkpoint_folder_is_missing(
+    undisturbed, tmp_path, monkeypatch, caplog
+):
     away_between(monkeypatch, tmp_path, 8, 20)
     assert loop.train(smoke(**EVERY), str(tmp_path)) == 0
     lines = warnings_of(caplog)
@@ -315,7 +317,7 @@ def test_a_run_trains_on_while_its_checkpoints_are_away(undisturbed, tmp_path, m
 
 @slow
 @pytest.mark.parametrize(("on_failure", "step"), [("stop", 12), ("continue", 24)])
-def test_a_run_that_cannot_save_ends_with_the_command_to_go_on(
+def test_a_run_that_cannot_save_ends_with_a_fix(
     undisturbed, tmp_path, monkeypatch, on_failure, step
 ):
     config = smoke(**EVERY, **{"checkpoint.on_failure": on_failure})
@@ -336,7 +338,7 @@ def test_on_failure_is_checked(tmp_path):
 
 @slow
 def test_a_run_without_metrics_ends_well(undisturbed, tmp_path, monkeypatch, caplog):
-    """The disk took checkpoints and no line of metrics.jsonl: there is nothing to report on."""
+    """Checkpoints were written but no line of metrics.jsonl, so there is no report."""
 
     def refuse(lines, line):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -351,7 +353,7 @@ def test_a_run_without_metrics_ends_well(undisturbed, tmp_path, monkeypatch, cap
 
 @slow
 @pytest.mark.parametrize(("mode", "folder"), [("sample", "samples"), ("evaluate", "evaluations")])
-def test_results_that_cannot_be_written_are_told(tmp_path, mode, folder):
+def test_results_that_cannot_be_written_are_reported(tmp_path, mode, folder):
     workdir = tmp_path / "run"
     assert loop.train(smoke(), str(workdir)) == 0
     shutil.rmtree(workdir / folder, ignore_errors=True)
@@ -381,7 +383,7 @@ cp -r "$1/run" "$4"
 @slow
 @needs_mounts
 def test_the_program_on_a_disk_that_is_full(undisturbed, tmp_path):
-    """Twice the same command, the second time with room."""
+    """Run the same command twice, the second time with free space."""
     disk, kept = tmp_path / "disk", tmp_path / "kept"
     disk.mkdir()
     command = ["unshare", "--mount", "bash", "-c", FULL_DISK, "bash"]
@@ -434,7 +436,7 @@ with Processes(command, 2, output) as processes:
 
 @slow
 @needs_mounts
-def test_two_processes_go_on_together_where_the_disk_is_full(tmp_path):
+def test_two_processes_continue_together_on_a_full_disk(tmp_path):
     (tmp_path / "disk").mkdir()
     done = subprocess.run(
         ["unshare", "--mount", sys.executable, "-c", TWO_ON_A_FULL_DISK,
@@ -445,6 +447,6 @@ def test_two_processes_go_on_together_where_the_disk_is_full(tmp_path):
     assert done.returncode == 0, done.stderr
     told = (tmp_path / "output" / "err0").read_text()
     lines = [x for x in told.splitlines() if not x.startswith("step ")]
-    assert 1 <= len(lines) <= 2  # the save that was going on, and the one after it
+    assert 1 <= len(lines) <= 2  # the save in progress, and the one after it
     assert all("could not be written" in x and os.strerror(errno.ENOSPC) in x for x in lines)
     assert (tmp_path / "output" / "err1").read_text() == ""

@@ -1,6 +1,6 @@
-"""A checkpoint of any mesh goes on on any other: the same state, then the same training.
+"""A checkpoint of any mesh continues on any other: the same state, then the same training.
 
-Meshes of one process with eight simulated devices; tests/hosts has the numbers of processes.
+The meshes are in one process with eight simulated devices; tests/hosts has several processes.
 """
 
 import jax
@@ -37,7 +37,7 @@ def programs():
 
 
 @pytest.mark.parametrize("saved_on", MESHES)
-def test_any_mesh_goes_on_where_any_other_stopped(programs, saved_on, tmp_path):
+def test_any_mesh_continues_the_run_of_any_other(programs, saved_on, tmp_path):
     mesh, state, step, source = programs[saved_on]
     state, _ = run(step, state, source, mesh, 0, SAVED_AT)
     checkpoints = Checkpointer(tmp_path, keep=1)
@@ -52,7 +52,7 @@ def test_any_mesh_goes_on_where_any_other_stopped(programs, saved_on, tmp_path):
         )
         found, items, _ = Checkpointer(tmp_path, keep=1).restore_latest({"state": abstract})
         restored = items["state"]
-        assert found == int(restored.step) == SAVED_AT  # so the data go on at this step
+        assert found == int(restored.step) == SAVED_AT  # so the data continue at this step
         jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b), host(restored), saved)
         jax.tree.map(
             lambda x, like: np.testing.assert_equal(x.sharding, like.sharding), restored, initial

@@ -1,4 +1,4 @@
-"""Checkpoints of every version stay restorable, value by value, and its runs go on."""
+"""Checkpoints of every version stay restorable, value by value, and their runs continue."""
 
 import json
 import tarfile
@@ -33,9 +33,9 @@ def test_a_checkpoint_of_each_version_is_restored(archive, tmp_path):
     assert found == saved and sum(map(len, saved.values())) > 50
 
 
-def test_a_run_of_version_0_1_0_goes_on(tmp_path):
-    """Steps 7 to 12 of a workdir that version 0.1.0 left after step 6, against the numbers that it
-    logged for them itself: the curriculum goes on in stage 2 of 3."""
+def test_a_run_of_version_0_1_0_continues(tmp_path):
+    """Continue a workdir of version 0.1.0 after step 6, and compare with the values that version
+    0.1.0 logged for steps 7 to 12. The curriculum continues in stage 2 of 3."""
     with tarfile.open(VERSIONS / "runs" / "0.1.0.tar.xz") as packed:
         packed.extractall(tmp_path, filter="data")
     config = smoke(**{

@@ -1,4 +1,4 @@
-"""Files are seen whole or not at all."""
+"""Atomic writes of files."""
 
 import pytest
 
@@ -15,7 +15,7 @@ def test_text_and_bytes_replace_what_lay_there(tmp_path, data):
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
-    """The disk is full half-way: half is written, then the system refuses."""
+    """The disk becomes full: half is written, then the write fails."""
     file = tmp_path / "a.json"
     file.write_text("old")
 

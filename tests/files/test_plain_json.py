@@ -1,4 +1,4 @@
-"""Results survive JSON: arrays, named tuples, and null for what is no number."""
+"""Results as JSON: arrays, named tuples, and null for NaN and inf."""
 
 import json
 import math
@@ -14,7 +14,7 @@ class Point(NamedTuple):
     y: np.ndarray
 
 
-def test_json_holds_everything_and_null_for_what_is_not_finite():
+def test_json_has_everything_and_null_for_nan_and_inf():
     point = Point(0.1 + 0.2, np.array([[1, 2]]))
     results = {"a": np.array([1.0, np.nan]), 3: [np.bool_(True), math.inf, None, "x"], "p": point}
     assert json.loads(to_json(results)) == {

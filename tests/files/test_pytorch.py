@@ -1,6 +1,6 @@
-"""PyTorch files are read without PyTorch, and what they ask to be run is not run.
+"""PyTorch files are read without PyTorch and without running their code.
 
-The files are put together here opcode by opcode; tests/peers reads those of PyTorch itself.
+The files are built here opcode by opcode; tests/peers reads files that PyTorch wrote.
 """
 
 import io
@@ -134,7 +134,7 @@ def test_views_of_one_storage(read):
 
 
 def test_a_state_dict_among_others(tmp_path):
-    """As a training program saves it: beside the optimizer's and its own command line."""
+    """As a training script saves it: with the optimizer state and command-line arguments."""
     namespace = named("argparse", "Namespace") + b")\x81" + plain({"lr": 1e-4}) + b"b"
     pickled = program(
         opt=plain({"state": {}, "step": 7}), args=namespace, ema=ONE.removeprefix(b"\x80\x02")[:-1]
@@ -143,7 +143,7 @@ def test_a_state_dict_among_others(tmp_path):
     path.write_bytes(zip_file(pickled, {"0": MATRIX.tobytes()}))
     found = read_state_dict(path, inside="ema")
     assert list(found) == ["w"] and np.array_equal(found["w"], MATRIX)
-    for inside in (None, "model"):  # then the file itself is asked for tensors
+    for inside in (None, "model"):  # then the file itself is read as a state dict
         with pytest.raises(ValueError, match="entry 'opt' is a dict"):
             read_state_dict(path, inside)
     path.write_bytes(zip_file(ONE, {"0": MATRIX.tobytes()}))

@@ -1,4 +1,4 @@
-"""Files of the safetensors format: read, or refused in one sentence."""
+"""safetensors files: reading, writing, and refusal with one sentence."""
 
 import hashlib
 import json
@@ -12,7 +12,7 @@ from cdt.files.safetensors import read_tensors, sha256, write_tensors
 
 
 def encoded(**tensors):
-    """The format by its definition: length of the header, header, data."""
+    """The definition of the format: length of the header, header, data."""
     header, data = {}, b""
     names = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "int64": "I64"}
     for name, array in tensors.items():

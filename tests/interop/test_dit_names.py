@@ -1,4 +1,4 @@
-"""Names and layouts of other programs, against lists and layouts written out by hand."""
+"""Names and layouts of other programs, compared with lists written by hand."""
 
 import jax
 import jax.numpy as jnp
@@ -101,12 +101,12 @@ def test_layouts():
 
 @pytest.mark.parametrize("side, width", [(SIDE, WIDTH), (16, 1152), (32, 384)])
 def test_the_table_of_positions_is_that_of_the_official_code(side, width):
-    """Its recipe: grids with the width first, each half of the features one of them."""
+    """In its code the grid of the width comes first; each half of the features is one grid."""
     grids = np.stack(np.meshgrid(np.arange(side, dtype=np.float32), np.arange(side)))
     omega = 1.0 / 10_000 ** (np.arange(width // 4, dtype=np.float64) / (width / 4.0))
     angles = [np.outer(grid.reshape(-1), omega) for grid in grids]
     table = np.concatenate([f(a) for a in angles for f in (np.sin, np.cos)], axis=1)
-    # The last bit of a frequency may differ, and an angle has up to `side` radians.
+    # The last bit of a frequency may differ, and angles are up to `side` radians.
     np.testing.assert_allclose(position_embedding(side, side, width), table, rtol=0, atol=1e-7)
 
 

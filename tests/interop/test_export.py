@@ -1,4 +1,4 @@
-"""What exports write: the same weights, and a card that says what they are."""
+"""Exports: the weights are unchanged, and the model card describes them."""
 
 import errno
 import json

@@ -1,4 +1,4 @@
-"""Weights of other programs become a checkpoint that is sampled and that other runs start from."""
+"""Imports of DiT and SiT: a checkpoint to sample from and to start other runs from."""
 
 import json
 import shutil
@@ -26,7 +26,7 @@ from smoke_runs import arrays, smoke
 
 
 def with_variance(params):
-    """A last layer with channels that nothing reads: of each of a patch's 4 pixels the second."""
+    """Add unused variance channels to the last layer: the second half for each pixel of a patch."""
     rng = np.random.default_rng(1)
     final = {
         name: np.stack([a, rng.standard_normal(a.shape, np.float32)], -1).reshape(*a.shape[:-1], -1)
@@ -89,7 +89,7 @@ def test_a_run_starts_from_it(imported, tmp_path, capsys):
     assert_equal(found["params"], params)
     assert_equal(found["ema"]["0.9"], params)
 
-    # From then on it is a run like any other, which needs no other workdir.
+    # It no longer needs the workdir it was started from.
     shutil.rmtree(workdir)
     assert train(config, str(tmp_path / "run")) == 0
     assert "finished already: 6 of 6 steps" in capsys.readouterr().out
@@ -97,7 +97,7 @@ def test_a_run_starts_from_it(imported, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_a_run_may_have_classes_of_its_own(imported, tmp_path):
-    """Theirs start as in a new run; what stands for none is kept, and everything else."""
+    """New classes start as in a new run; the null class and all other weights are kept."""
     _, params, workdir = imported
     config = ddpm(**{"data.name": "mock", "model.num_classes": 3, "train.duration": "2 steps"})
     config.optim.lr, config.optim.warmup, config.mesh.min_shard_size = 0.0, "0 steps", 64

@@ -1,4 +1,4 @@
-"""EDM's U-Nets become a checkpoint that is sampled and that other runs start from."""
+"""Imports of EDM's U-Nets: a checkpoint to sample from and to start other runs from."""
 
 import jax
 import numpy as np
@@ -21,7 +21,7 @@ FILTER = "model.enc.8x8_down.conv0.resample_filter"
 
 
 def small(style, **overrides):
-    """Two heads of ADM where it attends."""
+    """A small config; ADM has two heads in its attention layers."""
     sizes = {"model.channels": 64, "sample.num": 4, "data.flip": False}
     return smoke(CONFIGS[style], **sizes | overrides)
 
@@ -33,7 +33,7 @@ def random_params(config):
 
 
 def write(file, config, params, changes=None):
-    """As `torch.save(net.state_dict())` has them: within the preconditioning, with the buffers."""
+    """Write a state dict like that of `EDMPrecond`: with the prefix `model.` and the buffers."""
     state = {f"model.{n}": a for n, a in edm_state(config.model.name, params, SIDE).items()}
     state[FILTER] = np.full((1, 1, 2, 2), 0.25, np.float32)
     state |= changes or {}

@@ -1,4 +1,4 @@
-"""SiT's direction of time, on the network itself."""
+"""SiT's direction of time, checked on the network."""
 
 import jax
 import numpy as np
@@ -17,7 +17,7 @@ def test_minus_the_output_at_the_other_time():
     theirs = jax.jit(network.apply)({"params": params}, x, time, label)
     ours = jax.jit(network.apply)({"params": reversed_time(params)}, x, 1 - time, label)
     assert np.linalg.norm(ours + theirs) < 1e-5 * np.linalg.norm(theirs)
-    # It matters: the output does depend on the time.
+    # The output does depend on the time.
     assert (
         np.abs(jax.jit(network.apply)({"params": params}, x, 1 - time, label) - theirs).max() > 0.01
     )

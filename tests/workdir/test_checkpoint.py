@@ -1,4 +1,4 @@
-"""Checkpoints: bitwise round trips on any mesh, and the exact state or none from damaged files."""
+"""Checkpoints: bitwise round trips on any mesh, and detection of damaged files."""
 
 import logging
 import shutil
@@ -16,7 +16,7 @@ from cdt.workdir import manifest
 from cdt.workdir.checkpoint import Checkpointer
 from checkpoint_items import META, abstract, assert_same, make_items, mesh_of, save, shardings
 
-# Where a file cannot be read or written Orbax abandons its coroutines for the others.
+# If one file cannot be read or written, Orbax abandons the coroutines of the other files.
 pytestmark = pytest.mark.filterwarnings(
     "ignore::pytest.PytestUnraisableExceptionWarning",
     "ignore:coroutine .* was never awaited:RuntimeWarning",
@@ -159,7 +159,7 @@ def test_meta_is_read_alone(two_steps):
         (lambda p: p.pop("head"), r"params/head is bfloat16\[16,4\] .* missing in this run"),
     ],
 )
-def test_another_model_is_told_from_damage(copy_of_two_steps, change, words):
+def test_another_model_is_distinguished_from_damage(copy_of_two_steps, change, words):
     items = make_items(0)
     change(items["params"])
     checkpoints = Checkpointer(copy_of_two_steps, keep=3)
@@ -180,19 +180,19 @@ def test_a_newer_schema_is_refused(tmp_path, monkeypatch):
 
 
 def array_files(step_directory) -> list:
-    """Every file that holds elements of arrays."""
+    """Every file with elements of arrays."""
     return sorted(p for p in step_directory.rglob("*") if p.is_file() and p.parent.name == "d")
 
 
 def other_files(step_directory) -> list:
-    """The files that describe the step, its meta and, for all items alike, its params."""
+    """The files that describe the step, its meta and its params (an example of all items)."""
     described = [step_directory / "meta", step_directory / "params"]
     paths = [*step_directory.iterdir(), *(path for item in described for path in item.rglob("*"))]
     return sorted(path for path in paths if path.is_file() and path.parent.name != "d")
 
 
 def check_exact_or_set_aside(directory, caplog) -> bool:
-    """Asserts the promise; returns whether the newest step was rejected."""
+    """Assert that the state is exact or the step is renamed; return whether it was renamed."""
     caplog.clear()
     step, items, _ = restore(directory)
     assert_same(items, make_items(step))
@@ -209,7 +209,7 @@ def check_exact_or_set_aside(directory, caplog) -> bool:
 
 
 def damaged_copy(two_steps, tmp_path, path, damage):
-    """A fresh copy in which `damage` has been done to the file `path` of `two_steps`."""
+    """A new copy of `two_steps` with `damage` applied to the file `path`."""
     directory = tmp_path / "checkpoints"
     shutil.rmtree(directory, ignore_errors=True)
     shutil.copytree(two_steps, directory)
@@ -242,7 +242,7 @@ def test_a_flipped_bit_in_any_file_gives_the_exact_state_or_the_one_before(
         directory = damaged_copy(two_steps, tmp_path, path, flip_bit(position))
         if check_exact_or_set_aside(directory, caplog):
             rejected.append(path)
-    assert rejected  # else nothing was tested
+    assert rejected  # otherwise nothing was tested
 
 
 @pytest.mark.long  # nine restores; a flipped bit takes the same way
@@ -267,7 +267,7 @@ def test_lost_data_gives_the_exact_state_or_the_one_before(two_steps, tmp_path, 
 
 
 def test_a_bit_flipped_unseen_by_orbax_is_found(copy_of_two_steps, monkeypatch, caplog):
-    """Orbax's own checks out of the way: what it restores has one bit flipped."""
+    """Without Orbax's own checks: the restored arrays have one flipped bit."""
     original = Checkpointer._read
 
     def flipping(self, step, read):
@@ -285,7 +285,7 @@ def test_a_bit_flipped_unseen_by_orbax_is_found(copy_of_two_steps, monkeypatch, 
     assert "does not match its checksum" in caplog.text and "opt/" in caplog.text
 
 
-def test_saving_goes_on_after_a_damaged_step_was_set_aside(copy_of_two_steps):
+def test_saving_continues_after_a_damaged_step_was_renamed(copy_of_two_steps):
     truncate(copy_of_two_steps / "20" / "meta" / "metadata")
     checkpoints = Checkpointer(copy_of_two_steps, keep=3)
     assert checkpoints.restore_latest(abstract(make_items(0)))[0] == 10
@@ -298,7 +298,7 @@ def test_saving_goes_on_after_a_damaged_step_was_set_aside(copy_of_two_steps):
     assert len(list(copy_of_two_steps.glob("corrupt-20-*"))) == 1
 
 
-def test_a_reader_passes_over_a_damaged_step_and_renames_nothing(copy_of_two_steps, caplog):
+def test_a_reader_skips_a_damaged_step_and_renames_nothing(copy_of_two_steps, caplog):
     truncate(copy_of_two_steps / "20" / "meta" / "metadata")
     checkpoints = Checkpointer(copy_of_two_steps, keep=3)
     like = {"ema": abstract(make_items(0)["ema"])}
@@ -313,7 +313,7 @@ def test_a_reader_passes_over_a_damaged_step_and_renames_nothing(copy_of_two_ste
     assert sorted(path.name for path in copy_of_two_steps.iterdir()) == ["10", "20"]
 
 
-def test_where_all_are_damaged_the_run_does_not_start_anew(copy_of_two_steps):
+def test_if_all_are_damaged_the_run_does_not_start_from_scratch(copy_of_two_steps):
     for step in ("10", "20"):
         truncate(copy_of_two_steps / step / "meta" / "metadata")
     for _ in range(2):
@@ -347,7 +347,7 @@ checkpoints.close()
 
 
 @pytest.mark.parametrize("state", ["whole", "damaged"])
-def test_a_person_sees_nothing_of_orbax_but_one_line_of_damage(tmp_path, state):
+def test_the_user_sees_no_orbax_messages_except_one_line_about_damage(tmp_path, state):
     command = [sys.executable, "-c", PROGRAM, str(tmp_path / "checkpoints"), state]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "")

@@ -1,4 +1,4 @@
-"""What makes a run: which keys may change on resuming, and what is said of those that may not."""
+"""The identity of a run: keys that may change on resume, and the message for the others."""
 
 import json
 
@@ -6,7 +6,7 @@ from cdt.config import default_config, flatten
 from cdt.workdir.identity import identity, identity_differences
 
 
-def test_identity_sees_what_makes_a_run_and_nothing_else():
+def test_identity_has_the_keys_that_must_not_change():
     saved = json.loads(json.dumps(flatten(default_config())))
     config = default_config()
     assert identity_differences(config, identity(config)) == []
@@ -26,7 +26,7 @@ def test_identity_sees_what_makes_a_run_and_nothing_else():
     assert "optim.lr (saved: 0.0001, now: 0.0003)" in differences
 
 
-def test_a_key_that_came_later_has_its_default():
+def test_a_newer_key_has_its_default():
     config = default_config()
     older = {k: v for k, v in identity(config).items() if k != "model.dropout"}
     assert len(older) == len(identity(config)) - 1

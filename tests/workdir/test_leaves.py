@@ -26,7 +26,7 @@ def random_array(shape, dtype, seed=0):
 
 
 def reference(array) -> int:
-    """The sum in Python's integers, one element at a time."""
+    """The sum with Python integers, one element after the other."""
     size = 32 if array.dtype.itemsize == 4 else 8 * array.dtype.itemsize
     total = 0
     for position, bits in enumerate(array.reshape(-1).view(f"uint{size}").tolist()):

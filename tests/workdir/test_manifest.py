@@ -1,4 +1,4 @@
-"""Manifests: what was made is accepted, anything else is damage or a named mismatch."""
+"""Manifests: intact ones are accepted; damage and mismatches are detected and named."""
 
 import copy
 import json
@@ -46,7 +46,7 @@ def test_every_flipped_bit_of_the_text_is_seen():
             except (ValueError, manifest.Damaged):
                 continue
             accepted += 1
-            assert read == made  # as when a space became a tab
+            assert read == made  # such as a space that became a tab
     assert accepted < len(text)
 
 

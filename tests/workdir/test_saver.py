@@ -1,4 +1,4 @@
-"""Which failures end a run. That the files are whole is in tests/faults/test_storage.py."""
+"""Failed saves that end a run, and those that do not."""
 
 import logging
 
@@ -9,7 +9,7 @@ from cdt.workdir.saver import Saver
 
 
 class Checkpoints:
-    """Fails where it is told to."""
+    """Checkpointer that fails at given calls."""
 
     def __init__(self, fails):
         self.fails, self.calls = fails, []
@@ -43,8 +43,8 @@ def test_a_failure_ends_the_run_where_it_must(fails, stops, caplog):
     with caplog.at_level(logging.WARNING):
         saver.save(5, {}, required=False)
     assert "The disk is full. Training continues (config.checkpoint.on_failure)" in caplog.text
-    # The last save of a run is required, and so is that it is written; a failure of the one before
-    # is not, as the last one is tried all the same.
+    # The last save of a run is required and must be written. A failure of the save before it does
+    # not end the run: the last save is tried anyway.
     if fails == "save":
         with pytest.raises(NotSaved):
             saver.save(6, {}, required=True)
