@@ -1,6 +1,6 @@
 """Files of a small AutoencoderKL as diffusers writes them, with random weights, without diffusers.
 
-Names and shapes are written down here from its state dict; tests/peers compares them with it.
+Names and shapes are copied from its state dict; tests/peers compares them with diffusers.
 """
 
 import json
@@ -21,7 +21,7 @@ TINY = {
     "scaling_factor": 0.18215,
     "up_block_types": ["UpDecoderBlock2D"] * 2,
 }
-FACTOR = 2  # side of an image over the side of its latents
+FACTOR = 2  # height of an image / height of its latents
 
 
 def tiny_shapes():
@@ -69,7 +69,7 @@ def tiny_shapes():
 
 
 def random_state(shapes, seed=0):
-    """Weights that keep the scale of activations; normalisations far from their beginnings."""
+    """Random weights that keep the scale of activations; norms far from their initial values."""
     rng = np.random.default_rng(seed)
 
     def draw(name, shape):
@@ -82,7 +82,7 @@ def random_state(shapes, seed=0):
 
 
 def write_autoencoder(folder, seed=0):
-    """The path of the weights, with config.json beside it."""
+    """Write the weights and config.json; return the path of the weights."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(TINY))
     path = folder / "diffusion_pytorch_model.safetensors"

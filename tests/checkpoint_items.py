@@ -1,4 +1,4 @@
-"""Checkpoints of a train state in small, for tests of what is saved and restored."""
+"""A small train state, to test saving and restoring."""
 
 from typing import NamedTuple
 
@@ -26,7 +26,7 @@ def mesh_of(devices: int) -> jax.sharding.Mesh:
 
 
 def make_items(seed: int, devices: int = 1) -> dict:
-    """A train state in small; everything of rank 2 is sharded over the devices."""
+    """A small train state; arrays of rank 2 are sharded over the devices."""
     key = jax.random.key(seed)
     params = {
         "blocks": {
@@ -69,7 +69,7 @@ def abstract(items: dict, devices: int = 1) -> dict:
 
 
 def assert_same(items: dict, expected: dict) -> None:
-    """The same containers and types, and the same bits."""
+    """Assert the same containers, types and bits."""
     assert jax.tree.structure(items) == jax.tree.structure(expected)
     for one, other in zip(jax.tree.leaves(items), jax.tree.leaves(expected), strict=True):
         assert (one.dtype, one.shape) == (other.dtype, other.shape)

@@ -1,7 +1,7 @@
-"""XLA's flags for simulated CPU devices whose programs compile soon.
+"""XLA flags for simulated CPU devices and short compilation.
 
-Most of the tests' time goes into compilation. Without optimisation XLA is twice as fast at it, and
-with the older emitters of fused loops, which jaxlib 0.10 still has, four times faster again.
+Tests spend most of their time on compilation. Without optimization XLA compiles twice as fast. With
+the older emitters of fused loops, which jaxlib 0.10 still has, it is four times faster again.
 """
 
 from importlib.metadata import version

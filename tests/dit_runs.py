@@ -1,4 +1,4 @@
-"""Workdirs of class-conditional DiTs with random weights, made without training."""
+"""Workdirs of class-conditional DiTs with random weights, written without training."""
 
 import json
 
@@ -21,12 +21,12 @@ def ddpm(**overrides):
 
 
 def latent_ddpm(**overrides):
-    """The same in latents of 4 channels."""
+    """The same for latents of 4 channels."""
     return ddpm(**{"data.name": "latents", "data.channels": 4} | overrides)
 
 
 def random_params(config):
-    """Random kernels of about the usual scale, biases too: nothing at the zeros of the start."""
+    """Random kernels and biases of about the usual scale; none are zero as after `init`."""
     shapes = jax.eval_shape(from_config.model(config).init, jax.random.key(0))
     rng = np.random.default_rng(0)
     return jax.tree.map(lambda leaf: 0.15 * rng.standard_normal(leaf.shape, np.float32), shapes)
@@ -38,7 +38,7 @@ def official_file(path, params):
 
 
 def random_run(folder, config):
-    """A workdir of `config` in `folder`, with `random_params` as parameters and averages."""
+    """Write a workdir of `config` in `folder`, with `random_params` as weights and EMAs."""
     file = official_file(folder / "weights.safetensors", random_params(config))
     assert import_dit(config, folder / "run", file) == 0
     return folder / "run"

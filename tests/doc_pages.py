@@ -1,4 +1,4 @@
-"""The code blocks of the documentation: collected, their form checked, run at a small size.
+"""Code blocks of the documentation: collected, checked, and run at a small size.
 
 A block's fence names its language and, as `title="..."`, either the marks of why no test runs it or
 the file that the reader is to write it to. The site shows both.
@@ -26,7 +26,7 @@ from cdt.modes.compare import parse_arms
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
-# Why a block is not run. All but the first stand for something that a test cannot have.
+# Reasons why a block is not run. All except the first need something that a test does not have.
 MARKS = (
     "synopsis",
     "needs a download",
@@ -36,13 +36,13 @@ MARKS = (
     "needs a cloud account",
     "takes hours",
 )
-# What is shown and not given: output, the content of a file.
+# Languages of blocks that are not commands: output, the content of a file.
 SHOWN = ("text", "json")
 _PROGRAM = re.compile(r"^(\w+=\S+ )*(python|cdt|make|pip|launch/|bash|sbatch|export|gcloud|npm)\b")
 _FENCE = re.compile(r"^( *)(`{3,})(.*)$")
 _INFO = re.compile(r'^(?P<language>\w*)( title="(?P<title>[^"]+)")?$')
 
-# Every run ends within seconds.
+# Every run ends after seconds.
 CHEAP = {
     "train.duration": "4 steps",
     "train.batch_size": 16,
@@ -71,9 +71,9 @@ CHEAP = {
     "compare.seeds": 1,
     "compare.evaluations": 1,
 }
-# What `:smoke` does to a shipped config, of one that has no such variant.
+# For configs without the variant `:smoke`: the keys that it sets.
 SMALL = {"model.size": "", "model.hidden_size": 32, "model.num_heads": 2}
-# The scripts that start the program with their arguments, and what a dry run of each needs.
+# The scripts that start cdt with their arguments, and the environment that their dry run needs.
 RUNNING = ("launch/tpu_run.sh", "launch/slurm.sbatch")
 DRY = {
     f"launch/{name}": [*shell, f"{ROOT}/launch/{name}"]
@@ -85,7 +85,7 @@ DRY = {
         "tpu_status.sh": [],
     }.items()
 }
-# Given by a command, they are no longer than a cheap run.
+# If a command gives these keys, they are shortened to a cheap run.
 SHORTENED = {"evaluate.every": "4 steps", "checkpoint.keep_every": "2 steps"}
 
 
@@ -108,22 +108,22 @@ class Block(NamedTuple):
 
     @property
     def file(self) -> str:
-        """The name of the file that it is the content of."""
+        """The name of the file that has this content."""
         return self.title if re.fullmatch(r"[\w./-]+\.(py|jsonl|json)", self.title) else ""
 
 
 class Command(NamedTuple):
-    """A command of a shell block: words after `NAME=value` in front of them."""
+    """A command of a shell block: its words, and the `NAME=value` before them."""
 
     environment: dict[str, str]
     words: list[str]
 
 
 def blocks(page: Path) -> list[Block]:
-    """The fenced blocks of a page.
+    """Return the fenced blocks of a page.
 
     Raises:
-      ValueError: a fence that is never closed, or whose info string is of another form.
+      ValueError: a fence is not closed, or its info string has another format.
     """
     found, opened = [], None
     for number, line in enumerate(page.read_text().splitlines(), 1):
@@ -147,7 +147,7 @@ def blocks(page: Path) -> list[Block]:
 
 
 def commands(text: str) -> list[Command]:
-    """The commands of a shell block, of which a line may hold several, joined by `&&`."""
+    """Return the commands of a shell block; a line may have several, joined by `&&`."""
     found = []
     for line in text.replace("\\\n", " ").splitlines():
         words = shlex.split(line, comments=True)
@@ -163,7 +163,7 @@ def commands(text: str) -> list[Command]:
 
 
 def problems(block: Block) -> list[str]:
-    """What is wrong with a block before anything of it is run."""
+    """Return the errors of a block that can be found without running it."""
     if block.language in SHOWN:
         given = [line for line in block.text.splitlines() if _PROGRAM.match(line.strip())]
         return [f"{block.where}: '{line}' is a command: use sh" for line in given]
@@ -174,14 +174,14 @@ def problems(block: Block) -> list[str]:
 
 
 def check_form(block: Block, environment: dict[str, str]) -> None:
-    """Of a marked block the flags, config files and keys of its commands, without running them.
+    """Check the flags, config files and keys of the commands in a marked block without running them.
 
     Args:
-      block: one that no test runs.
-      environment: what earlier blocks of the page have exported; what this one exports is added.
+      block: a block that no test runs.
+      environment: variables that earlier blocks of the page exported; those of this one are added.
 
     Raises:
-      UserError, AssertionError: a command that the program would refuse.
+      UserError, AssertionError: the program would refuse a command.
     """
     if block.language == "python" or "synopsis" in block.marks:
         return
@@ -225,11 +225,11 @@ def _check_arguments(module: str, arguments: list[str]) -> None:
 
 
 class Runner:
-    """Runs the blocks of one page in its folder, in which configs/ and launch/ are at hand.
+    """Runs the blocks of one page in its own folder, with links to configs/ and launch/.
 
     Args:
-      folder: empty; is the working directory.
-      shared: what pages share: compiled programs, and the runs that several of them begin with.
+      folder: empty; the working directory.
+      shared: folder of all pages: compiled programs, and the runs that several pages start with.
     """
 
     def __init__(self, folder: Path, shared: Path):
@@ -282,8 +282,11 @@ class Runner:
             sys.argv = before
 
     def _main(self, argv: list[str], arguments: list[str]) -> int:
-        """The same command of a shipped config in a new workdir has the same result: copied from
-        the page that was first to give it."""
+        """Run a command of cdt.main.
+
+        The same command of a shipped config in a new workdir has the same result. It is copied from
+        the first page that has the command.
+        """
         workdir = next(Path(a.partition("=")[2]) for a in arguments if a.startswith("--workdir="))
         reads = ("--config.init_from=", "--config.curriculum.edges_file=")
         shipped = any(a.startswith("--config=configs/") for a in arguments)
@@ -301,7 +304,7 @@ class Runner:
 
 
 def check_config(config: ConfigDict) -> None:
-    """Raises UserError where a page sets a key that there is not, also in an arm."""
+    """Raise UserError if a page sets an unknown key, also in an arm."""
     check_keys(config)
     known = flatten(default_config())
     for overrides in parse_arms(config.compare.arms).values():
@@ -311,7 +314,7 @@ def check_config(config: ConfigDict) -> None:
 
 
 def cheap(arguments: list[str], cache: Path) -> list[str]:
-    """The same run for seconds: a shipped config as `:smoke`, and overrides behind those given."""
+    """Return the command of a short run: a shipped config as `:smoke`, with more overrides."""
     given = {word.partition("=")[0].removeprefix("--config.") for word in arguments}
     file = next((word for word in arguments if word.startswith("--config=")), "")
     overrides = CHEAP | {key: value for key, value in SHORTENED.items() if key in given}

@@ -1,10 +1,10 @@
-"""Our U-Nets' parameters as EDM has them: the inverse of cdt.interop.edm_names, written apart."""
+"""Conversion of U-Net parameters to EDM's names, written independently of cdt.interop.edm_names."""
 
 import numpy as np
 
 
 def _block_name(name, side, halvings):
-    """encoder_1_0 -> enc.8x8_block0 of images of 16x16, and so on."""
+    """Convert "encoder_1_0" to "enc.8x8_block0" (for images of 16x16)."""
     kind, *numbers = name.split("_")
     if kind == "middle":
         return f"dec.{side >> halvings}x{side >> halvings}_in{numbers[0]}"
@@ -14,7 +14,7 @@ def _block_name(name, side, halvings):
 
 
 def edm_state(style, params, side):
-    """Parameters of `adm` or `ddpmpp` for images of that height, under the names of EDM."""
+    """Return the parameters of `adm` or `ddpmpp` under EDM's names; `side` is the image size."""
     halvings = max(int(name.split("_")[1]) for name in params if name.startswith("up_")) + 1
     state = {}
 
@@ -39,7 +39,7 @@ def edm_state(style, params, side):
         if "attention" in ours:
             width = ours["attention"]["out"]["bias"].size
             heads = max(1, width // 64) if style == "adm" else 1
-            # Ours: [q, k, v] of [head, channel]; theirs: [head, channel] of [q, k, v].
+            # The order in cdt is [q/k/v, head, channel], in EDM [head, channel, q/k/v].
             layout = np.arange(3 * width).reshape(3, heads, -1).transpose(1, 2, 0).ravel()
             copy(ours["attention"]["norm"], f"{theirs}.norm2")
             copy(ours["attention"]["qkv"], f"{theirs}.qkv", lambda value: value[..., layout])

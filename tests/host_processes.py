@@ -1,4 +1,4 @@
-"""Several real processes of one run on this machine, which speak over 127.0.0.1."""
+"""Several real processes of one run on this machine, connected over 127.0.0.1."""
 
 import os
 import signal
@@ -20,16 +20,16 @@ def free_port() -> int:
 
 
 class Processes:
-    """Starts `python *command` `count` times; a context that leaves none of them behind.
+    """Runs `python *command` in `count` processes; the context manager ends all of them.
 
     Args:
-      command: of every process, without the flags that join them.
-      count: of processes; of 1 there is none to be joined.
+      command: arguments of every process, without the flags that connect them.
+      count: number of processes; 1: without these flags.
       folder: for their output.
-      devices: simulated ones of each.
+      devices: simulated devices of each process.
       extra: {process: more arguments}.
       cwds: {process: its working directory}.
-      slurm: joined by the variables of an `srun` of one task a node, in place of the flags.
+      slurm: connect them with the variables of an `srun` with one task a node, not with flags.
     """
 
     def __init__(self, command, count, folder, devices=1, extra=None, cwds=None, slurm=False):
@@ -44,7 +44,7 @@ class Processes:
         }
         self.processes = []
         for k in range(count):
-            # As JAX derives the port from the number of the job.
+            # JAX derives the port from the job number in this way.
             environment |= {
                 "SLURM_JOB_ID": str(self.port), "SLURM_STEP_NODELIST": "localhost",
                 "SLURM_NTASKS": str(count), "SLURM_STEP_NUM_TASKS": str(count),
@@ -87,7 +87,7 @@ class Processes:
         return (self.folder / f"err{k}").read_text()
 
     def sentences(self, k) -> list[str]:
-        """What the program itself, and no library, told at its end."""
+        """The messages of cdt, without those of libraries."""
         return [line[5:] for line in self.err(k).splitlines() if line.startswith("cdt: ")]
 
     def wait_for(self, words, k=0, timeout=120) -> None:
@@ -102,7 +102,7 @@ class Processes:
 
 
 def training(workdir, cache, *arguments) -> list[str]:
-    """The smallest training run that has every part: 12 steps, checkpoints after 6 and 12."""
+    """Arguments of a small run with all parts: 12 steps, checkpoints after 6 and 12."""
     return [
         "-m", "cdt.main", f"--config={ROOT}/configs/digits.py:smoke", f"--workdir={workdir}",
         f"--config.compilation_cache={cache}", "--config.model.depth=1", "--config.sample.num=4",

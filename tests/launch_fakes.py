@@ -1,6 +1,6 @@
-"""A copy of launch/ in a repository of its own, and fakes of the commands that it calls.
+"""A copy of launch/ in a separate repository, and fakes of the commands that it calls.
 
-The fakes come first on PATH. They note what they are called with, and answer as a test tells them.
+The fakes are first on PATH. They record their arguments, and give the answers that a test sets.
 """
 
 import ast
@@ -66,7 +66,7 @@ sys.exit(code)
 
 
 def make_repository(folder: Path) -> Path:
-    """A repository with the scripts as they are now, and nothing else that counts."""
+    """Create a repository with the current scripts."""
     shutil.copytree(ROOT / "launch", folder / "launch")
     (folder / "requirements.txt").write_text("jax\n")
     (folder / ".gitignore").write_text("/build/\n")
@@ -81,13 +81,13 @@ def make_repository(folder: Path) -> Path:
 
 
 def _hear_signals() -> None:
-    """Tests may run where signals are ignored, as under nohup, and bash cannot trap those again."""
+    """Restore signals that are ignored, as under nohup: bash cannot trap ignored signals."""
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
 
 
 class Launch:
-    """Calls the scripts, and tells what they called."""
+    """Runs the scripts and reads the recorded calls."""
 
     def __init__(self, folder: Path, repository: Path):
         self.repository = folder / "repository"
@@ -106,17 +106,17 @@ class Launch:
         self.answer("nothing")
 
     def answer(self, words: str, *answers) -> None:
-        """Commands with `words` in their line answer so, one after the other, the last for good.
+        """Set the answers of commands that contain `words`, in order; the last one is repeated.
 
-        An answer is a string, the output, or a dict: stdout, stderr, code, files to `touch`, files
-        to `wait_for` after that, or the `home` of a worker on which the command is carried out.
+        An answer is a string (the output) or a dict: stdout, stderr, code, files to `touch`, files
+        to `wait_for` after that, or the `home` of a worker in which the command is run.
         """
         answers = [{"stdout": a + "\n"} if isinstance(a, str) else a for a in answers]
         self._answers.append([words, answers or [{}]])
         (self._fakes / "answers").write_bytes(marshal.dumps(self._answers))
 
     def start(self, script: str, *arguments: str, **settings) -> subprocess.Popen:
-        """A setting of None is unset."""
+        """Start a script with settings; None unsets one."""
         environment = {k: v for k, v in (self.environment | settings).items() if v is not None}
         return subprocess.Popen(
             ["bash", f"launch/{script}", *arguments],
@@ -135,13 +135,13 @@ class Launch:
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
     def calls(self) -> list[list[str]]:
-        """The commands called so far; the number of a start is always 0.1, 0.2, ..."""
+        """The commands called so far; the ID of a start is shown as 0.1, 0.2, ..."""
         path = self._fakes / "calls"
         lines = path.read_text().splitlines() if path.exists() else []
         return [[without_id(word) for word in ast.literal_eval(line)] for line in lines]
 
     def kinds(self) -> list[str]:
-        """The same, a word each: describe, create, delete, scp, install, run, stop."""
+        """The calls as one word each: describe, create, delete, scp, install, run, stop."""
         kinds = []
         for argv in self.calls():
             command = next((a for a in argv if a.startswith("--command=")), None)
@@ -152,7 +152,7 @@ class Launch:
         return kinds
 
     def grant(self) -> None:
-        """There is no TPU; one is granted when it is asked for, and stays."""
+        """Answer as if there is no TPU at first, and a requested one is granted and stays."""
         self.answer("queued-resources describe", NOT_FOUND, "ACTIVE")
         self.answer("tpu-vm describe", "READY")
 
@@ -161,8 +161,8 @@ def without_id(text: str) -> str:
     return re.sub(r"\b\d{14}-\d+\.", "0.", text)
 
 
-# python3 of a worker's image: `pip install --target=uv uv` leaves a uv that makes an environment
-# whose python is the program.
+# python3 of a worker image: `pip install --target=uv uv` installs a fake uv. It creates an
+# environment whose python is the fake program.
 PYTHON3 = r"""#!/bin/sh
 echo "python3 $*" >>"{home}/installed"
 mkdir -p uv/bin && cp "{home}/uv" uv/bin/uv
@@ -172,7 +172,7 @@ echo "uv $*" >>"{home}/installed"
 [ "$1" = venv ] && mkdir -p venv/bin && cp "{home}/program" venv/bin/python
 exit 0
 """
-# The program: `behaviour` says how it ends.
+# The fake program: the file `behaviour` sets how it ends.
 PROGRAM = r"""#!{python} -IS
 import os, signal, sys, time
 
@@ -200,7 +200,7 @@ sys.exit(75)
 
 
 class Worker:
-    """The home folder of a worker of a TPU, with stand-ins for python3, uv and the program."""
+    """The home folder of a TPU worker, with fakes of python3, uv and the program."""
 
     def __init__(self, home: Path, repository: Path):
         self.home = home
@@ -213,7 +213,7 @@ class Worker:
         self.behave("0")
 
     def behave(self, behaviour: str) -> None:
-        """The program ends with a code, or saves ("saves") or does not ("hangs") on TERM."""
+        """Set the behaviour: an exit code, or "saves" or "hangs" after TERM."""
         (self.home / "behaviour").write_text(behaviour)
 
     def start(self, *arguments: str, **settings: str) -> subprocess.Popen:

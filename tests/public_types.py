@@ -1,5 +1,7 @@
-"""What a type checker sees of `import cdt`, whose names are loaded late. `make lint` has mypy read
-this; nothing runs it."""
+"""Types that a checker sees after `import cdt`, whose names are loaded lazily.
+
+mypy checks this file in `make lint`; it is never run.
+"""
 
 from typing import Any, assert_type
 
@@ -20,5 +22,5 @@ def types(path: str) -> None:
     assert_type(cdt.read_history(path), list[dict[str, Any]])
     cdt.register.network("net", lambda spec, width: spec.out_channels, width=3)
     assert_type(cdt.UserError("why"), cdt.UserError)
-    # An error of the checker's own: a name that is not there.
+    # mypy must report an error here: the name does not exist.
     cdt.load_runs  # type: ignore[attr-defined] # noqa: B018

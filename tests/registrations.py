@@ -1,4 +1,4 @@
-"""What a test registers is forgotten after it."""
+"""Removal of the registrations of a test after it."""
 
 import contextlib
 

@@ -1,4 +1,4 @@
-"""Train steps of real networks, compiled for a mesh of simulated devices."""
+"""Compiled train steps of real networks on a mesh of simulated devices."""
 
 import jax
 import numpy as np
@@ -35,7 +35,7 @@ def batch_of(source, step):
 
 
 def compiled_step(config, mesh):
-    """(initial state, compiled train step, source)"""
+    """Return (initial state, compiled train step, source)."""
     source, _ = from_config.data(config)
     parts = from_config.training(
         config, from_config.model(config, mesh), mesh.size, source.size, STEPS // 2

@@ -1,7 +1,7 @@
-"""A SLURM of one controller and several nodes on this machine, each host in namespaces of its own.
+"""A SLURM cluster on this machine: a controller and several nodes, each in its own namespaces.
 
-Each has its hostname, its processes and its network, so that a node can be lost by its cable. They
-share this machine's file system and processors. Nothing outside of the namespaces is changed.
+Each host has its own hostname, processes and network, so a test can disconnect a node. They share
+the file system and processors of this machine. Nothing outside the namespaces changes.
 """
 
 import os
@@ -14,10 +14,10 @@ CONTROLLER = "head"
 ADDRESSES = {CONTROLLER: "10.77.0.1", "n1": "10.77.0.11", "n2": "10.77.0.12", "n3": "10.77.0.13"}
 NODES = [host for host in ADDRESSES if host != CONTROLLER]
 NODE_TIMEOUT = 10  # seconds after which SLURM counts a node as lost
-# Debian's packages have these; slurmctld and slurmd say why where they do not start.
+# From Debian's packages. slurmctld and slurmd print the reason if they do not start.
 COMMANDS = ("slurmctld", "slurmd", "sbatch", "srun", "scontrol", "unshare", "nsenter", "ip")
 
-# Credentials last so long, and a requeued job waits until those of its last start are void.
+# Credentials expire after 5 s. A requeued job waits until those of its last start have expired.
 CONF = """
 ClusterName=trial
 SlurmctldHost={controller}({address})
@@ -49,7 +49,7 @@ NODE = "NodeName={name} NodeAddr={address} CPUs=2 Gres=gpu:1"
 
 
 def missing() -> str:
-    """Why there can be no cluster on this machine; an empty string if there can."""
+    """Return why this machine cannot run the cluster, or an empty string if it can."""
     absent = [command for command in COMMANDS if shutil.which(command) is None]
     if absent:
         return f"{', '.join(absent)}: not found"
@@ -58,7 +58,7 @@ def missing() -> str:
 
 
 class Host:
-    """A host that is nothing but its namespaces; a context that leaves no process behind."""
+    """A host made of namespaces; the context manager ends all its processes."""
 
     def __init__(self, name: str, hosts_file: Path):
         self._init = subprocess.Popen(
@@ -67,19 +67,19 @@ class Host:
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
         )  # fmt: skip
         assert self._init.stdout is not None
-        assert self._init.stdout.readline() == b"1\n"  # it is the first of its processes by now
+        assert self._init.stdout.readline() == b"1\n"  # it is now process 1 of its namespace
         children = Path(f"/proc/{self._init.pid}/task/{self._init.pid}/children")
         self.pid = int(children.read_text())
         self.call("sh", "-c", f"hostname {name} && mount --bind {hosts_file} /etc/hosts")
         self.call("ip", "link", "set", "lo", "up")
 
     def command(self, *words: str) -> list[str]:
-        """What runs the words on this host."""
+        """The command that runs `words` on this host."""
         namespaces = ["--net", "--uts", "--mount", "--pid"]
         return ["nsenter", f"--target={self.pid}", *namespaces, *words]
 
     def call(self, *words: str, env: dict[str, str] | None = None) -> str:
-        """What they print; fails where they do."""
+        """Run `words` on this host and return the output; raise if they fail."""
         done = subprocess.run(
             self.command(*words), capture_output=True, text=True, check=False, env=env
         )
@@ -92,7 +92,7 @@ class Host:
 
 
 class Cluster:
-    """Starts SLURM on all hosts; a context that leaves no process behind."""
+    """SLURM on all hosts; the context manager ends all processes."""
 
     def __init__(self, folder: Path):
         assert not (reason := missing()), f"there can be no SLURM on this machine: {reason}"
@@ -129,14 +129,14 @@ class Cluster:
             host.end()
 
     def _connect(self) -> None:
-        """A bridge, on the controller, and a cable from it to each host."""
+        """Create a bridge on the controller and a virtual cable to each host."""
         head = self._hosts[CONTROLLER]
         head.call("ip", "link", "add", "bridge", "type", "bridge")
         head.call("ip", "address", "add", f"{ADDRESSES[CONTROLLER]}/24", "dev", "bridge")
         head.call("ip", "link", "set", "bridge", "up")
         for name in NODES:
             node = self._hosts[name]
-            # From outside, where processes have numbers for both.
+            # From outside, where the processes of both hosts are visible.
             subprocess.run(
                 ["nsenter", f"--target={head.pid}", "--net", "ip", "link", "add", name, "type",
                  "veth", "peer", "name", "eth0", "netns", str(node.pid)],
@@ -157,29 +157,29 @@ class Cluster:
         self.wait_until(lambda: set(self.states().values()) == {"idle"}, 60, "all nodes are idle")
 
     def call(self, *words: str, **environment: str) -> str:
-        """What a command of SLURM prints, called on the controller."""
+        """Run a SLURM command on the controller and return its output."""
         everything = os.environ | self.environment | environment
         return self._hosts[CONTROLLER].call(*words, env=everything)
 
     def states(self) -> dict[str, str]:
-        """Of the nodes, as sinfo calls them: idle, alloc, down* and more."""
+        """The states of the nodes as sinfo prints them: idle, alloc, down*, ..."""
         try:
             lines = self.call("sinfo", "--noheader", "--Node", "--format=%N %t").splitlines()
-        except AssertionError:  # the controller is not there yet
+        except AssertionError:  # the controller does not answer yet
             return {}
         return {name: state for name, state in (line.split() for line in lines)}
 
     def submit(self, *words: str, **environment: str) -> str:
-        """The number of the job that sbatch puts into the queue."""
+        """Submit a job and return its number."""
         return self.call("sbatch", "--parsable", *words, **environment).strip()
 
     def job(self, number: str) -> dict[str, str]:
-        """What scontrol shows of it."""
+        """The output of `scontrol show job`."""
         words = self.call("scontrol", "--oneliner", "show", "job", number).split()
         return dict(word.split("=", 1) for word in words if "=" in word)
 
     def plug(self, node: str, *, into: bool) -> None:
-        """Takes the cable of a node out, or puts it back."""
+        """Disconnect a node, or connect it again."""
         self._hosts[CONTROLLER].call("ip", "link", "set", node, "up" if into else "down")
 
     @staticmethod

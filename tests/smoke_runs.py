@@ -1,4 +1,4 @@
-"""What tests of whole runs share: the smoke version of a config, and a checkpoint's arrays."""
+"""Helpers for tests of whole runs: smoke configs, and the arrays of a checkpoint."""
 
 import importlib.util
 from pathlib import Path
@@ -29,7 +29,7 @@ def arrays(workdir, step=None):
     """Every array of a checkpoint as NumPy, by item."""
     folder = Path(workdir) / "checkpoints" / str(step or Checkpointer(
         Path(workdir) / "checkpoints", keep=1).latest_step())  # fmt: skip
-    # Where the devices that it was saved from are not here, as they belonged to several processes.
+    # The devices it was saved from may belong to several processes, so they do not exist here.
     one_device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     args = ocp.args.StandardRestore(fallback_sharding=one_device)
     handler = ocp.StandardCheckpointHandler()

@@ -1,4 +1,4 @@
-"""Every shipped config: builds at full size; its smoke version trains, samples, evaluates."""
+"""Every shipped config can be built at full size, and its smoke version can be run."""
 
 import json
 
@@ -12,9 +12,9 @@ from cdt.errors import UserError
 from cdt.modes import train as loop
 from smoke_runs import CONFIGS, load
 
-# config and variant -> millions of parameters, as published where the network is a published one.
+# Config and variant -> millions of parameters; for published networks, the published number.
 FULL = {
-    "cifar10": 55.73,  # EDM's DDPM++ without the inputs of its augmentation
+    "cifar10": 55.73,  # EDM's DDPM++ without the inputs for augmentation
     "cifar10:dit": 32.5,
     "coco256_latent": None,
     "digits": 1.27,
@@ -46,7 +46,7 @@ def test_every_file_is_tested():
 
 
 @pytest.mark.parametrize("file", sorted(CONFIGS.glob("*.py")), ids=lambda path: path.stem)
-def test_files_are_short_and_say_how_they_are_run(file):
+def test_files_are_short_and_have_their_command(file):
     lines = file.read_text().splitlines()
     assert len(lines) <= 90
     assert f"python -m cdt.main --config=configs/{file.name}" in "\n".join(lines) or (
@@ -58,7 +58,7 @@ def test_files_are_short_and_say_how_they_are_run(file):
 def test_the_network_at_full_size(name):
     config = get(name)
     check_keys(config)
-    config.data.name = "mock"  # of the data's form, without the data
+    config.data.name = "mock"  # of the shape of the data, without the data
     model = from_config.model(config)
     shapes = jax.eval_shape(model.init, jax.random.key(0))
     millions = sum(x.size for x in jax.tree.leaves(shapes)) / 1e6
@@ -71,8 +71,7 @@ def test_the_network_at_full_size(name):
     from_config.sampler(config, model)
 
 
-# Whole runs, of which `make test` has others. What takes longest has networks and conditions like
-# those of the rest.
+# Whole runs. The slowest ones have networks and conditioning like the others.
 SLOW = ("cifar10", "coco256_latent", "emoji64", "ffhq256_latent", "ffhq64", "imagenet64")
 
 

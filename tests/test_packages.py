@@ -1,4 +1,4 @@
-"""What each package exports, and what importing it costs."""
+"""Exports of each package, and the heavy libraries that importing it loads."""
 
 import ast
 import importlib
@@ -33,14 +33,14 @@ def test_exports_are_all_that_is_imported_and_are_functions_not_modules(package)
     room = importlib.import_module(f"cdt.{package}")
     assert room.__all__ == sorted(imported)
     for name, home in imported.items():
-        # A function that has its module's name stands before the module.
+        # A function with the name of its module hides the module.
         assert getattr(room, name) is vars(importlib.import_module(home))[name]
 
 
 # The names of from_config are listed by what they build, in its modules.
 @pytest.mark.parametrize("package", sorted({*PACKAGES} - {"from_config"}))
 def test_the_docstring_lists_what_is_in_the_package(package):
-    """The names of a package that exports; the modules of one that does not."""
+    """It lists the exported names, or the modules if the package exports nothing."""
     doc, imported = source_of(package)
     modules = {path.stem for path in (ROOT / package).glob("*.py")} - {"__init__"}
     assert (set(imported) or modules) <= set(re.findall(r"\w+", doc))
@@ -49,7 +49,7 @@ def test_the_docstring_lists_what_is_in_the_package(package):
 HEAVY = "jax flax optax orbax tensorflow torch scipy matplotlib grain ml_collections PIL numpy"
 
 
-# What each may load of these; the programs' first lines, and what must run before JAX.
+# Heavy libraries that each module may load. These modules start programs or must run before JAX.
 @pytest.mark.parametrize(
     "module, allowed",
     [

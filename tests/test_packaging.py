@@ -1,4 +1,4 @@
-"""What `pip install` gives: the package, its configs, and a command that works anywhere."""
+"""The result of `pip install`: the package, the configs, and a command that works anywhere."""
 
 import configparser
 import email
@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    """Built from a copy of what git tracks, as a build leaves folders behind."""
+    """Build the wheel from a copy of the tracked files, because a build leaves folders behind."""
     source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
     listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
     names = subprocess.run(listed, cwd=ROOT, capture_output=True, check=True, text=True).stdout
@@ -87,7 +87,7 @@ def test_the_command_finds_its_configs_anywhere(wheel, tmp_path):
     assert done.returncode == 2 and "train first" in done.stderr, done.stderr
     done = cdt("--config=configs/nothing.py", "--workdir=run")
     assert done.returncode == 2 and "there is no such file" in done.stderr
-    # What lies in the working directory comes first.
+    # Files in the working directory have priority.
     (here / "configs").mkdir()
     (here / "configs" / "digits.py").write_text("def get_config(variant=''):\n    return 1 / 0\n")
     done = cdt("--config=configs/digits.py:smoke", "--workdir=run")

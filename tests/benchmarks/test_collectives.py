@@ -1,5 +1,7 @@
-"""What programs of GPUs and TPUs send, read from their text. Those of CPUs are read in
-test_sharded_step.py, and a real one of a TPU in tests/tpu."""
+"""Collectives of GPU and TPU programs, read from their text.
+
+test_sharded_step.py has programs of CPUs, and tests/tpu real programs of a TPU.
+"""
 
 import pytest
 
@@ -99,7 +101,7 @@ def test_a_program_of_a_gpu():
     gather, scatter, reduction = collectives(GPU)
     assert (gather.kind, gather.num_bytes, gather.times) == ("all-gather", 2 * 16 * 6, 28)
     assert gather.overlaps and not scatter.overlaps  # a product is between its start and end
-    # Along the first axis of devices that were counted along the second.
+    # Groups along the first axis; devices are counted along the second.
     assert gather.groups == ((0, 1, 2, 3), (4, 5, 6, 7))
     assert (scatter.kind, scatter.num_bytes, scatter.times) == ("reduce-scatter", 8, 28)
     assert scatter.groups == ((0, 1, 2, 3), (4, 5, 6, 7))
@@ -109,9 +111,9 @@ def test_a_program_of_a_gpu():
 def test_a_program_of_a_tpu():
     moved = total_bytes(collectives(TPU))
     assert moved == {
-        "all-gather": 2 * 8 * 16,  # once, though several fusions hold a part of it
+        "all-gather": 2 * 8 * 16,  # counted once, though several fusions have a part of it
         "reduce-scatter": 2 * 16 * 2,
-        "collective-permute": 2 * 2 * 3 * 5,  # the counter goes to 4 by twos
+        "collective-permute": 2 * 2 * 3 * 5,  # the counter goes to 4 in steps of 2
     }
     overlapped = {c.kind for c in collectives(TPU) if c.overlaps}
     assert overlapped == {"all-gather", "collective-permute"}
@@ -123,7 +125,7 @@ def test_a_program_of_a_tpu():
         ("all-gather", 8, 28 * 192 * 3 / 4, 0),
         ("reduce-scatter", 8, 28 * 32 * 3 / 4, 0),
         ("all-reduce", 8, 2 * 40 * 7 / 8, 0),
-        # Four of a domain reduce among themselves, then each a quarter with the other domain.
+        # Four devices of a domain reduce together, then each a quarter with the other domain.
         ("all-reduce", 4, 2 * 40 * 3 / 4, 2 * 40 / 4 / 2),
     ],
 )

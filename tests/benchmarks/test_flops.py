@@ -1,4 +1,4 @@
-"""The FLOPs that benchmarks divide by."""
+"""FLOP counts of the benchmarks."""
 
 from types import SimpleNamespace
 
@@ -16,7 +16,7 @@ from cdt.models.dit import named_dit
 def test_counting_a_dit_agrees_with_the_formula(name):
     network = named_dit(f"{name}/2", out_channels=4, num_classes=1000)
     counted = forward_flops(case_config(f"dit_{name.lower()}2"))
-    # The class table is read as a product with a one-hot vector, which the formula leaves out.
+    # The class table is read by a product with a one-hot vector, which the formula does not count.
     table = 2 * 1001 * network.hidden_size
     assert counted == dit_forward_flops(network, 32, 4) + table
 
@@ -34,8 +34,8 @@ def test_dit_xl_costs_what_its_authors_say():
     ],
 )
 def test_xla_counts_about_as_many(network, least, most):
-    """Its analysis of the compiled program adds element-wise operations, and leaves out products
-    with the zeros around an image, here up to 6 %."""
+    """XLA's count includes element-wise operations and excludes products with the zero padding of
+    images, here up to 6 %."""
     config = case_config("digits")
     if network == "ddpmpp":
         config.data.update(name="mock", image_size=32)

@@ -1,4 +1,4 @@
-"""Every command and program of the documentation is run here, or marked with why it is not."""
+"""Run every command and program of the documentation, except those marked with a reason."""
 
 import json
 import re
@@ -38,7 +38,7 @@ def photos(folder):
 
 
 def emoji_package(folder):
-    """What npm would have unpacked."""
+    """The files that npm would unpack."""
     categories = "Flags", "People & Body", "Smileys & Emotion"
     entries = [
         {
@@ -56,7 +56,7 @@ def emoji_package(folder):
         Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(images / entry["image"])
 
 
-# What a page takes for granted in the reader's folder.
+# Files that a page expects in the reader's folder.
 PLACED = {
     "README.md": (pictures,),
     "docs/howto/data.md": (photos,),
@@ -72,7 +72,7 @@ def folder_of_all(tmp_path_factory):
 
 @pytest.fixture
 def shared(folder_of_all):
-    """What pages share; compiled programs are kept for them, and for no other test."""
+    """The folder that all pages share, with its own cache of compiled programs."""
     with options_kept():
         yield folder_of_all
 
@@ -102,7 +102,7 @@ def test_page(name, tmp_path, monkeypatch, shared):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_no_command_is_outside_of_a_fence(name):
-    """An indented block would be code that nobody collects."""
+    """The test would not collect an indented block."""
     fenced = False
     lines = (ROOT / name).read_text().splitlines()
     for number, (before, line) in enumerate(zip(["", *lines], lines, strict=False), 1):

@@ -1,4 +1,4 @@
-"""That the test of the documentation's commands fails where it should."""
+"""Tests of doc_pages.py: wrong pages and commands are found."""
 
 import pytest
 from ml_collections import ConfigDict

@@ -1,4 +1,4 @@
-"""The figures of docs/concepts.md are what their script draws, and it draws what a run did."""
+"""The figures of docs/concepts.md are reproduced by their script from a real run."""
 
 import runpy
 
@@ -17,10 +17,10 @@ def test_the_pacing_function_gives_the_stages_that_the_run_logged():
     assert stages[0] == 1 and stages[1:].tolist() == run["stage"]
 
 
-@pytest.mark.long  # the whole of a script that draws for seconds
+@pytest.mark.long  # runs the whole script, which takes seconds
 @pytest.mark.parametrize("name", MAKE["FIGURES"])
 def test_figures_are_reproduced(name, tmp_path):
-    """Up to fonts, which differ between versions of matplotlib."""
+    """Equal except for fonts, which differ between versions of matplotlib."""
     MAKE["FIGURES"][name](tmp_path / name)
     made = np.asarray(Image.open(tmp_path / name).convert("L"), float)
     kept = np.asarray(Image.open(ROOT / "docs" / "images" / name).convert("L"), float)

@@ -1,4 +1,4 @@
-"""The script that counts the packages of cdt, on a tree whose counts are known."""
+"""The script that counts the packages of cdt, run on a tree with known counts."""
 
 import runpy
 

@@ -1,5 +1,7 @@
-"""A program of several processes for test_exchange.py; its arguments are the flags of cdt.main that
-join them, or none in a cluster."""
+"""The program of several processes that test_exchange.py runs.
+
+Its arguments are the flags of cdt.main that connect the processes; in a cluster there are none.
+"""
 
 import sys
 
@@ -27,7 +29,7 @@ with together():
     assert gather({"id": me}) == [{"id": k} for k in range(count)]
     assert gather("x" * (5000 * me)) == ["x" * (5000 * k) for k in range(count)]
 
-    # Neighbours in the mesh belong to different processes, so a process holds no block of rows.
+    # Neighbours in the mesh belong to different processes, so no process has contiguous rows.
     devices = np.array(jax.devices()).reshape(count, -1).T.reshape(2, -1)
     mesh = Mesh(devices, ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
     rows = sharding.local_rows(mesh, BATCH)

@@ -1,4 +1,4 @@
-"""How several processes end: stopped, lost, or started wrongly."""
+"""The end of several processes: stopped, lost, or started with errors."""
 
 import signal
 import time
@@ -25,7 +25,7 @@ def endless(tmp_path, cache):
     return Processes(command, 2, tmp_path / "output")
 
 
-# A killed process closes its connections; a frozen one, as on a host without power, does not.
+# A killed process closes its connections. A frozen one does not, like a host without power.
 @pytest.mark.slow
 @pytest.mark.parametrize(("victim", "number"), [(0, signal.SIGKILL), (1, signal.SIGSTOP)])
 def test_when_a_process_is_lost_the_other_ends(tmp_path, cache, victim, number):

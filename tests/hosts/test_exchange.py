@@ -1,4 +1,4 @@
-"""What several processes tell each other, and who loads which rows."""
+"""Values that several processes exchange, and the rows that each loads."""
 
 from pathlib import Path
 

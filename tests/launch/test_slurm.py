@@ -1,4 +1,4 @@
-"""slurm.sbatch, called as SLURM would call it."""
+"""slurm.sbatch, called in the same way as SLURM calls it."""
 
 import shlex
 import signal
@@ -59,8 +59,8 @@ def test_a_crash_ends_the_job(job):
     assert job.calls() == [SRUN]
 
 
-def test_a_lost_node_gets_the_time_to_be_noticed(job):
-    # SLURM then ends the job and starts it anew; whatever the script said would be ignored.
+def test_slurm_gets_the_time_to_detect_a_lost_node(job):
+    # SLURM then ends the job and restarts it; the exit code of the script is ignored.
     job.answer("srun", {"code": 1})
     process = job.start("slurm.sbatch", *ARGUMENTS, NODE_LOSS_SECONDS="600")
     wait_for_call(job)
@@ -71,7 +71,7 @@ def test_a_lost_node_gets_the_time_to_be_noticed(job):
     assert job.calls() == [SRUN]
 
 
-def test_a_cancelled_job_does_not_come_back(job, tmp_path):
+def test_a_cancelled_job_is_not_requeued(job, tmp_path):
     saved = tmp_path / "saved"
     job.answer("srun", {"code": 75, "wait_for": [str(saved)]})
     process = job.start("slurm.sbatch", *ARGUMENTS)
@@ -96,7 +96,7 @@ def test_a_dry_run_prints_what_would_be_called(job):
     assert [shlex.split(line) for line in printed] == job.calls() == [SRUN, REQUEUE]
 
 
-def test_without_a_job_it_says_how_to_submit(job):
+def test_without_a_job_it_prints_how_to_submit(job):
     result = job.run("slurm.sbatch", *ARGUMENTS, SLURM_JOB_ID=None)
     assert result.returncode != 0
     assert "SLURM_JOB_ID: is not set; submit this file: sbatch launch/" in result.stderr
@@ -105,7 +105,7 @@ def test_without_a_job_it_says_how_to_submit(job):
 
 def test_slurm_reads_the_options(job):
     lines = (job.repository / "launch" / "slurm.sbatch").read_text().splitlines()
-    before = lines[: lines.index("set -euo pipefail")]  # SLURM reads no further
+    before = lines[: lines.index("set -euo pipefail")]  # SLURM stops reading options here
     options = {line.removeprefix("#SBATCH ") for line in before if line.startswith("#SBATCH")}
     assert {"--signal=TERM@120", "--requeue", "--open-mode=append"} <= options
     assert all(line.startswith("#") for line in before)

@@ -1,4 +1,4 @@
-"""tpu_run.sh: what it calls, and what it makes of how the program and the TPU fare."""
+"""tpu_run.sh: its calls, and its reactions to exit codes, lost TPUs and signals."""
 
 import os
 import shlex
@@ -16,7 +16,7 @@ START = ["scp", "install", "run"]
 
 
 def ended(*codes, host="w", **more):
-    """What workers say whose programs ended so."""
+    """The output of workers whose programs ended with these codes."""
     lines = [f"\ncdt-exit {host}{i} {code}\n" for i, code in enumerate(codes)]
     return {"stdout": "".join(lines)} | more
 
@@ -73,7 +73,9 @@ def test_a_dry_run_prints_what_would_be_called(launch, num_slices, delete_after)
     printed = [[without_id(word) for word in words] for words in printed]
     if num_slices == "1":
         assert printed == launch.calls()
-    assert sorted(printed) == sorted(launch.calls())  # slices are told at once, in no order
+    assert sorted(printed) == sorted(
+        launch.calls()
+    )  # slices get the command in parallel, in any order
 
 
 def test_overrides_reach_the_program_unchanged(launch, worker):
@@ -117,16 +119,16 @@ def test_2_and_3_stop_with_the_message(launch, code, others):
     assert launch.kinds() == BEGINNING + START
 
 
-def test_2_of_gcloud_itself_is_not_the_programs(launch):
+def test_exit_code_2_of_gcloud_is_not_that_of_the_program(launch):
     launch.grant()
     launch.answer("worker.sh run", {"code": 2, "stderr": "unrecognized arguments\n"}, ended(0))
     assert launch.run(*RUN).returncode == 0
     assert launch.kinds().count("run") == 2
 
 
-def test_crashes_start_again_so_many_times_in_a_row(launch):
+def test_crashes_restart_at_most_max_crashes_times_in_a_row(launch):
     launch.grant()
-    crash = ended(75, 134, 75)  # the others have lost the one that crashed
+    crash = ended(75, 134, 75)  # the other workers lost the one that crashed
     launch.answer("worker.sh run", crash, crash, ended(75), crash, crash, crash)
     result = launch.run(*RUN, MAX_CRASHES="2")
     assert result.returncode == 134
@@ -135,7 +137,7 @@ def test_crashes_start_again_so_many_times_in_a_row(launch):
     assert "crash 3 in a row" in result.stderr
 
 
-def test_a_connection_that_is_lost_for_good_counts_as_a_crash(launch):
+def test_a_permanently_lost_connection_counts_as_a_crash(launch):
     launch.grant()
     launch.answer("worker.sh run", NO_ANSWER)
     result = launch.run(*RUN, MAX_CRASHES="1")
@@ -163,10 +165,10 @@ def test_installing_is_tried_again(launch):
         (["ACTIVE", "ACTIVE"], ["READY", "TERMINATED", NOT_FOUND, "READY"]),
     ],
 )
-def test_a_lost_tpu_is_asked_for_anew(launch, request_states, node_states):
+def test_a_lost_tpu_is_requested_again(launch, request_states, node_states):
     launch.answer("queued-resources describe", "ACTIVE", *request_states, NOT_FOUND, "ACTIVE")
     launch.answer("tpu-vm describe", *node_states)
-    # A node that is gone takes the others' programs with it.
+    # A lost node also ends the programs on the other nodes.
     launch.answer("worker.sh run", ended(1, code=255), ended(0, 0))
     result = launch.run(*RUN, MAX_CRASHES="0")
     assert result.returncode == 0, result.stderr
@@ -192,7 +194,7 @@ def test_a_network_that_is_down_is_waited_for(launch):
     assert launch.kinds().count("create") == 0
 
 
-def test_a_tpu_that_somebody_deleted_stays_deleted(launch):
+def test_a_tpu_that_was_deleted_elsewhere_stays_deleted(launch):
     launch.answer("queued-resources describe", "ACTIVE", NOT_FOUND)
     launch.answer("tpu-vm describe", "READY")
     launch.answer("worker.sh run", NO_ANSWER)
@@ -219,7 +221,7 @@ def test_a_request_that_is_refused_ends_the_script(launch):
     assert launch.kinds() == ["describe", "create"]
 
 
-def test_a_request_that_fails_time_and_again_ends_the_script(launch):
+def test_a_request_that_fails_repeatedly_ends_the_script(launch):
     launch.answer("queued-resources describe", NOT_FOUND, *["FAILED", NOT_FOUND] * 2, "FAILED")
     result = launch.run(*RUN, MAX_CRASHES="2")
     assert result.returncode == 1
@@ -229,7 +231,7 @@ def test_a_request_that_fails_time_and_again_ends_the_script(launch):
 def test_all_slices_get_every_command_at_once(launch, tmp_path):
     launch.grant()
     launch.answer("worker.sh install")
-    # Each waits for the other, so they must run side by side.
+    # Each waits for the other, so they must run in parallel.
     a, b = str(tmp_path / "a"), str(tmp_path / "b")
     launch.answer("ssh r1-0", ended(0, host="a", touch=[a], wait_for=[b]))
     launch.answer("ssh r1-1", ended(0, host="b", touch=[b], wait_for=[a]))
@@ -250,7 +252,7 @@ def test_a_slice_that_fails_is_enough(launch):
 
 
 @pytest.mark.parametrize("code", [0, 2, 3, 1])
-def test_the_tpu_is_given_back_when_that_is_wanted(launch, code):
+def test_the_tpu_is_deleted_with_delete_after(launch, code):
     launch.grant()
     launch.answer("worker.sh run", ended(code))
     result = launch.run(*RUN, DELETE_AFTER="1", MAX_CRASHES="0")
@@ -294,7 +296,7 @@ def test_a_run_that_finishes_after_the_signal_has_finished(launch, tmp_path):
 
 
 def children_of(pid):
-    """Command lines of all processes of the session that a started script leads."""
+    """Command lines of all processes in the session of a started script."""
     found = []
     for name in filter(str.isdigit, os.listdir("/proc")):
         try:
@@ -333,7 +335,7 @@ def test_a_signal_while_waiting_for_the_tpu_ends_the_script(launch):
     wait_until(lambda: not children_of(process.pid))
 
 
-def test_what_is_not_committed_is_said_not_to_be_sent(launch):
+def test_uncommitted_changes_give_a_warning(launch):
     (launch.repository / "new.py").write_text("")
     launch.grant()
     launch.answer("worker.sh run", ended(0))

@@ -21,12 +21,12 @@ def describe_node(node):
     return [*words, *WHERE, "--format=value(state)"]
 
 
-def test_create_asks_for_one_spot_slice(launch):
+def test_create_requests_one_spot_slice(launch):
     assert launch.run("tpu_create.sh").returncode == 0
     assert launch.calls() == [[*REQUEST, "create", "r1", *WHERE, *WHAT, "--node-id=r1", "--spot"]]
 
 
-def test_create_asks_for_several_slices_on_demand(launch):
+def test_create_requests_several_slices_on_demand(launch):
     flags = "--network=mine  --labels=a=b"
     assert launch.run("tpu_create.sh", NUM_SLICES="3", SPOT="0", CREATE_FLAGS=flags).returncode == 0
     nodes = ["--node-count=3", "--node-prefix=r1"]
@@ -34,7 +34,7 @@ def test_create_asks_for_several_slices_on_demand(launch):
     assert launch.calls() == [[*REQUEST, "create", "r1", *WHERE, *WHAT, *nodes, *flags]]
 
 
-def test_create_passes_on_what_gcloud_says(launch):
+def test_create_prints_the_message_of_gcloud(launch):
     launch.answer("create", {"code": 1, "stderr": "no quota\n"})
     result = launch.run("tpu_create.sh")
     assert (result.returncode, result.stderr) == (1, "no quota\n")
@@ -76,7 +76,7 @@ def test_status(launch, request_state, node_states, state):
 @pytest.mark.parametrize("script", SCRIPTS)
 @pytest.mark.parametrize("num_slices", ["1", "2"])
 def test_a_dry_run_prints_what_would_be_called(launch, script, num_slices):
-    # A value that a shell would take apart.
+    # A value that a shell would split.
     settings = {"NUM_SLICES": num_slices, "RUNTIME_VERSION": "a b'c"}
     dry = launch.run(script, "--dry-run", **settings)
     assert (dry.returncode, dry.stderr, launch.calls()) == (0, "", [])

@@ -1,4 +1,4 @@
-"""tpu_worker.sh, on a worker whose python3, uv and program are stand-ins."""
+"""tpu_worker.sh, on a worker with fakes of python3, uv and the program."""
 
 import os
 import time
@@ -32,7 +32,7 @@ def test_install(installed):
 
 
 @pytest.mark.parametrize("code", [0, 2, 75, 255])
-def test_run_tells_the_exit_code_in_its_output_alone(installed, code):
+def test_run_prints_the_exit_code_and_exits_with_0(installed, code):
     installed.behave(str(code))
     arguments = ["--workdir=gs://b/r", "--config.a=it's  two\nlines", ""]
     assert installed.run("run", "7.1", *arguments) == (0, "a line of output\n" + marker(code))
@@ -40,7 +40,7 @@ def test_run_tells_the_exit_code_in_its_output_alone(installed, code):
 
 
 def test_the_same_run_is_not_started_twice(installed):
-    # As gcloud does where the connection breaks: it calls the command again.
+    # gcloud repeats the command when a connection breaks.
     installed.behave("saves")
     first = installed.start("run", "7.1", "--a")
     wait_for(installed.home / "ready")
@@ -68,7 +68,7 @@ def test_a_program_that_was_left_behind_is_ended_before_the_next(installed):
     assert installed.lines("signals") == ["TERM"]
 
 
-def test_a_program_is_signalled_once_and_killed_at_last(installed):
+def test_a_program_gets_one_signal_and_is_killed_later(installed):
     installed.behave("hangs")
     run = installed.start("run", "7.1")
     wait_for(installed.home / "ready")

@@ -1,4 +1,4 @@
-"""Every notebook runs from its first cell to its last, in a kernel of its own."""
+"""Every notebook runs from the first cell to the last, in its own kernel."""
 
 import os
 from pathlib import Path
@@ -17,7 +17,7 @@ NAMES = sorted(path.stem for path in FOLDER.glob("*.ipynb"))
 
 
 def executed(name, monkeypatch, **environment):
-    """The notebook with its outputs; fails where a cell does."""
+    """Run a notebook and return it with its outputs; raise if a cell fails."""
     for key, value in environment.items():
         monkeypatch.setenv(key, str(value))
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
@@ -60,7 +60,7 @@ def test_bring_your_own(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_they_are_kept_without_outputs(name):
-    """Which hold paths and change with every run."""
+    """Outputs contain paths and change with every run."""
     notebook = nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
     nbformat.validate(notebook)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]

@@ -1,4 +1,4 @@
-"""Our autoencoder against diffusers' AutoencoderKL, through the files that diffusers writes."""
+"""The autoencoder, compared with diffusers' AutoencoderKL through the files of diffusers."""
 
 import json
 from functools import partial
@@ -16,7 +16,7 @@ from cdt.models.autoencoder import ResidualBlock
 
 
 def saved(peer, folder):
-    """(our network, our parameters) from what `save_pretrained` leaves."""
+    """Return (our network, our parameters) from the files of `save_pretrained`."""
     shapes = {name: tuple(tensor.shape) for name, tensor in peer.state_dict().items()}
     state = {k: torch.from_numpy(v) for k, v in random_state(shapes).items()}
     peer.load_state_dict(state, strict=True)

@@ -1,4 +1,4 @@
-"""Our DiT against an independent implementation, diffusers' DiTTransformer2DModel, on torch CPU."""
+"""The DiT, compared with an independent implementation, diffusers' DiTTransformer2DModel."""
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ CLASSES, WIDTH, DEPTH, HEADS, PATCH, CHANNELS, OUT_CHANNELS, SIDE = 10, 48, 3, 4
 
 
 def random_params(model):
-    """Random kernels of the usual scale, biases too: nothing at the zeros of the initialisation."""
+    """Random kernels and biases of the usual scale; none are zero as after `init`."""
     x, time, label = jnp.zeros((1, SIDE, SIDE, CHANNELS)), jnp.zeros(1), jnp.zeros(1, jnp.int32)
     shapes = jax.eval_shape(model.init, jax.random.key(0), x, time, label)["params"]
     rng = np.random.default_rng(0)
@@ -38,7 +38,7 @@ def diffusers_dit(params):
         state[f"{theirs}.weight"] = torch.from_numpy(ours["kernel"].T.copy())
         state[f"{theirs}.bias"] = torch.from_numpy(ours["bias"].copy())
 
-    # diffusers holds the patch kernel as that of a convolution [D, C, p, p], ours is [p p C, D].
+    # In diffusers the patch kernel is that of a convolution [D, C, p, p], in cdt [p p C, D].
     kernel = params["patch_embed"]["kernel"].reshape(PATCH, PATCH, CHANNELS, WIDTH)
     state["pos_embed.proj.weight"] = torch.from_numpy(kernel.transpose(3, 2, 0, 1).copy())
     state["pos_embed.proj.bias"] = torch.from_numpy(params["patch_embed"]["bias"].copy())
@@ -47,7 +47,7 @@ def diffusers_dit(params):
     for i in range(DEPTH):
         block = jax.tree.map(lambda p, i=i: p[i], params["blocks"])
         name = f"transformer_blocks.{i}"
-        # It repeats the embeddings in every block; DiT has one.
+        # diffusers repeats the embeddings in every block; cdt has them once.
         copy(params["time_embed"]["in"], f"{name}.norm1.emb.timestep_embedder.linear_1")
         copy(params["time_embed"]["out"], f"{name}.norm1.emb.timestep_embedder.linear_2")
         table = torch.from_numpy(params["label_embed"]["table"].copy())
@@ -61,7 +61,7 @@ def diffusers_dit(params):
         copy(block["mlp"]["out"], f"{name}.ff.net.2")
     peer.load_state_dict(state, strict=True)
     for block in peer.transformer_blocks:
-        # Its frequencies are 10000^(-i / 127); DiT's and ours 10000^(-i / 128).
+        # Its frequencies are 10000^(-i / 127); those of DiT and cdt are 10000^(-i / 128).
         block.norm1.emb.time_proj.downscale_freq_shift = 0
     return peer.eval()
 
@@ -93,7 +93,7 @@ def test_forward_and_input_gradient(unroll):
     theirs.backward(to_nchw(cotangent))
     for a, b in [(ours, theirs), (ours_gradient, peer_x.grad)]:
         b = b.detach().numpy().transpose(0, 2, 3, 1)
-        # Relative to the whole: both sum in float32, in different orders. The angles of time 999
-        # are good to 6e-5, but both round them alike.
+        # Relative to the norm: both sum in float32, in different orders. The angles of time 999
+        # have errors of 6e-5, but both round them in the same way.
         assert np.linalg.norm(a - b) < 1e-5 * np.linalg.norm(b)
         assert np.std(b) > 0.1

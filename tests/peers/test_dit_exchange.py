@@ -1,5 +1,7 @@
-"""Weights out to diffusers' DiTPipeline and in from PyTorch's files: the same network, the same
-images. The module with the official names is written from the paper."""
+"""Export to diffusers' DiTPipeline and import of PyTorch files give the same network and images.
+
+The module with the official names is written from the paper.
+"""
 
 import argparse
 
@@ -39,7 +41,7 @@ def nhwc(x):
 
 
 def with_dits_frequencies(transformer):
-    """As the model card says."""
+    """Set the frequencies as the model card shows."""
     for block in transformer.transformer_blocks:
         block.norm1.emb.time_proj.downscale_freq_shift = 0
     return transformer
@@ -82,8 +84,8 @@ def test_the_networks_agree(exported):
     without_the_card = theirs(label)
     with_dits_frequencies(peer)
     assert_close(ours, theirs(label))
-    assert np.abs(ours - without_the_card).max() > 0.01  # so the card has to say it
-    # What the pipeline takes for no class is ours.
+    assert np.abs(ours - without_the_card).max() > 0.01  # so the model card must mention it
+    # The label of the pipeline for "no class" gives our null class.
     assert_close(ours, theirs(np.where(label == CLASSES, 1000, label)))
 
 
@@ -179,7 +181,7 @@ def normalised(x):
 
 
 class OfficialDiT(nn.Module):
-    """DiT with the names of its authors' files."""
+    """DiT with the names in the official files."""
 
     def __init__(self, channels, out_channels):
         super().__init__()
@@ -219,7 +221,7 @@ class OfficialDiT(nn.Module):
 @pytest.mark.parametrize("family", ["ddpm", "flow"])
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
 def test_official_files(tmp_path, family, zipped):
-    """Through what their training programs save. SiT's network has channels for a variance too."""
+    """With files as the official training scripts save them; SiT's have variance channels too."""
     torch.manual_seed(0)
     average, other = (OfficialDiT(4, 8).eval() for _ in range(2))
     optimizer = torch.optim.AdamW(other.parameters())
@@ -240,7 +242,7 @@ def test_official_files(tmp_path, family, zipped):
     params, model = arrays(tmp_path / "run")["params"], from_config.model(config)
     x, time, label = network_inputs(channels=4)
     if not ddpm:
-        time = np.linspace(0, 1, len(x), dtype=np.float32)  # SiT's: 1 is clean
+        time = np.linspace(0, 1, len(x), dtype=np.float32)  # in SiT, 1 is clean
     theirs = nhwc(average(nchw(x), torch.from_numpy(time), torch.from_numpy(label).long()))
     if ddpm:
         ours = model.apply(params, x, time, {"label": label}, None)

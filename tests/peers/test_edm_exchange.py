@@ -1,7 +1,7 @@
-"""Weights of EDM's networks, in the form in which PyTorch saves them, against those networks.
+"""EDM's networks, imported from PyTorch files, compared with the originals.
 
-The preconditioned networks are nvidia-modulus's, with EDM's names; the sampler of the comparison is
-EDM's algorithm 1, written here in float64.
+The originals are the preconditioned networks of nvidia-modulus, which have EDM's names. Their
+sampler is EDM's algorithm 1, written here in float64.
 """
 
 import sys
@@ -35,14 +35,14 @@ NETWORKS = {
 
 @pytest.fixture(autouse=True)
 def no_profiler_ranges(monkeypatch):
-    """Modulus marks its blocks for NVIDIA's profiler, which a CPU build of torch lacks."""
+    """Disable the marks of Modulus for NVIDIA's profiler, which the CPU build of torch lacks."""
     monkeypatch.setattr(torch.cuda.nvtx, "range_push", lambda message: None)
     monkeypatch.setattr(torch.cuda.nvtx, "range_pop", lambda: None)
 
 
 @pytest.fixture(params=NETWORKS)
 def both(request, tmp_path):
-    """(their denoiser, our denoiser): x f32 [B, C, H, W], sigma -> f64 NumPy [B, C, H, W]."""
+    """Return (their denoiser, our denoiser): x f32[B, C, H, W], sigma -> f64 NumPy[B, C, H, W]."""
     fields = NETWORKS[request.param]
     torch.manual_seed(0)
     peer = EDMPrecond(
@@ -50,9 +50,9 @@ def both(request, tmp_path):
         attn_resolutions=[8], dropout=0.1, **fields,
     ).eval()  # fmt: skip
     with torch.no_grad():
-        for parameter in peer.parameters():  # nothing at the zeros of its start
+        for parameter in peer.parameters():  # no weights at their initial zeros
             parameter.add_(0.05 * torch.randn_like(parameter))
-    # Modulus has empty tensors of its own, which tell it a device.
+    # Modulus has additional empty tensors, from which it reads the device.
     state = {n: t for n, t in peer.state_dict().items() if not n.endswith("device_buffer")}
     assert any(name.endswith("resample_filter") for name in state)
     torch.save(state, tmp_path / "net.pt")

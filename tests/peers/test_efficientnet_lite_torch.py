@@ -1,4 +1,4 @@
-"""Our EfficientNet-Lite0 against efficientnet-lite-pytorch with the published weights."""
+"""EfficientNet-Lite0, compared with efficientnet-lite-pytorch with the published weights."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ def ours():
 
 
 def resized(image):
-    """Pillow's bicubic filter, an independent one, channel by channel in float32."""
+    """Resize with Pillow's bicubic filter, an independent one, by channel in float32."""
     channels = [
         Image.fromarray(image[..., c].astype(np.float32)).resize((224, 224), Image.BICUBIC)
         for c in range(3)

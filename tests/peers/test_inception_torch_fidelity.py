@@ -1,4 +1,4 @@
-"""Our Inception against torch-fidelity's, with random weights, through a PyTorch file."""
+"""Inception, compared with torch-fidelity's with random weights, through a PyTorch file."""
 
 import importlib.util
 import sys
@@ -12,7 +12,7 @@ import torch
 from cdt.evals.inception import network, parameters
 from cdt.files.pytorch import read_state_dict
 
-# The package's __init__ imports torchvision, which its Inception does not use: leave it unexecuted.
+# The __init__ of the package imports torchvision, which its Inception does not need: do not run it.
 spec = importlib.util.find_spec("torch_fidelity")
 sys.modules["torch_fidelity"] = importlib.util.module_from_spec(spec)
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3  # noqa: E402
@@ -20,12 +20,15 @@ from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorIncepti
 
 class Peer(FeatureExtractorInceptionV3):
     def load_state_dict(self, state):
-        """Keeps the weights of the constructor, which has no way to ask for that."""
+        """Do nothing, to keep the random weights of the constructor."""
 
 
 def random_peer():
-    """Weights that keep the scale of activations, so that every layer matters, and statistics of
-    batch normalisation far from those it starts with."""
+    """Return a network with random weights that keep the scale of activations.
+
+    Every layer then affects the result. The statistics of batch normalization differ from their
+    initial values.
+    """
     with tempfile.NamedTemporaryFile(suffix=".pth") as nothing:
         torch.save({}, nothing.name)
         peer = Peer(
@@ -76,5 +79,5 @@ def test_activations(peer, params, shape):
         error = np.abs(found - theirs).max() / np.abs(theirs).max()
         print(f"{name} {shape}: {error:.1e}")
         assert error < 1e-4, name
-        # The images are told apart by far more than that.
+        # Differences between images are much larger than this.
         assert np.abs(theirs[0] - theirs[1]).max() > 0.05 * np.abs(theirs).max()

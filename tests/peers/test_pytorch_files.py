@@ -1,4 +1,4 @@
-"""Our reader against PyTorch's own writer, in both of its formats."""
+"""The reader of PyTorch files, tested on both formats that PyTorch writes."""
 
 import ml_dtypes
 import numpy as np
@@ -61,7 +61,7 @@ def test_state_dict_of_a_module(tmp_path, zipped):
     assert found["1.num_batches_tracked"].dtype == np.int64
     for name, tensor in module.state_dict().items():
         assert np.array_equal(found[name], tensor.numpy()), name
-    # Parameters themselves, as an optimizer or a moving average may hold them.
+    # Parameter objects, which an optimizer or an EMA may save.
     found = written(tmp_path / "b.pth", dict(module.named_parameters()), zipped)
     assert np.array_equal(found["0.weight"], module[0].weight.detach().numpy())
 

@@ -1,4 +1,4 @@
-"""Text states against the library's own, caption by caption without padding."""
+"""Text states, compared with the library's for each caption without padding."""
 
 import numpy as np
 import pytest
@@ -58,7 +58,7 @@ def small_t5():
 
 
 @pytest.mark.parametrize("make, part", [(small_clip, "text_model"), (small_t5, "encoder")])
-def test_the_half_that_reads_text_is_used(tmp_path, make, part):
+def test_the_text_model_is_used(tmp_path, make, part):
     torch.manual_seed(0)
     model = make().eval()
     model.save_pretrained(tmp_path)

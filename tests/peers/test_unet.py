@@ -1,6 +1,6 @@
-"""Our U-Nets against an independent implementation, those of nvidia-modulus, on torch CPU.
+"""The U-Nets, compared with an independent implementation, those of nvidia-modulus.
 
-Modulus has DhariwalUNet (ADM) and SongUNet (DDPM++) as EDM defines them.
+Modulus has EDM's DhariwalUNet (ADM) and SongUNet (DDPM++).
 """
 
 import math
@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-# Modulus imports s3fs, and with it all of botocore, to fetch files from S3; nothing here does.
+# Modulus imports s3fs and botocore to read files from S3, which the tests do not need.
 sys.modules.setdefault("s3fs", types.ModuleType("s3fs"))
 
 from modulus.models.diffusion import DhariwalUNet, SongUNet  # noqa: E402
@@ -32,13 +32,13 @@ CONSTRUCTORS = {"adm": (adm, DhariwalUNet), "ddpmpp": (ddpmpp, SongUNet)}
 
 @pytest.fixture(autouse=True)
 def no_profiler_ranges(monkeypatch):
-    """Modulus marks its blocks for NVIDIA's profiler, which a CPU build of torch lacks."""
+    """Disable the marks of Modulus for NVIDIA's profiler, which the CPU build of torch lacks."""
     monkeypatch.setattr(torch.cuda.nvtx, "range_push", lambda message: None)
     monkeypatch.setattr(torch.cuda.nvtx, "range_pop", lambda: None)
 
 
 def random_params(model, *args):
-    """Random kernels of the usual size, biases and scales too: nothing at its initialisation."""
+    """Random kernels, biases and scales of the usual size; none at its initial value."""
     rng = np.random.default_rng(0)
 
     def draw(path, leaf):
@@ -88,7 +88,7 @@ def test_forward_and_input_gradient(style):
     state = {n: torch.from_numpy(a) for n, a in edm_state(style, params, SIDE).items()}
     assert state.keys() == dict(peer.named_parameters()).keys()
     peer.load_state_dict(state, strict=False)  # it has buffers too, which are constants
-    one_hot = np.eye(CLASSES + 1, CLASSES, dtype=np.float32)[label]  # zeros where there is no label
+    one_hot = np.eye(CLASSES + 1, CLASSES, dtype=np.float32)[label]  # zeros for a dropped label
     peer_x = to_nchw(x).requires_grad_()
     peer_output = peer(
         peer_x, torch.from_numpy(time), torch.from_numpy(one_hot), torch.from_numpy(augment)
@@ -97,6 +97,6 @@ def test_forward_and_input_gradient(style):
 
     for a, b in [(output, peer_output), (gradient, peer_x.grad)]:
         b = b.detach().numpy().transpose(0, 2, 3, 1)
-        # Relative to the whole: both sum in float32, in different orders.
+        # Relative to the norm: both sum in float32, in different orders.
         assert np.linalg.norm(a - b) < 1e-5 * np.linalg.norm(b)
         assert np.std(b) > 0.1

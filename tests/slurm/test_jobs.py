@@ -1,4 +1,4 @@
-"""launch/slurm.sbatch in a real SLURM of three nodes, with real runs of two of them."""
+"""launch/slurm.sbatch in a real SLURM cluster of three nodes, with real runs on two nodes."""
 
 import re
 import sys
@@ -21,7 +21,7 @@ def cluster(tmp_path_factory):
 
 
 class Job:
-    """A job of two nodes, whose log is `log()`."""
+    """A job on two nodes."""
 
     def __init__(self, cluster, folder, *arguments, options=()):
         self.cluster, self.folder = cluster, folder
@@ -83,7 +83,7 @@ def test_a_wrong_value_ends_the_job(cluster, tmp_path):
     assert "launch: the run ended with exit code 2; see its message above." in job.log()
 
 
-def test_before_its_time_is_up_a_job_saves_and_goes_on_until_it_is_cancelled(cluster, tmp_path):
+def test_a_job_saves_before_its_time_limit_and_continues_until_cancelled(cluster, tmp_path):
     job = Job(cluster, tmp_path, *ENDLESS, options=["--time=3", "--signal=TERM@60"])
     job.wait_for("launch: the run was saved; the job is in the queue again.")
     (saved,) = job.said(r"stopped by a signal and saved at step (\d+);")

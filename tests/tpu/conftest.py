@@ -1,4 +1,4 @@
-"""Compilation for TPUs by libtpu, which needs none; `make test-tpu` installs it."""
+"""Compilation for TPUs by libtpu, without a TPU; `make test-tpu` installs libtpu."""
 
 import pytest
 

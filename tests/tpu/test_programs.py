@@ -1,4 +1,4 @@
-"""The programs of a run, compiled for slices of a TPU."""
+"""The compiled programs of a run for TPU slices."""
 
 import os
 import re
@@ -30,7 +30,7 @@ def small_dit():
 
 
 def test_a_step_gathers_parameters_and_reduces_gradients(capfd):
-    """In bfloat16 and nothing as large as an activation; most of it while the TPU computes."""
+    """They are sent in bfloat16 and mostly overlap with computing; no activation is sent."""
     config = small_dit()
     step = targets.compiled_step(config, V5E, 8, fsdp=4)
     assert "full rematerialization" not in capfd.readouterr().err
@@ -40,8 +40,8 @@ def test_a_step_gathers_parameters_and_reduces_gradients(capfd):
     moved = total_bytes(found)
     assert size <= moved["all-gather"] <= 2.1 * size
     assert moved["all-to-all"] + moved["collective-permute"] <= 0.15 * size
-    # Of four that share the state, each sends 3/4 of it two or three times, and its part of the
-    # gradients to the other replica.
+    # Each of the four devices that split the state sends 3/4 of it two or three times, and its
+    # part of the gradients to the other replica.
     sent = sum(sum(sent_bytes(collective, 8, V5E.domain)) for collective in found)
     assert 2 * 0.75 * size <= sent <= 3 * 0.75 * size + 2 * size / 4
     assert total_bytes(c for c in found if c.overlaps)["all-gather"] >= 0.8 * moved["all-gather"]

@@ -1,4 +1,4 @@
-"""Where the mesh lies on the slices of a TPU."""
+"""Placement of the mesh on TPU slices."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ SIZES = [
 
 @pytest.mark.parametrize("name, number", SIZES)
 def test_every_power_of_two_is_a_mesh(name, number):
-    """And no row of it, which exchanges the parameters, leaves a slice that could hold it."""
+    """A row of the mesh, which exchanges parameters, stays in one slice if it fits."""
     chip = targets.CHIPS[name]
     devices = targets.devices(chip, number)
     fsdp = 1
