@@ -174,7 +174,7 @@ def problems(block: Block) -> list[str]:
 
 
 def check_form(block: Block, environment: dict[str, str]) -> None:
-    """Check the flags, config files and keys of the commands in a marked block without running them.
+    """Check flags, config files and keys of the commands in a marked block without running them.
 
     Args:
       block: a block that no test runs.
