@@ -129,7 +129,7 @@ def list_pictures(root: epath.PathLike) -> Listing:
     """
     root = epath.Path(root)
     if not root.is_dir():
-        raise UserError(f"{root} is not a folder; give the folder of the images.")
+        raise UserError(f"there is no folder {root}; give the folder of the images.")
     files = tuple(_pictures(root, ""))
     if not files:
         endings = ", ".join(_ENDINGS)

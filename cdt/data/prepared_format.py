@@ -152,8 +152,8 @@ def check(folder: epath.PathLike) -> PreparedManifest:
 
     if content_hash(manifest, digests()) != manifest.sha256:
         raise UserError(
-            f"the examples in {folder} have changed since they were prepared (their hash is not "
-            "the manifest's); remove the folder and prepare it again."
+            f"the examples in {folder} have changed since they were prepared (their hash differs "
+            "from the manifest's); remove the folder and prepare it again."
         )
     return manifest
 

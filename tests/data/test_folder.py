@@ -100,9 +100,9 @@ def test_several_captions_of_a_picture(tmp_path):
         (['{"file_name": "b.png", "caption": ["x", 1]}'], "lacks a file_name or a caption"),
         (['{"file_name": "b.png"}'], "line 1 of .* lacks a file_name or a caption"),
         (["", "b.png: a bee"], "line 2 of .* is not a JSON object"),
-        (['{"file_name": "b.png", "caption": "x"}'] * 2, "names b.png twice"),
-        (['{"file_name": "d.png", "caption": "x"}'], "captions of 1 pictures .* first d.png"),
-        (['{"file_name": "b.png", "caption": "x"}'], "2 pictures .* no caption .* first a/1.png"),
+        (['{"file_name": "b.png", "caption": "x"}'] * 2, "has two lines for b.png"),
+        (['{"file_name": "d.png", "caption": "x"}'], "captions for 1 images .* first is d.png"),
+        (['{"file_name": "b.png", "caption": "x"}'], "2 images .* no caption .* first is a/1.png"),
         ([CLASSLESS % (name, "null" if name == "c.png" else 1) for name in CAPTIONS], "no class"),
     ],
 )
@@ -113,7 +113,7 @@ def test_wrong_captions(tmp_path, lines, message):
 
 
 def test_wrong_folders(tmp_path):
-    with pytest.raises(UserError, match="is not a folder; give the folder of the images"):
+    with pytest.raises(UserError, match="there is no folder"):
         list_pictures(tmp_path / "nowhere")
     with pytest.raises(UserError, match="contains no image files"):
         list_pictures(tmp_path)

@@ -195,7 +195,7 @@ def one_sentence(words, function, *args, **kwargs):
 
 def test_latents_of_another_autoencoder_or_scale_are_refused(weights, prepared, tmp_path):
     other = write_autoencoder(tmp_path, seed=1)
-    words = f"another autoencoder .there '{sha256(weights)}', now '{sha256(other)}'"
+    words = f"another autoencoder .saved: '{sha256(weights)}', now: '{sha256(other)}'"
     one_sentence(words, from_config.data, latent_config(other, prepared))
     for overrides in ({"latents.scale": 0.2}, {"latents.scaling": "edm2"}):
         config = latent_config(weights, prepared, **overrides)
@@ -231,7 +231,7 @@ def test_damaged_or_missing_latents_are_refused(weights, prepared, tmp_path):
         ("labels.npy", whole["labels.npy"][:-1], "labels.npy is damaged"),
         ("labels.npy", npy_header((10**12,)), "labels.npy is damaged"),
         ("labels.npy", npy_header((2**70,)), "labels.npy is damaged"),
-        ("labels.npy", whole["moments.npy"], "labels.npy is damaged.*it holds float16"),
+        ("labels.npy", whole["moments.npy"], "labels.npy is damaged.*it contains float16"),
         ("manifest.json", whole["manifest.json"][:100], "manifest.json is damaged"),
         ("manifest.json", b"[]", "manifest.json is damaged"),
         ("manifest.json", json.dumps(listed | {"schema": 2}).encode(), "schema is 2, not 1"),
@@ -295,7 +295,7 @@ def test_latents_that_overflow_are_refused(weights, tmp_path, monkeypatch):
     monkeypatch.setattr(
         from_config, "encoder", lambda config: lambda images: huge.repeat(len(images), 0)
     )
-    one_sentence("not finite", latents.encode_data_set, image_config(weights), tmp_path)
+    one_sentence("NaN or inf in float16", latents.encode_data_set, image_config(weights), tmp_path)
 
 
 def test_flips_need_stored_mirror_images(weights, tmp_path, monkeypatch):

@@ -155,7 +155,7 @@ def test_arrays_are_resized_and_captions_and_holdout_kept(tmp_path, capsys):
     )
     assert prepared(tmp_path / "d" / "train").shape == (4, 4, 3)
     assert prepare_command(["", "--source=digits", f"--out={tmp_path}/e", "--image_size=16"]) == 2
-    assert "example 0 of digits/train is 8 pixels wide" in capsys.readouterr().err
+    assert "example 0 of digits/train is 8x8 pixels" in capsys.readouterr().err
     # No shard is finished yet, so other settings are allowed.
     assert (
         prepare_command(
@@ -329,7 +329,7 @@ def test_a_folder_has_one_owner(pictures, tmp_path, capsys):
     (tmp_path / "other" / "train").mkdir(parents=True)
     (tmp_path / "other" / "train" / "thesis.txt").write_text("mine")
     assert prepare_command(command(pictures, tmp_path / "other")) == 2
-    assert "holds thesis.txt" in capsys.readouterr().err
+    assert "contains thesis.txt" in capsys.readouterr().err
     assert files(tmp_path / "other" / "train") == {"thesis.txt": b"mine"}
 
 

@@ -81,8 +81,8 @@ def test_wrong_labels(folder):
     for labels, message in [
         (good[:-1], r"int32\[1499\], not int32\[1500\]"),
         (good.astype(np.int64), r"int64\[1500\]"),
-        (good - 1, "of labels -1 to 8, not 0 to 9"),
-        (good + 1, "of labels 1 to 10, not 0 to 9"),
+        (good - 1, "has labels -1 to 8, not 0 to 9"),
+        (good + 1, "has labels 1 to 10, not 0 to 9"),
     ]:
         np.save(path, labels)
         with pytest.raises(UserError, match=message):
@@ -92,7 +92,7 @@ def test_wrong_labels(folder):
     np.lib.format.write_array_header_1_0(stream, absurd)
     for content in (b"no labels", b"", path.read_bytes()[:-1], stream.getvalue() + bytes(64)):
         path.write_bytes(content)
-        with pytest.raises(UserError, match="unreadable"):
+        with pytest.raises(UserError, match="cannot be read"):
             prepared(folder)
 
 

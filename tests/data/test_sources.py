@@ -64,7 +64,7 @@ def test_mock_without_classes():
 
 
 def test_digits_unknown_split():
-    with pytest.raises(UserError, match="no split 'val'"):
+    with pytest.raises(UserError, match="split is 'val'"):
         sources.digits("val")
 
 
@@ -111,12 +111,12 @@ def test_npz_fingerprint_sees_every_change(tmp_path):
     "arrays, message",
     [
         (dict(images=IMAGES), "has no array 'train_images', only images"),
-        (dict(train_images=IMAGES / 255), r"float64\[6, 4, 5, 3\]: give uint8"),
-        (dict(train_images=IMAGES[0, 0]), r"uint8\[5, 3\]: give uint8"),
-        (dict(train_images=IMAGES[:0]), r"uint8\[0, 4, 5, 3\]: give uint8"),
+        (dict(train_images=IMAGES / 255), r"float64\[6, 4, 5, 3\]; it must be uint8"),
+        (dict(train_images=IMAGES[0, 0]), r"uint8\[5, 3\]; it must be uint8"),
+        (dict(train_images=IMAGES[:0]), r"uint8\[0, 4, 5, 3\]; it must be uint8"),
         (dict(train_images=IMAGES, train_labels=LABELS[:5]), "one integer for each of the 6"),
         (dict(train_images=IMAGES, train_labels=LABELS * 0.5), "must have one integer for each"),
-        (dict(train_images=IMAGES, train_labels=LABELS - 1), "labels from -1 to 1: number"),
+        (dict(train_images=IMAGES, train_labels=LABELS - 1), "labels from -1 to 1; they must be"),
         (dict(train_images=np.array([{}])), "cannot be read as an .npz file of plain arrays"),
     ],
 )

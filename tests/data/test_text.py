@@ -161,9 +161,9 @@ def test_states_of_an_older_layout_are_said_to_be_that(source, tmp_path):
     path = text_folder(tmp_path) / "manifest.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"version": 2}))
     (text_folder(tmp_path) / "captions.jsonl").unlink()
-    with pytest.raises(UserError, match="its version is 2.*: remove it and run"):
+    with pytest.raises(UserError, match="its version is 2.*; remove it and run"):
         read_text_states(tmp_path, "letters")
-    with pytest.raises(UserError, match="of another version: remove it"):
+    with pytest.raises(UserError, match="another version of cdt; remove it"):
         cached(source, tmp_path)
 
 

@@ -76,7 +76,7 @@ def test_the_first_mismatch_is_named():
         ({"params": params | {"a": of((2,), "bfloat16")}}, "and bfloat16[2] in this run"),
         ({"params": {"a": params["a"]}}, "params/b is int32[] in the checkpoint and missing"),
         ({"params": params | {"c": of((), "bool")}}, "params/c is missing in the checkpoint"),
-        ({"ema": {}}, "no 'ema' but params, opt"),
+        ({"ema": {}}, "no item 'ema', only params, opt"),
     ]:
         assert words in manifest.first_mismatch(made, wanted)
 
