@@ -215,7 +215,7 @@ def test_what_cannot_be_exported(latent_run, tmp_path):
         ({}, {"labels": tmp_path / "nowhere"}, "cannot be read as JSON"),
         ({}, {"vae": tmp_path / "full"}, "not the autoencoder of the run"),
         ({"data.channels": 8}, {"vae": vae}, "4 channels, not 8"),
-        ({"data.name": "digits", "data.channels": 1}, {"vae": vae}, "is not of latents"),
+        ({"data.name": "digits", "data.channels": 1}, {"vae": vae}, "does not use latents"),
         ({"latents.scaling": "edm2"}, {}, "supports only 'constant'"),
         ({"process.name": "flow", "process.learn_variance": False}, {}, "supports only 'ddpm'"),
         ({"model.num_classes": 1001}, {}, "supports at most 1000 classes"),

@@ -193,7 +193,7 @@ def test_what_cannot_be_imported(tmp_path):
         (config, heads, "its num_attention_heads is 1, not 4"),
         (config, broken, "it is not a JSON object"),
         (deeper, file, "it has no blocks.2.adaLN_modulation.1.bias"),
-        (other, file, r"is \[11, 32\], which is not that of 7 classes"),
+        (other, file, r"is \[11, 32\], which is not a table of 7 classes"),
         (smoke(), other_names, "not those of SiT"),
         (smoke(**{"process.name": "edm", "sample.sampler": "heun"}), file, "is 'edm'"),
         (ddpm(**{"model.num_classes": 0}), file, "and 0 classes"),

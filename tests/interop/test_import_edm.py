@@ -100,7 +100,9 @@ def test_what_is_not_opened(tmp_path):
     (tmp_path / "edm.pkl").write_bytes(b"cos\nsystem\n(S'true'\ntR.")
     with pytest.raises(UserError, match="is a pickle, .* so it is not opened; .*, 'edm.pt'"):
         import_edm(small("adm"), tmp_path / "run", tmp_path / "edm.pkl")
-    with pytest.raises(UserError, match="is 'dit' and config.process.name 'flow'; EDM's weights"):
+    with pytest.raises(
+        UserError, match="is 'dit' and config.process.name is 'flow'; EDM's weights"
+    ):
         import_edm(smoke(), tmp_path / "run", tmp_path / "a.pt")
     with pytest.raises(UserError, match="which cannot be read .No such file"):
         import_edm(small("adm"), tmp_path / "run", tmp_path / "a.pt")
