@@ -5,6 +5,7 @@ import importlib.util
 import inspect
 import linecache
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -171,12 +172,8 @@ def _misspelt(place: str, error: Exception) -> str | None:
     """A suggestion for a key that the line of a config names and the schema lacks."""
     if not isinstance(error, (AttributeError, KeyError)):
         return None
-    line = place.partition("`")[2]
     known = schema.default_config()
-    for words in line.replace("=", " ").replace(",", " ").replace("(", " ").split():
-        head, _, key = words.partition(".")
-        if head != "config" or not key:
-            continue
+    for key in re.findall(r"\bconfig\.([\w.]+)", place.partition("`")[2]):
         if not schema.has_key(known, key):
             return str(schema.unknown_key(key))
     return None

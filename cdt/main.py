@@ -270,9 +270,9 @@ def run_command_line(
 
 def _check_writable(workdir: str) -> None:
     """Raise UserError if a local workdir, or the folder to create it in, is read-only."""
-    folder = Path(workdir).absolute()
     if "://" in workdir:
         return
+    folder = Path(workdir).absolute()
     while not folder.exists():
         folder = folder.parent
     if not os.access(folder, os.W_OK):

@@ -143,7 +143,7 @@ def check_sampling(config: ConfigDict, model: Model) -> None:
       UserError: a value is out of range or does not fit the model.
     """
     c = config.sample
-    for key in ("sample.num", "sample.batch_size"):
+    for key in ("sample.num", "sample.batch_size", "sample.steps"):
         at_least(config, key, 1)
     _levels_and_sampler(config, model.process)
     if c.guidance != 1.0 and not model.null:
@@ -179,7 +179,7 @@ def _levels_and_sampler(config: ConfigDict, process: Process) -> tuple[np.ndarra
         fitting = [name for name, other in SAMPLERS.items() if process.name in other.families]
         raise UserError(
             f"config.sample.sampler is '{c.sampler}', which does not fit the family "
-            f"'{process.name}' (config.process.name); give {' or '.join(fitting)}."
+            f"'{process.name}' (config.process.name); it must be one of {', '.join(fitting)}."
         )
     with named("sample"):
         if process.name == "edm":

@@ -95,6 +95,8 @@ def open_all_at(config: ConfigDict, num_examples: int) -> int:
 def cluster_edges(config: ConfigDict, process: Process) -> np.ndarray:
     """Return the edges f32[N+1] of the clusters in u."""
     c = config.curriculum
+    if c.spacing != "custom":
+        at_least(config, "curriculum.num_clusters", 1)
     if process.num_levels and c.num_clusters > process.num_levels and c.spacing != "custom":
         raise UserError(
             f"config.curriculum.num_clusters is {c.num_clusters}; it must be at most "
@@ -173,8 +175,11 @@ def _spec(
 
 def _pacing(config: ConfigDict, num_stages: int, open_all_at: int) -> Pacing:
     at_least(config, "curriculum.patience.max_stage_steps", 0)
-    build = choose("curriculum.pacing", config.curriculum.pacing, PACINGS)
-    with named(f"curriculum.{config.curriculum.pacing}"):
+    name = config.curriculum.pacing
+    build = choose("curriculum.pacing", name, PACINGS)
+    length = {"patience": "steps", "fixed": "steps_per_stage"}[name]
+    at_least(config, f"curriculum.{name}.{length}", 1)
+    with named(f"curriculum.{name}"):
         return build(config.curriculum, num_stages, open_all_at)
 
 
