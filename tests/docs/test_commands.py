@@ -28,12 +28,16 @@ def pictures(folder):
 
 
 def photos(folder):
-    """A folder of images of two classes, with a damaged one."""
+    """A folder of images of two classes."""
     rng = np.random.default_rng(0)
     for i in range(24):
         path = folder / "photos" / ("cat", "dog")[i % 2] / f"{i}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(rng.integers(0, 255, (72, 80, 3), np.uint8)).save(path)
+
+
+def damaged_photo(folder):
+    """A damaged file in the folder of `photos`."""
     (folder / "photos" / "cat" / "damaged.png").write_bytes(b"\x89PNG")
 
 
@@ -58,8 +62,8 @@ def emoji_package(folder):
 
 # Files that a page expects in the reader's folder.
 PLACED = {
-    "README.md": (pictures,),
-    "docs/howto/data.md": (photos,),
+    "README.md": (pictures, photos),
+    "docs/howto/data.md": (photos, damaged_photo),
     "docs/howto/text.md": (emoji_package,),
     "docs/tutorial.md": (emoji_package,),
 }
