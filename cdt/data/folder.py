@@ -59,10 +59,10 @@ def folder(root: epath.PathLike, image_size: int, channels: int) -> Source:
       channels: 1 (grey) or 3 (RGB).
 
     Raises:
-      UserError: see `list_pictures`.
+      UserError: see `list_images`.
       BadExample: when an image is read that is damaged or too small.
     """
-    source = from_listing(list_pictures(root), image_size, channels)
+    source = from_listing(list_images(root), image_size, channels)
 
     def images(indices: np.ndarray) -> np.ndarray:
         try:
@@ -120,7 +120,7 @@ def from_listing(
     )
 
 
-def list_pictures(root: epath.PathLike) -> Listing:
+def list_images(root: epath.PathLike) -> Listing:
     """List a local or `gs://` folder that has one of the three layouts above.
 
     Raises:
@@ -130,7 +130,7 @@ def list_pictures(root: epath.PathLike) -> Listing:
     root = epath.Path(root)
     if not root.is_dir():
         raise UserError(f"there is no folder {root}; give the folder of the images.")
-    files = tuple(_pictures(root, ""))
+    files = tuple(_image_files(root, ""))
     if not files:
         endings = ", ".join(_ENDINGS)
         raise UserError(f"{root} contains no image files; their names must end in {endings}.")
@@ -178,7 +178,7 @@ def _length(root: epath.Path, name: str) -> int:
     return (root / name).stat().length
 
 
-def _pictures(root: epath.Path, prefix: str) -> Iterator[str]:
+def _image_files(root: epath.Path, prefix: str) -> Iterator[str]:
     """Yield the sorted names of the image files below root/prefix, relative to the root."""
     for name in sorted(_names(root / prefix)):
         if name.startswith("."):
@@ -186,7 +186,7 @@ def _pictures(root: epath.Path, prefix: str) -> Iterator[str]:
         if name.lower().endswith(_ENDINGS):
             yield prefix + name
         elif (root / prefix / name).is_dir():
-            yield from _pictures(root, f"{prefix}{name}/")
+            yield from _image_files(root, f"{prefix}{name}/")
 
 
 def _with_captions(root: epath.Path, files: tuple[str, ...], table: epath.Path) -> Listing:

@@ -301,9 +301,9 @@ def _json(manifest: MomentsManifest) -> str:
 
 
 def _first_difference(found: MomentsManifest, wanted: MomentsManifest) -> str | None:
-    for name, there, here in zip(MomentsManifest._fields, found, wanted, strict=True):
-        if there != here:
-            return f"{name} (saved: {there!r}, now: {here!r})"
+    for name, saved, now in zip(MomentsManifest._fields, found, wanted, strict=True):
+        if saved != now:
+            return f"{name} (saved: {saved!r}, now: {now!r})"
     return None
 
 

@@ -10,14 +10,14 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 # pixels. The largest cameras make 150 million.
 MAX_PIXELS = 200_000_000
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
-warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # `open_picture` refuses it
+warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # `open_image` refuses it
 
 
 class TooLarge(ValueError):
     """An image has more than MAX_PIXELS; the message continues the file's name."""
 
 
-def open_picture(data: bytes) -> Image.Image:
+def open_image(data: bytes) -> Image.Image:
     """Return the image in the bytes of a file, not yet decoded.
 
     Raises:
@@ -49,7 +49,7 @@ def decode(data: bytes, image_size: int, channels: int, *, upscale: bool = False
       ValueError: the image is damaged, or `fit` refuses it. The message continues the file's name.
     """
     try:
-        with open_picture(data) as image:
+        with open_image(data) as image:
             image.load()
             image = ImageOps.exif_transpose(image)
     except TooLarge:

@@ -35,7 +35,7 @@ from etils import epath
 from cdt import usage
 from cdt.data import sources
 from cdt.data.command_line import flag_list, parsed
-from cdt.data.folder import from_listing, list_pictures
+from cdt.data.folder import from_listing, list_images
 from cdt.data.idx import idx
 from cdt.data.prepared_format import FORMS, PreparedManifest, check, prepared
 from cdt.data.shards import Form, Stopped
@@ -47,11 +47,11 @@ _SHARD = 4096  # images in a shard, without --shards
 
 
 class Opened(NamedTuple):
-    """A source, and how a worker process opens the part that it needs of it."""
+    """A source, and a function with which a worker process opens a part of it."""
 
     source: Source
-    # indices int64[n] -> (what opens a source, the same examples in that source), to be pickled;
-    # None where the data are in memory, so that other processes would only copy them
+    # indices int64[n] -> (function that opens a source, indices of the same examples in it); can be
+    # pickled. None: the data are in memory, so worker processes would only copy them.
     part: Part | None
 
 
@@ -63,7 +63,7 @@ def _folder(given: flags.FlagValues) -> Opened:
         )
     # A set that is to be divided has no folders of splits yet.
     root = epath.Path(given.path) if given.holdout else epath.Path(given.path) / given.split
-    listing = list_pictures(root)
+    listing = list_images(root)
     form = dict(image_size=given.image_size, channels=given.channels, upscale=given.upscale)
 
     def part(indices: np.ndarray) -> tuple[Callable[[], Source], np.ndarray]:

@@ -101,14 +101,14 @@ def _opener(
     return part(block) if part is not None else (lambda: source, block)
 
 
-def _check_same(folder: Path, there: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+def _check_same(folder: Path, saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     # `path` may differ, because data can be moved: the fingerprint identifies them. `on_bad` may
     # differ, so that a user can skip a bad image found after hours: finished shards had none.
     free = ("path", "on_bad")
-    names = [name for name in now if name not in free and there.get(name) != now[name]]
+    names = [name for name in now if name not in free and saved.get(name) != now[name]]
     if names:
         what = ", ".join(
-            f"{name} (saved: {there.get(name)!r}, now: {now[name]!r})" for name in names
+            f"{name} (saved: {saved.get(name)!r}, now: {now[name]!r})" for name in names
         )
         raise UserError(
             f"{folder} was prepared with other settings: {what}; give another --out or remove this "

@@ -102,11 +102,11 @@ def _done(folder: epath.Path, manifest: TextManifest) -> int:
     for path in (folder / "manifest.json", folder / _UNFINISHED):
         if path.exists():
             try:
-                there = json.loads(path.read_text())
-                done = there.pop("done", manifest.num_captions + 1)
+                saved = json.loads(path.read_text())
+                done = saved.pop("done", manifest.num_captions + 1)
             except (ValueError, AttributeError):
-                there = None
-            if there != manifest._asdict():
+                saved = None
+            if saved != manifest._asdict():
                 raise UserError(
                     f"{folder} has the states of another encoder, other captions or another "
                     "version of cdt; remove it and run the same command again."

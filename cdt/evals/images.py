@@ -56,13 +56,13 @@ def read_images(path: epath.PathLike) -> np.ndarray:
 def _read_folder(path: epath.Path) -> np.ndarray:
     from PIL import UnidentifiedImageError
 
-    from cdt.data.pictures import TooLarge, open_picture
+    from cdt.data.pictures import TooLarge, open_image
 
     images: list[np.ndarray] = []
     skipped: list[str] = []
     for file in _files(path):
         try:
-            with open_picture(file.read_bytes()) as image:
+            with open_image(file.read_bytes()) as image:
                 grey = image.mode in ("1", "L", "I;16")
                 array = np.asarray(image.convert("L" if grey else "RGB"))
         except TooLarge as error:

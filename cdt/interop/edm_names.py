@@ -97,9 +97,9 @@ def _layer_name(layer: list[str], side: int, halvings: int, style: Style) -> str
         return f"out_{part}" if style.adaptive_scale else f"dec.{side}x{side}_aux_{part}"
     kind, *numbers = first.split("_")
     size = side >> (halvings if kind == "middle" else int(numbers[0]))
-    room = "enc" if kind in ("down", "encoder") else "dec"
+    half = "enc" if kind in ("down", "encoder") else "dec"
     if kind == "middle":
         block = f"in{numbers[0]}"
     else:
         block = kind if len(numbers) == 1 else f"block{numbers[1]}"
-    return f"{room}.{size}x{size}_{block}.{_BLOCK['/'.join(rest)]}"
+    return f"{half}.{size}x{size}_{block}.{_BLOCK['/'.join(rest)]}"

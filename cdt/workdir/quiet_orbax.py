@@ -31,7 +31,7 @@ def _is_no_abandoned_task(record: logging.LogRecord) -> bool:
 def _is_of_abandoned(event: "sys.UnraisableHookArgs") -> bool:
     """Return whether the error is of an abandoned coroutine of Orbax or a TensorStore thread.
 
-    A TensorStore thread is not started by Python, hence a _DummyThread.
+    A TensorStore thread is not started by Python, so it is a _DummyThread.
     """
     code = getattr(event.object, "cr_code", None)
     if code is not None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cdt.data.folder import folder, list_pictures
+from cdt.data.folder import folder, list_images
 from cdt.data.sources import BadExample
 from cdt.errors import UserError
 
@@ -23,7 +23,7 @@ def test_class_folders(tmp_path):
     picture(tmp_path / ".hidden" / "1.png", 0)
     (tmp_path / "README.txt").write_text("no picture")
     (tmp_path / "a" / "notes.json").write_text("{}")
-    listing = list_pictures(tmp_path)
+    listing = list_images(tmp_path)
     assert listing.classes == ("a", "a.b", "b", "c c")
     assert listing.files == (
         "a/1.jpg",
@@ -50,7 +50,7 @@ def test_unconditional_and_linked(tmp_path):
     assert source.labels is None and source.num_classes is None and source.shape == (2, 2, 1)
     (tmp_path / "linked").mkdir()
     (tmp_path / "linked" / "k").symlink_to(tmp_path / "pool")
-    assert list_pictures(tmp_path / "linked").files == ("k/0.png", "k/1.png", "k/2.png")
+    assert list_images(tmp_path / "linked").files == ("k/0.png", "k/1.png", "k/2.png")
 
 
 CAPTIONS = {"b.png": "a bee", "a/1.png": 'an "apple",\nred', "c.png": "la mer \u2028 bleue"}
@@ -109,21 +109,21 @@ def test_several_captions_of_a_picture(tmp_path):
 def test_wrong_captions(tmp_path, lines, message):
     (with_pictures(tmp_path) / "captions.jsonl").write_text("\n".join(lines))
     with pytest.raises(UserError, match=message):
-        list_pictures(tmp_path)
+        list_images(tmp_path)
 
 
 def test_wrong_folders(tmp_path):
     with pytest.raises(UserError, match="there is no folder"):
-        list_pictures(tmp_path / "nowhere")
+        list_images(tmp_path / "nowhere")
     with pytest.raises(UserError, match="contains no image files"):
-        list_pictures(tmp_path)
+        list_images(tmp_path)
     picture(tmp_path / "a" / "1.png", 0)
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="class folder .*empty contains no images"):
-        list_pictures(tmp_path)
+        list_images(tmp_path)
     picture(tmp_path / "1.png", 0)
     with pytest.raises(UserError, match=r"both images \(1.png, ...\) and folders of images \(a"):
-        list_pictures(tmp_path)
+        list_images(tmp_path)
 
 
 def test_bad_pictures_are_named(tmp_path):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cdt.data.folder import list_pictures
+from cdt.data.folder import list_images
 from cdt.data.prepare import prepare_command
 from cdt.data.prepared_format import prepared
 from cdt.errors import UserError
@@ -63,7 +63,7 @@ def test_captions_name_no_picture_outside(tmp_path, name):
     rows = [{"file_name": name, "caption": "x"}, {"file_name": "a.png", "caption": "x"}]
     (tmp_path / "in" / "captions.jsonl").write_text("\n".join(map(json.dumps, rows)))
     with pytest.raises(UserError, match="images that are not in"):
-        list_pictures(tmp_path / "in")
+        list_images(tmp_path / "in")
 
 
 @pytest.mark.slow
