@@ -53,8 +53,8 @@ def compare(config: ConfigDict, workdir: str) -> int:
         _check_settings(path, config)
     averages = {name: from_config.ema_name(configs[name, 0]) for name in arms}
     console.info(
-        f"comparison: {len(arms)} arms x {config.compare.seeds} seeds = {len(configs)} runs of "
-        f"{config.train.duration}; each is evaluated {config.compare.evaluations} times with "
+        f"comparison: {len(configs)} runs (arms: {len(arms)}, seeds: {config.compare.seeds}) of "
+        f"{config.train.duration}; evaluations of each run: {config.compare.evaluations}, with "
         f"{config.evaluate.num:,} images, features {config.evaluate.features}"
     )
 
@@ -65,7 +65,7 @@ def compare(config: ConfigDict, workdir: str) -> int:
         if exit_code != EXIT_FINISHED:
             return exit_code
         if i % len(arms) == 0:
-            with console.phase(f"writing the report of {seed + 1} seeds"):
+            with console.phase(f"writing the report (seeds: {seed + 1})"):
                 verdicts = _report(config, train_source.name, averages, seed + 1, path)
     print("\n".join(verdicts))
     print(f"see {path / 'index.html'}")

@@ -66,7 +66,7 @@ def difficulty(config: ConfigDict, workdir: str) -> int:
     clusters = len(parts.edges) - 1
     console.info(
         f"difficulty: relative entropy of {c.num_pairs} pairs of noise levels, then convergence of "
-        f"{clusters} clusters x {c.seeds} seeds = {clusters * c.seeds} models of {steps:,} steps"
+        f"{clusters * c.seeds} models of {steps:,} steps (clusters: {clusters}, seeds: {c.seeds})"
     )
     name = f"{train.name}, {parts.process.name}"
     with console.phase("computing relative entropy"):

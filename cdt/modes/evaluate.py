@@ -22,6 +22,7 @@ from cdt.monitoring.writers import Writer
 from cdt.run.evaluation import features_of, reference_of, scalars
 from cdt.run.images import describe_samples, make_generator
 from cdt.run.open_run import open_run
+from cdt.run.training_run import describe_data
 from cdt.run.weights import load_params
 
 
@@ -53,9 +54,12 @@ def evaluate(config: ConfigDict, workdir: str) -> int:
             with console.phase(f"reading the reference {c.reference}"):
                 references = {"reference": file_reference(c.reference, feature_fn)}
         else:
+            with console.phase("reading data") as reading:
+                sources = from_config.data(config)
+                reading.result = describe_data(*sources)
             references = {
                 split: reference_of(config, path, source, feature_fn)
-                for split, source in zip(("train", "test"), from_config.data(config), strict=True)
+                for split, source in zip(("train", "test"), sources, strict=True)
             }
     images = make_images()
     if images is None or jax.process_index() > 0:

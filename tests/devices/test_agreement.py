@@ -1,4 +1,4 @@
-"""What processes compare; that several really do is tested in tests/hosts."""
+"""Differences between processes; tests/hosts has tests with several processes."""
 
 import pytest
 
@@ -8,12 +8,12 @@ from cdt.workdir.manifest import library_versions
 
 
 def test_differences_name_every_value_and_its_processes():
-    told = [{"a": 1, "b": [1, 2]}, {"a": 1, "b": [1, 3]}, {"a": 1, "b": [1, 2], "c": None}]
-    assert differences(told) == [
+    settings = [{"a": 1, "b": [1, 2]}, {"a": 1, "b": [1, 3]}, {"a": 1, "b": [1, 2], "c": None}]
+    assert differences(settings) == [
         "b ([1, 2] on process 0, 2 and [1, 3] on process 1)",
         "c (missing on process 0, 1 and null on process 2)",
     ]
-    assert differences(told[:1]) == differences([told[0]] * 4) == []
+    assert differences(settings[:1]) == differences([settings[0]] * 4) == []
 
 
 def test_mixed_library_versions_are_differences():

@@ -1,4 +1,4 @@
-"""A comparison from end to end on a few steps: equal conditions, resumed, refused."""
+"""A comparison of a few steps from end to end: equal conditions, resume, wrong input."""
 
 import csv
 import json
@@ -15,10 +15,10 @@ from smoke_runs import arrays, assert_same_arrays, load, smoke
 
 ARMS = (
     "uniform: curriculum.enabled=False",
-    # Fewer and other clusters than the baseline: validation is on the same intervals all the same.
+    # Fewer and different clusters than the baseline; all arms are validated on the same intervals.
     "curriculum: curriculum.enabled=True curriculum.patience.steps=2 curriculum.num_clusters=3 "
     "curriculum.spacing=snr",
-    # An average that is put together from what each run has saved so far.
+    # A post-hoc EMA, combined from the checkpoints that each run has so far.
     "posthoc: sample.ema=posthoc0.15",
 )
 
@@ -40,7 +40,7 @@ def finished(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_what_a_comparison_leaves(finished):
+def test_files_of_a_comparison(finished):
     found = json.loads((finished / "comparison.json").read_text())
     assert [*found["arms"]] == ["uniform", "curriculum", "posthoc"]
     assert found["conditions"]["arm curriculum"] == ARMS[1].partition(": ")[2]
@@ -65,7 +65,7 @@ def test_what_a_comparison_leaves(finished):
 
 
 @pytest.mark.slow
-def test_arms_start_alike_and_seeds_do_not(finished):
+def test_arms_start_from_the_same_weights_and_seeds_do_not(finished):
     def first_validation(arm, seed):
         lines = (
             (finished / "runs" / arm / f"seed_{seed}" / "metrics.jsonl").read_text().splitlines()
@@ -78,7 +78,7 @@ def test_arms_start_alike_and_seeds_do_not(finished):
 
 
 @pytest.mark.slow
-def test_running_again_trains_nothing_and_says_the_same(finished, capsys):
+def test_running_again_trains_nothing_and_writes_the_same(finished, capsys):
     before = (finished / "comparison.json").read_text()
     params = arrays(finished / "runs" / "curriculum" / "seed_1")
     assert mode.compare(config(), str(finished)) == 0
@@ -89,7 +89,7 @@ def test_running_again_trains_nothing_and_says_the_same(finished, capsys):
 
 
 @pytest.mark.slow
-def test_a_signal_stops_it_and_it_goes_on(tmp_path, monkeypatch):
+def test_a_signal_stops_it_and_it_resumes(tmp_path, monkeypatch):
     report = tmp_path / "comparison.json"
     steps = []
     for due in (lambda: len(steps) == 3, report.exists):  # in the first run; with the second seed
@@ -111,7 +111,7 @@ def test_a_signal_stops_it_and_it_goes_on(tmp_path, monkeypatch):
 @pytest.mark.parametrize("variant", ["digits,flow", "digits,ddpm", "digits,flow,sift",
                                      "digits,ddpm,sift", "digits,ddpm,peers"])  # fmt: skip
 def test_the_shipped_comparisons_can_be_built(tmp_path, monkeypatch, variant):
-    """Everything but the training; their arms `measured` use what a difficulty study leaves."""
+    """Everything except training; the arms `measured` use the files of a difficulty study."""
     monkeypatch.chdir(tmp_path)
     shipped = load("compare", variant)
     if "peers" not in variant:
@@ -128,7 +128,7 @@ def test_the_shipped_comparisons_can_be_built(tmp_path, monkeypatch, variant):
 BAD = {
     "no such key": (("a: ", "b: density.nam=uniform"), "did you mean 'density.name'"),
     "an old key": (("a: ", "b: timesteps.patience=3"), "is now 'curriculum.patience.steps'"),
-    "alike": (
+    "same arms": (
         ("a: density.name=uniform", "b: density.name='uniform'"),
         "'a' and 'b' are the same",
     ),
@@ -176,7 +176,7 @@ def test_what_a_peer_changes_can_be_an_arm(tmp_path):
 
 
 def test_a_comparison_of_an_earlier_version_goes_on():
-    """What version 0.1.0 wrote as settings.json, with the keys of its time."""
+    """A settings.json as version 0.1.0 wrote it, with its keys."""
     base = {"optim.lr": 0.5, "train.duration": "8 steps"}
     timesteps = {"timesteps.name": "curriculum", "timesteps.density": "uniform",
                  "timesteps.patience": 7}  # fmt: skip

@@ -25,13 +25,13 @@ def finished(tmp_path_factory):
 def test_what_a_study_leaves(finished):
     names = {p.name for p in finished.iterdir()}
     assert {"convergence", "relative_entropy"} <= {n.partition(".")[0] for n in names}
-    for picture in ("convergence.png", "relative_entropy.png", "steps_to.png"):
-        assert min(Image.open(finished / picture).size) > 100
+    for plot in ("convergence.png", "relative_entropy.png", "steps_to.png"):
+        assert min(Image.open(finished / plot).size) > 100
     found = json.loads((finished / "convergence.json").read_text())
     losses = np.array(found["losses"])
     assert found["steps"] == [0, 3, 6, 9, 12] and losses.shape == (1, 5, 4)
     assert np.all(losses[0, -1] < losses[0, 0])
-    # Every curve starts from the same parameters, so where the levels are alike so is the loss.
+    # All curves start from the same parameters, so equal levels have equal losses.
     assert (finished / "convergence.csv").read_text().count("\n") == 1 + 4
     assert (finished / "relative_entropy.csv").read_text().count("\n") == 1 + 10
     text = (finished / "verdict.txt").read_text()
@@ -67,7 +67,7 @@ def test_a_signal_ends_the_study_and_loses_one_cluster_at_most(tmp_path, monkeyp
 
 @pytest.mark.long  # a second study
 def test_a_model_a_device_gives_the_curves_of_each_model_over_all_devices(finished, tmp_path):
-    """Four clusters on eight devices: half of them train repeats, which nobody sees."""
+    """Four clusters on eight devices: half of the devices train repeats, which are dropped."""
     assert mode.difficulty(smoke(**{"difficulty.side_by_side": True}), str(tmp_path)) == 0
     for file in (finished / "curves").iterdir():
         expected = json.loads(file.read_text())

@@ -1,4 +1,4 @@
-"""Evaluation of samples that are given, and of averages while a run trains."""
+"""Evaluation of given samples, and of EMAs during training."""
 
 import json
 
@@ -70,20 +70,20 @@ def test_a_folder_against_a_file_of_statistics(tmp_path):
         ("reference", "other_space.npz", "statistics of one feature space"),
     ],
 )
-def test_what_cannot_be_evaluated(tmp_path, monkeypatch, key, value, words):
+def test_wrong_samples_and_references(tmp_path, monkeypatch, key, value, words):
     monkeypatch.chdir(tmp_path)
     np.savez("samples.npz", np.zeros((30, 8, 8, 1), np.uint8))
     np.savez("other_space.npz", mu=np.zeros(3), sigma=np.eye(3))
     config = smoke()
     config.evaluate.samples = "samples.npz"
     config.evaluate[key] = value
-    monkeypatch.setattr(Generator, "images", None)  # said before anything is sampled
+    monkeypatch.setattr(Generator, "images", None)  # the error comes before sampling
     with pytest.raises(UserError, match=words):
         mode.evaluate(config, str(tmp_path))
 
 
-@pytest.mark.long  # a run, its samples and an evaluation of each average
-def test_several_averages_are_evaluated_while_training(tmp_path):
+@pytest.mark.long  # a run, its samples and an evaluation of each EMA
+def test_several_emas_are_evaluated_during_training(tmp_path):
     config = smoke()
     config.evaluate.every = "12 steps"
     config.evaluate.emas = ("0.995", "raw")

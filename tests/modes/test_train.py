@@ -1,4 +1,4 @@
-"""The loop from end to end, on the smoke version of the shipped configs."""
+"""The training loop from end to end, with the variant `smoke` of the shipped configs."""
 
 import gzip
 import json
@@ -30,7 +30,7 @@ def without_times(records):
 
 
 class StopAt:
-    """Sends the process a signal while step `step` is being counted."""
+    """Send the process a signal when step `step` is counted."""
 
     def __init__(self, monkeypatch, step, number=signal.SIGTERM):
         def update(progress, done, **kwargs):
@@ -41,7 +41,7 @@ class StopAt:
 
 
 class Watched(logging.Handler):
-    """While it is entered: what was compiled, and how often something was fetched.
+    """A context that records compilations and fetches.
 
     Attributes: compiled (the messages), fetches.
     """
@@ -74,7 +74,7 @@ class Watched(logging.Handler):
 
 @pytest.fixture(scope="module")
 def watched_run(tmp_path_factory):
-    """(workdir, what was seen) of a run that nothing disturbs."""
+    """Return (workdir, record) of an uninterrupted run."""
     workdir = tmp_path_factory.mktemp("undisturbed")
     with Watched() as watched:
         assert loop.train(smoke(), str(workdir)) == 0
@@ -94,7 +94,7 @@ def test_the_step_is_compiled_once_and_fetched_from_only_when_due(watched_run):
     assert watched.fetches == 4 + 3
 
 
-def test_what_a_run_leaves_behind(undisturbed):
+def test_files_of_a_run(undisturbed):
     names = {p.name for p in undisturbed.iterdir()}
     assert names >= {"checkpoints", "config.json", "metrics.jsonl", "samples", "convergence.png"}
     grids = sorted(p.name for p in (undisturbed / "samples").iterdir())
@@ -106,7 +106,7 @@ def test_what_a_run_leaves_behind(undisturbed):
         assert {x for x in convergence["normalised"][row] if x is not None} <= {expected}
 
 
-def test_what_a_run_logs(undisturbed):
+def test_metrics_of_a_run(undisturbed):
     history = read_history(undisturbed)
     logged = {r["step"]: r for r in history if "loss" in r}
     assert sorted(logged) == [6, 12, 18, 24]
@@ -159,7 +159,7 @@ def test_stopped_and_resumed_equals_undisturbed_bitwise(
     assert without_times(read_history(tmp_path)) == without_times(read_history(undisturbed))
 
 
-@pytest.mark.long  # a stopped run, which is tested beside it, goes on by the same code
+@pytest.mark.long  # the test of a stopped run covers the same code
 def test_killed_without_warning_repeats_from_the_last_checkpoint(
     undisturbed, tmp_path, monkeypatch
 ):
@@ -180,7 +180,7 @@ def test_killed_without_warning_repeats_from_the_last_checkpoint(
 
 
 @pytest.mark.long  # two runs
-def test_a_longer_run_goes_on_and_keeps_its_opening_step(tmp_path):
+def test_a_longer_run_resumes_and_keeps_its_opening_step(tmp_path):
     base = {"curriculum.max_fraction": 0.5, "curriculum.patience.steps": 1000}
     assert loop.train(smoke(**base, **{"train.duration": "12 steps"}), str(tmp_path)) == 0
     assert arrays(tmp_path)["timesteps"]["pacing"]["stage"] == 4  # all open from step 6
@@ -204,7 +204,7 @@ def test_several_steps_in_one_program_are_the_same_run(undisturbed, tmp_path, ca
     assert re.search(r"memory of a step on each device: \d+\.\d\d GiB", out)
     assert re.search(r"where the time went: .* s: step \d+\.\d % .*compile", out)
     here, there = (arrays(workdir) for workdir in (tmp_path, undisturbed))
-    # The compiler may order sums in the two programs otherwise.
+    # The compiler may order sums differently in the two programs.
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), here, there)
     np.testing.assert_array_equal(
         here["timesteps"]["stage_lengths"], there["timesteps"]["stage_lengths"]
@@ -235,7 +235,7 @@ def test_a_mesh_that_splits_nothing_is_refused_before_anything_is_written(tmp_pa
 def test_read_only_workdir(tmp_path, monkeypatch):
     from etils import epath
 
-    # Root writes anywhere, so the refusal of the file system is played.
+    # Root can write anywhere, so the error of the file system is simulated.
     def refuse(*args, **kwargs):
         raise PermissionError(13, "Permission denied")
 
@@ -255,7 +255,7 @@ def test_a_trace_of_the_steps_asked_for(tmp_path, capsys):
     events = json.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]
     steps = [e["args"]["step_num"] for e in events if e.get("name") == "train" and "args" in e]
     assert sorted(map(int, steps)) == [3, 4]
-    # Another trace is no other run, and a run that is beyond the steps traces nothing.
+    # Other traced steps are the same run, and a run past these steps traces nothing.
     config = smoke(**{"train.duration": "10 steps", "profile.steps": (2, 4)})
     assert loop.train(config, str(tmp_path)) == 0
     assert list((tmp_path / "profile" / "plugins" / "profile").iterdir()) == [folder]

@@ -91,7 +91,7 @@ sys.exit(3)
 """
 
 
-@pytest.mark.parametrize("broken", ["closed", "full disk", "closed pipe", "pipe nobody reads"])
+@pytest.mark.parametrize("broken", ["closed", "full disk", "closed pipe", "pipe without a reader"])
 def test_output_that_cannot_be_written_changes_nothing(tmp_path, broken):
     reader, writer = os.pipe()
     redirect = {"closed": ">&- 2>&-", "full disk": ">/dev/full 2>&1"}.get(broken, "")

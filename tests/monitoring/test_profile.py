@@ -10,7 +10,7 @@ from cdt.monitoring.profile import Profile
 
 @pytest.fixture
 def calls(monkeypatch):
-    """What was asked of the profiler and of the loop, in order."""
+    """The calls of the profiler and of the loop, in order."""
     found = []
     monkeypatch.setattr(jax.profiler, "start_trace", lambda folder: found.append("start"))
     monkeypatch.setattr(jax.profiler, "stop_trace", lambda: found.append("stop"))

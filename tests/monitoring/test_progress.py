@@ -25,14 +25,14 @@ def clock(monkeypatch):
 
 
 def terminal(rows: int, columns: int):
-    """(file descriptor to read from, stream of a terminal of that size)."""
+    """Return (file descriptor to read from, stream of a terminal of that size)."""
     reader, writer = pty.openpty()
     fcntl.ioctl(writer, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
     return reader, os.fdopen(writer, "w")
 
 
 def everything(reader: int, stream) -> str:
-    """What was written to the terminal, which this closes."""
+    """Return the output on the terminal, and close it."""
     stream.close()
     chunks = []
     with contextlib.suppress(OSError):  # how Linux says that the other end is closed

@@ -1,4 +1,4 @@
-"""Metrics on disk: valid JSON, one history over kills and resumes, nothing lost on the way."""
+"""Metrics on disk: valid JSON, one history over kills and resumes, no lost line."""
 
 import json
 import logging
@@ -18,7 +18,7 @@ from cdt.monitoring.writers import Writer, read_history
 
 @pytest.fixture
 def events(monkeypatch):
-    """Stand-ins for TensorFlow and clu; the list of what reached the writer."""
+    """Fakes of TensorFlow and clu; returns the list of calls of the writer."""
     seen = []
 
     class SummaryWriter:
@@ -74,7 +74,7 @@ def test_a_second_run_appends(tmp_path):
     assert values(read_history(tmp_path)) == [(1, 1.0), (2, 2.0)]
 
 
-def test_numbers_that_are_not_finite_are_null_and_read_as_nan(tmp_path):
+def test_nan_and_inf_are_null_and_read_as_nan(tmp_path):
     writer = Writer(tmp_path, tensorboard=False)
     writer.scalars(1, {"nan": math.nan, "inf": -math.inf, "loss": 1.0})
     writer.close()
@@ -90,7 +90,7 @@ def test_no_history_is_an_empty_one(tmp_path):
     assert read_history(tmp_path) == []
 
 
-def test_a_resume_takes_back_what_was_written_beyond_it(tmp_path):
+def test_a_resume_invalidates_later_lines(tmp_path):
     first = Writer(tmp_path, tensorboard=False)
     for step in (1, 2, 3, 4, 5):
         first.scalars(step, {"loss": step})
@@ -108,7 +108,7 @@ def test_a_resume_takes_back_what_was_written_beyond_it(tmp_path):
         writer.close()
 
 
-def test_the_time_between_a_stop_and_a_resume_is_taken_out(tmp_path):
+def test_the_time_between_a_stop_and_a_resume_is_subtracted(tmp_path):
     written = [
         {"step": 0, "time": 100.0},
         {"step": 5, "time": 110.0},
@@ -142,7 +142,7 @@ def test_a_new_run_of_version_0_1_0_is_read(tmp_path):
     assert read_history(tmp_path)[1]["data_wait_fraction"] == 0.5
 
 
-def test_starting_over_takes_back_everything(tmp_path):
+def test_starting_again_invalidates_everything(tmp_path):
     for loss in (1.0, 2.0):
         writer = Writer(tmp_path, tensorboard=False)
         writer.start(0)
@@ -164,24 +164,24 @@ def test_a_line_torn_by_a_kill_costs_only_itself(tmp_path, kept):
     assert values(read_history(tmp_path)) == [(1, 1.0), *whole, (3, 3.0)]
 
 
-def test_a_workdir_that_cannot_be_written_to_is_the_users_error(tmp_path):
+def test_a_workdir_that_cannot_be_written_to_raises_user_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written to .*file.*another --workdir"):
         Writer(tmp_path / "file", tensorboard=False)
 
 
-def test_a_full_disk_stops_nothing_and_what_it_refused_comes_later(tmp_path, caplog):
+def test_a_full_disk_stops_nothing_and_lines_are_written_later(tmp_path, caplog):
     writer = Writer(tmp_path, tensorboard=False)
-    disk, room = writer._lines._file, [20]
+    disk, free = writer._lines._file, [20]
 
     class FullDisk:
         """Takes 20 more bytes, part of a line, and then none."""
 
         def write(self, content):
-            if not room[0]:
+            if not free[0]:
                 raise OSError(28, "No space left on device")
-            taken = disk.write(content[: room[0]])
-            room[0] -= taken
+            taken = disk.write(content[: free[0]])
+            free[0] -= taken
             return taken
 
     writer._lines._file = FullDisk()
@@ -197,7 +197,7 @@ def test_a_full_disk_stops_nothing_and_what_it_refused_comes_later(tmp_path, cap
     assert values(read_history(tmp_path)) == [(n, float(n)) for n in (1, 2, 3, 4)]
 
 
-def test_an_object_of_a_bucket_is_written_anew_now_and_then(tmp_path, monkeypatch):
+def test_an_object_in_a_bucket_is_rewritten_at_intervals(tmp_path, monkeypatch):
     clock = [0.0]
     monkeypatch.setattr(writers.time, "monotonic", lambda: clock[0])
     path = tmp_path / "metrics.jsonl"
@@ -248,7 +248,7 @@ def test_closing_before_tensorboard_was_started_does_not_import_it(tmp_path, eve
 
 
 @pytest.mark.parametrize("missing", ["tensorflow", "clu"])
-def test_without_tensorflow_one_line_says_so(tmp_path, events, monkeypatch, caplog, missing):
+def test_without_tensorflow_one_warning_is_logged(tmp_path, events, monkeypatch, caplog, missing):
     monkeypatch.setitem(sys.modules, missing, None)  # importing it raises ImportError
     writer = Writer(tmp_path, tensorboard=True)
     writer.scalars(1, {"loss": 1.0})
@@ -307,7 +307,7 @@ for event in EventFileLoader(sys.argv[1]).Load():
 
 @pytest.mark.slow
 def test_tensorboard_reads_the_events(tmp_path):
-    """With the real TensorFlow, in processes of their own: some 10 s of a core."""
+    """With the real TensorFlow, in separate processes: about 10 s of a core."""
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, str(tmp_path)], capture_output=True, text=True
     )
@@ -316,7 +316,7 @@ def test_tensorboard_reads_the_events(tmp_path):
     read = subprocess.run([sys.executable, "-c", READER, str(path)], capture_output=True, text=True)
     assert read.returncode == 0, read.stderr
     found = [json.loads(line) for line in read.stdout.splitlines()]
-    # An image is [width, height, PNG, ...]; bytes 1 to 3 of a PNG say so.
+    # An image is [width, height, PNG, ...]; bytes 1 to 3 of a PNG are "PNG".
     assert [event for event in found if event[1].startswith("loss")] == [
         [1, "loss", 0.5],
         [1, "loss/cluster_01", 0.25],

@@ -1,4 +1,4 @@
-"""A run opened from Python: the same samples as the program's, on other devices; honest errors."""
+"""A run opened from Python: the same samples as the command, other devices, errors."""
 
 import json
 import subprocess
@@ -20,7 +20,7 @@ ANOTHER_MESH = {"mesh.data": 4, "mesh.fsdp": 2, "mesh.min_shard_size": 256}
     scope="module",
     params=[
         pytest.param({}, id="this mesh"),
-        # Trained on a mesh that is not here when it is opened: programs more to compile.
+        # Trained on another mesh than the one it is opened on; more programs to compile.
         pytest.param(ANOTHER_MESH, id="another mesh", marks=pytest.mark.long),
     ],
 )
@@ -43,21 +43,21 @@ def test_parameters_and_samples_are_the_programs(workdir):
     assert sample(smoke(), str(workdir)) == 0
     with np.load(workdir / "samples" / "step_24" / "samples.npz") as written:
         images = run.sample(len(written["arr_0"]))
-        # Of another mesh, so rounded otherwise here and there.
+        # Another mesh rounds some values differently.
         assert abs(images.astype(int) - written["arr_0"]).max() <= 1
 
 
 @pytest.mark.long  # of a run
-def test_settings_are_those_of_the_config(workdir):
+def test_settings_are_keys_of_the_config(workdir):
     run = cdt.load_run(workdir)
-    # So short a run knows no classes.
+    # Such a short run has not learned classes.
     noise = np.random.default_rng(0).standard_normal
     run.params = jax.tree.map(lambda p: p + 0.1 * noise(p.shape, np.float32), run.params)
     plain, guided = (run.sample(4, classes=(3,), guidance=g, steps=2) for g in (1.0, 3.0))
     assert plain.shape == guided.shape == (4, 8, 8, 1) and plain.dtype == np.uint8
     assert (plain != guided).any()
     np.testing.assert_array_equal(plain, run.sample(4, classes=(3,), guidance=1.0, steps=2))
-    assert run.config.sample.guidance == smoke().sample.guidance  # nothing stays
+    assert run.config.sample.guidance == smoke().sample.guidance  # settings are not kept
     with pytest.raises(cdt.UserError, match="no key 'sample.guidence'; did you mean"):
         run.sample(4, guidence=2.0)
     with pytest.raises(cdt.UserError, match="config.sample.classes is"):
@@ -65,12 +65,12 @@ def test_settings_are_those_of_the_config(workdir):
 
 
 @pytest.mark.long  # of a run
-def test_convergence_is_what_was_logged(workdir):
+def test_convergence_is_the_logged_one(workdir):
     run = cdt.load_run(workdir)
-    found, told = run.convergence(), json.loads((workdir / "convergence.json").read_text())
-    np.testing.assert_array_equal(found.steps, told["steps"])
-    np.testing.assert_allclose(found.losses, told["validation_loss"])
-    np.testing.assert_array_equal(found.stage_starts, told["stage_starts"])
+    found, written = run.convergence(), json.loads((workdir / "convergence.json").read_text())
+    np.testing.assert_array_equal(found.steps, written["steps"])
+    np.testing.assert_allclose(found.losses, written["validation_loss"])
+    np.testing.assert_array_equal(found.stage_starts, written["stage_starts"])
     assert found.stage == 4 and found.stage_lengths.sum() == 24
     last = [r for r in cdt.read_history(workdir) if "validation_loss" in r][-1]
     assert found.losses[-1, 0] == last["validation_loss/cluster_01"]
@@ -78,7 +78,7 @@ def test_convergence_is_what_was_logged(workdir):
 
 
 @pytest.mark.long  # of a run
-def test_what_cannot_be_opened(workdir, tmp_path):
+def test_errors_of_load_run(workdir, tmp_path):
     with pytest.raises(cdt.UserError, match="has no config.json; give the workdir of a run"):
         cdt.load_run(tmp_path)
     with pytest.raises(cdt.UserError, match="config.sample.ema is '0.5'"):
