@@ -116,7 +116,7 @@ def test_a_run_continues_with_one_in_a_hundred_damaged(pictures, tmp_path, caplo
 @pytest.mark.long  # a run
 def test_a_run_stops_above_the_limit(pictures, tmp_path):
     with pytest.raises(
-        UserError, match="2 of the 200 examples.*allows 1; the first:.*png.*--on_bad=skip"
+        UserError, match="2 of the 200 examples.*allows 1. The first:.*png.*--on_bad=skip"
     ):
         train(config_of(pictures, **{"data.max_bad_fraction": 0.005}), str(tmp_path / "run"))
 

@@ -115,7 +115,7 @@ def test_a_step_is_repeated_and_nothing_is_changed(tmp_path, monkeypatch, capsys
     with pytest.raises(UserError, match="config.replay.step is 0; give a step, from 1 on"):
         replay(config, str(tmp_path))
     config.replay.step = 1
-    with pytest.raises(UserError, match="There is no checkpoint of a run in .*; train first"):
+    with pytest.raises(UserError, match="There is no checkpoint of a run in .*: train first"):
         replay(config, str(tmp_path / "none"))
 
 

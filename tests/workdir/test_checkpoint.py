@@ -62,7 +62,7 @@ def test_nothing_saved_is_none_and_reading_creates_nothing(tmp_path):
     assert checkpoints.latest_step() is None
     assert checkpoints.read_meta() is None
     assert checkpoints.restore_latest({}) is None
-    with pytest.raises(UserError, match="There is no checkpoint in .*: train first"):
+    with pytest.raises(UserError, match="There is no checkpoint in .*; train first"):
         checkpoints.restore_items({})
     assert not (tmp_path / "checkpoints").exists()
 
