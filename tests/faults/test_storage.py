@@ -323,7 +323,9 @@ def test_a_run_that_cannot_save_ends_with_a_fix(
     config = smoke(**EVERY, **{"checkpoint.on_failure": on_failure})
     with monkeypatch.context() as patch:
         away_between(patch, tmp_path, 8, None)
-        with pytest.raises(UserError, match=f"{TOLD.format(step)}; free disk space .* same command"):
+        with pytest.raises(
+            UserError, match=f"{TOLD.format(step)}; free disk space .* same command"
+        ):
             loop.train(config, str(tmp_path))
     assert not (tmp_path / "checkpoints").exists()
     (tmp_path / "away").rename(tmp_path / "checkpoints")
