@@ -259,7 +259,7 @@ def test_folders_and_images_that_do_not_fit(weights, prepared, tmp_path):
         "x",
     )
     config = image_config(weights, **{"data.channels": 2})
-    one_sentence("8x8x2; .* 3 channels, or grey", latents.encode_data_set, config, "x")
+    one_sentence("8x8x2; .* their channels 3 or 1", latents.encode_data_set, config, "x")
     config = image_config(weights, **{"latents.batch_size": 0})
     one_sentence("latents.batch_size is 0", latents.encode_data_set, config, tmp_path / "new")
     config = image_config("", **{"latents.weights": ""})
