@@ -285,7 +285,7 @@ def test_weights_that_do_not_fit(weights, tmp_path):
     one_sentence("is damaged", latents.encode_data_set, config, tmp_path / "out")
     (tmp_path / "config.json").write_text("{")
     one_sentence(
-        "does not describe an autoencoder", latents.encode_data_set, config, tmp_path / "out"
+        "does not describe an AutoencoderKL", latents.encode_data_set, config, tmp_path / "out"
     )
     assert not (tmp_path / "out").exists()
 
