@@ -50,5 +50,5 @@ def storage_errors() -> Iterator[None]:
         place = "A file" if error.filename is None else os.fspath(error.filename)
         raise UserError(
             f"{place} cannot be read or written ({os.strerror(error.errno)}); everything saved "
-            "before is intact: free some space or fix the storage, and give the same command again."
+            "before is intact: free some space or fix the storage, and run the same command again."
         ) from error

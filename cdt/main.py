@@ -70,7 +70,7 @@ Config keys:
 {sections}
 
 Exit codes: 0 finished, 2 wrong input, 3 stopped by NaN or inf,
-75 stopped by a signal (give the same command again), 76 one process failed.
+75 stopped by a signal (run the same command again), 76 one process failed.
 """
 
 
@@ -247,9 +247,9 @@ def run_command_line(
                 _check_alike(config, workdir, mode)
                 if command is not None or mode not in SHARED_MODES:
                     raise UserError(
-                        "Several processes were started, but this program runs in one, on all "
-                        "devices of one host; start one (SLURM: --ntasks=1), without --coordinator "
-                        "or with --num_processes=1."
+                        "Several processes were started, but this program runs in one process, "
+                        "on all devices of one host; start one (SLURM: --ntasks=1), without "
+                        "--coordinator or with --num_processes=1."
                     )
             if command is None:
                 writes, values = mode not in READING_MODES, []

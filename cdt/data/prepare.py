@@ -17,7 +17,7 @@ data.name = "prepared" and data.path = "data/photos". The second prepares the
 test split. --holdout=0.1 makes both splits of a folder without splits.
 
 The same command again continues after the last finished shard.
-Exit codes: 0 finished, 2 wrong input, 75 stopped by a signal (give the same
+Exit codes: 0 finished, 2 wrong input, 75 stopped by a signal (run the same
 command again).
 """
 
@@ -211,7 +211,7 @@ def prepare_command(argv: list[str]) -> int:
             _prepare(given)
         return EXIT_FINISHED
     except (Stopped, KeyboardInterrupt):
-        print("cdt: stopped; give the same command again to continue", file=sys.stderr)
+        print("cdt: stopped; run the same command again to continue", file=sys.stderr)
         return EXIT_STOPPED
     except UserError as error:
         hint = ""

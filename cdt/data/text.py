@@ -14,7 +14,7 @@ ENCODER is any text model of `transformers`: its name on the Hugging Face hub or
 a folder. For a run on latents of the same images, give --out=LATENTS.
 
 The same command again continues a stopped one.
-Exit codes: 0 finished, 2 wrong input, 75 stopped by a signal (give the same
+Exit codes: 0 finished, 2 wrong input, 75 stopped by a signal (run the same
 command again).
 """
 
@@ -192,7 +192,7 @@ def text_command(argv: list[str]) -> int:
         encoder = load_encoder(given.encoder, given.max_length)
         folder = text_folder(epath.Path(out) / given.split)
         if not cache_states(source, encoder, folder, given.batch_size):
-            print("cdt: stopped; give the same command again to continue", file=sys.stderr)
+            print("cdt: stopped; run the same command again to continue", file=sys.stderr)
             return EXIT_STOPPED
     except UserError as error:
         print(f"cdt: {error}", file=sys.stderr)

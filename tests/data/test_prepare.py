@@ -295,7 +295,7 @@ def test_killed_workers_and_parents(slow_pictures, tmp_path):
     process = start(slow_pictures, tmp_path / "out", *more)  # continues until it gets a signal
     wait_for(lambda: len(shards_done()) > len(done))
     process.send_signal(signal.SIGTERM)
-    assert "give the same command again" in process.communicate(timeout=30)[1]
+    assert "run the same command again" in process.communicate(timeout=30)[1]
     assert process.returncode == 75 and len(shards_done()) < 30
     assert times == {name: (work / name).stat().st_mtime_ns for name in done}
 
