@@ -69,6 +69,14 @@ def test_workdir_is_required():
     assert_one_sentence(cdt(DIGITS), "--workdir is missing")
 
 
+def test_a_read_only_workdir_is_refused_before_jax_is_loaded(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write anywhere
+    monkeypatch.setattr("cdt.main.keep_freed_memory", None)  # called before JAX is imported
+    refused = cdt(DIGITS, f"--workdir={tmp_path}/run", "--mode=evaluate")
+    assert_one_sentence(refused, "cannot be written to")
+    assert not (tmp_path / "run").exists()
+
+
 def test_config_file_that_raises(tmp_path):
     (tmp_path / "broken.py").write_text("def get_config(variant=''):\n    return 1 / 0\n")
     refused = cdt(f"--config={tmp_path}/broken.py", f"--workdir={tmp_path}/run")
