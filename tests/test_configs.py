@@ -24,6 +24,8 @@ FULL = {
     "fashion_mnist": None,
     "ffhq64": 61.80,
     "ffhq256_latent": 129.6,  # DiT-B/2 without its table of classes
+    "images": None,
+    "images:small": None,
     "imagenet64": 295.90,
     "imagenet64:dit": None,
     "imagenet256_latent": 674.83,

@@ -50,14 +50,14 @@ def test_the_wheel_is_small_and_holds_package_and_configs(wheel):
     assert not [name for name in names if name.startswith(("tests/", "benchmarks/"))]
 
 
-def test_the_extras_that_the_readme_names(wheel):
+def test_the_extras_that_the_quickstart_names(wheel):
     with zipfile.ZipFile(wheel) as archive:
         name = next(name for name in archive.namelist() if name.endswith("/METADATA"))
         metadata = email.message_from_bytes(archive.read(name))
     extras = {"gpu", "tpu", "text", "eval", "interop"}
     assert extras | {"dev", "peers"} <= set(metadata.get_all("Provides-Extra"))
-    readme = (ROOT / "README.md").read_text()
-    assert all(re.search(rf"[`\[]{extra}[`\]]", readme) for extra in extras)
+    page = (ROOT / "docs/quickstart.md").read_text()
+    assert all(re.search(rf"[`\[]{extra}[`\]]", page) for extra in extras)
 
 
 def test_its_metadata_is_clean(wheel):

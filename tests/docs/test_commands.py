@@ -16,17 +16,6 @@ from registrations import forgotten
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 
 
-def pictures(folder):
-    """A folder of pictures of two classes, with a damaged one."""
-    rng = np.random.default_rng(0)
-    for split, count in (("train", 24), ("test", 12)):
-        for i in range(count):
-            path = folder / "pictures" / split / ("cat", "dog")[i % 2] / f"{i}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(rng.integers(0, 255, (72, 80, 3), np.uint8)).save(path)
-    (folder / "pictures" / "train" / "cat" / "damaged.png").write_bytes(b"\x89PNG")
-
-
 def photos(folder):
     """A folder of images of two classes."""
     rng = np.random.default_rng(0)
@@ -62,7 +51,7 @@ def emoji_package(folder):
 
 # Files that a page expects in the reader's folder.
 PLACED = {
-    "README.md": (pictures, photos),
+    "README.md": (photos,),
     "docs/howto/data.md": (photos, damaged_photo),
     "docs/howto/text.md": (emoji_package,),
     "docs/tutorial.md": (emoji_package,),
