@@ -23,6 +23,8 @@ T = TypeVar("T")
 _LOG = logging.getLogger("cdt")
 # Seconds from one line about a running phase to the next: after 10, 30 and 60 s, then each minute.
 _PAUSES = (10.0, 20.0, 30.0, 60.0)
+# A phase prints its first line after this time, so that a quick one is a single line or none.
+_QUIET_SECONDS = 0.3
 # A shorter phase prints no time.
 _SHORT_SECONDS = 1.0
 # A write waits this long for a full pipe or a stopped terminal, once.
@@ -69,7 +71,8 @@ class phase:
         generating images ... 512 / 2,000 (10 s)
         generating images ... done (41 s)
 
-    A phase of less than a second prints no time, and no last line unless it has a result.
+    A quick phase prints its result only, if it has one. The others print their time from a second
+    on.
 
     Args:
       what: name of the phase, such as "generating images".
@@ -87,7 +90,6 @@ class phase:
 
     def __enter__(self) -> "phase":
         self._began = time.monotonic()
-        info(f"{self._what} ...")
         self._thread = threading.Thread(target=self._repeat, name="phase", daemon=True)
         if _LOG.isEnabledFor(logging.INFO):
             self._thread.start()
@@ -113,6 +115,9 @@ class phase:
             self.count(len(block))  # type: ignore[arg-type]
 
     def _repeat(self) -> None:
+        if self._ended.wait(_QUIET_SECONDS):
+            return
+        info(f"{self._what} ...")
         for pause in itertools.chain(_PAUSES, itertools.repeat(_PAUSES[-1])):
             if self._ended.wait(pause):
                 return
