@@ -43,6 +43,10 @@ def open_console() -> None:
         stream = getattr(sys, name)
         if stream is getattr(sys, f"__{name}__"):  # not where a test or a notebook has its own
             setattr(sys, name, _unfailing(stream, fd))
+    root = logging.getLogger()
+    for handler in root.handlers[:]:
+        if type(handler) is logging.StreamHandler:  # from a library, with a prefix for each line
+            root.removeHandler(handler)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
 
 

@@ -124,3 +124,14 @@ def test_a_stream_that_a_test_or_notebook_has_set_stays(monkeypatch):
     monkeypatch.setattr(sys, "stdout", mine)
     console.open_console()
     assert sys.stdout is mine
+
+
+def test_lines_have_no_prefix_after_a_library_has_configured_logging():
+    program = (
+        "import logging; logging.warning('from a library')\n"
+        "from cdt.monitoring import console\n"
+        "console.open_console(); console.start('export', 'digits.py', 'runs/digits', 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    lines = done.stderr.splitlines()
+    assert lines == ["WARNING:root:from a library", "cdt 0.2.0: export, digits.py -> runs/digits"]
