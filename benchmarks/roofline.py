@@ -10,7 +10,7 @@ the bytes divided by the rate of the links. MFU is printed for two assumptions: 
 overlap that the program allows.
 
 Without --fsdp, the state is split over the fewest chips that hold it in a quarter of their memory.
-The first value of `model.remat` is used whose step fits into memory.
+The first value of `model.remat` that fits the step into memory is used.
 """
 
 import argparse

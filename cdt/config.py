@@ -205,7 +205,7 @@ def default_config() -> ConfigDict:
 
     config.log = ConfigDict()  # metrics
     config.log.every = "50 steps"  # interval
-    config.log.tensorboard = True  # also write TensorBoard events, beside metrics.jsonl
+    config.log.tensorboard = True  # also write TensorBoard events, next to metrics.jsonl
 
     config.profile = ConfigDict()  # traces for TensorBoard or Perfetto
     # (start, stop): trace the steps start to stop - 1 into the folder "profile" of the workdir;
@@ -486,7 +486,7 @@ def with_fitted_edges(config: ConfigDict) -> None:
         edges, order = tuple(map(float, fitted["edges"])), str(fitted["order"])
     except OSError:
         raise UserError(
-            f"config.curriculum.edges_file is '{path}', but there is no such file; give the "
+            f"config.curriculum.edges_file is '{path}', which does not exist; give the "
             "curriculum.json that --mode=difficulty writes."
         ) from None
     except (ValueError, KeyError, TypeError):

@@ -33,7 +33,7 @@ def load_config(name: str) -> ConfigDict:
         has none.
 
     Raises:
-      UserError: the file is missing or is no such program, or it raises an error.
+      UserError: the file is missing or is not such a program, or it raises an error.
     """
     file, colon, variant = name.partition(":")
     path = _shipped(Path(file).expanduser())
@@ -68,7 +68,7 @@ def _check_file(path: Path) -> None:
     if path.is_dir():
         problem = "which is a folder"
     elif not path.exists():
-        problem = "but there is no such file"
+        problem = "which does not exist"
         if path.suffix == "" and path.with_name(path.name + ".py").exists():
             problem += f" (there is {path}.py)"
     elif path.suffix in (".yaml", ".yml", ".json", ".toml"):
@@ -209,7 +209,7 @@ def split_overrides(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, str
 
 
 def _is_flag(argument: str) -> bool:
-    """Whether an argument begins with a dash and is no negative number."""
+    """Whether an argument begins with a dash and is not a negative number."""
     return argument.startswith("-") and not argument[1:2].isdigit() and argument[1:2] != "."
 
 

@@ -13,7 +13,7 @@ EXIT_CRASHED = (
     76  # one of several processes failed; above 75, since `srun` returns the highest code
 )
 
-# Errors of a disk or a folder that cannot be used, which are no bugs of the program.
+# Errors of a disk or a folder that cannot be used, which are not bugs of the program.
 _STORAGE = {
     getattr(errno, name)
     for name in (

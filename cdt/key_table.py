@@ -73,7 +73,7 @@ def sections(source: str) -> list[Section]:
 
 
 def listing(topic: str, known: Iterable[Section]) -> str | None:
-    """Return what `--help=TOPIC` prints, or None if the topic is no section and no key.
+    """Return what `--help=TOPIC` prints, or None if the topic is not a section or key.
 
     Args:
       topic: "curriculum" (with its subsections), "curriculum.patience" or "optim.lr".

@@ -185,7 +185,7 @@ def explain(topic: str, argv: Sequence[str] = ()) -> str:
         names = [s.name for s in known if s.name and "." not in s.name]
         meant = schema.closest(topic, names) or schema.suggested_key(topic)
         hint = f"did you mean --help={meant}?" if meant else f"there are {', '.join(names)}."
-        raise UserError(f"--help={topic} is no section and no key of the config; {hint}")
+        raise UserError(f"--help={topic} is not a section or key of the config; {hint}")
     return f"{text}\n\nChange a key with --config.SECTION.NAME=VALUE."
 
 
@@ -244,7 +244,7 @@ def run_command_line(
         )
         with processes.together():
             if processes.several():
-                _check_alike(config, workdir, mode)
+                _check_equal(config, workdir, mode)
                 if command is not None or mode not in SHARED_MODES:
                     raise UserError(
                         "Several processes were started, but this program runs in one process, "
@@ -282,14 +282,14 @@ def _check_writable(workdir: str) -> None:
         )
 
 
-def _check_alike(config: ConfigDict, workdir: str, mode: str) -> None:
+def _check_equal(config: ConfigDict, workdir: str, mode: str) -> None:
     """Raise UserError unless all processes have the same command line and libraries."""
-    from cdt.devices.agreement import check_alike
+    from cdt.devices.agreement import check_equal
     from cdt.workdir.manifest import library_versions
 
     given = {f"config.{key}": value for key, value in schema.flatten(config).items()}
     versions = {f"the version of {name}": value for name, value in library_versions().items()}
-    check_alike({"--workdir": workdir, "--mode": mode} | given | versions)
+    check_equal({"--workdir": workdir, "--mode": mode} | given | versions)
 
 
 def main() -> int:

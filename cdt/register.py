@@ -165,7 +165,7 @@ def feature_space(name: str, build: Callable[..., FeatureFn], /, **options: Any)
 
 
 def unregistered(config: ConfigDict) -> str | None:
-    """Return the first key such as "model.name" whose value is no registered method, or None."""
+    """Return the first key such as "model.name" whose value is not a registered method, or None."""
     flat = schema.flatten(config)
     return next(
         (key for key, tables in _TABLES.items() if not any(flat[key] in table for table in tables)),

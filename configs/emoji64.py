@@ -3,7 +3,7 @@
     npm pack emoji-datasource-google@16.0.0 && tar xzf emoji-datasource-google-16.0.0.tgz
     python -m cdt.data.emoji package
     python -m cdt.data.prepare --source=folder --path=package/img/google/64 --holdout=0.1 \
-      --image_size=64 --channels=3 --out=data/emoji64 --licence="Noto emoji, Apache-2.0"
+      --image_size=64 --channels=3 --out=data/emoji64 --license="Noto emoji, Apache-2.0"
     python -m cdt.data.text --data=data/emoji64 --encoder=MINILM --max_length=16
     python -m cdt.data.text --data=data/emoji64 --encoder=MINILM --max_length=16 --split=test
     python -m cdt.main --config=configs/emoji64.py --workdir=runs/emoji64 \

@@ -1,4 +1,4 @@
-"""Config files as users write them: errors in them, files beside them, keys on the command line."""
+"""Config files of users: errors in them, files next to them, keys on the command line."""
 
 import subprocess
 import sys
@@ -58,7 +58,7 @@ def test_an_error_names_file_line_and_text(name, tmp_path, monkeypatch):
     assert sentence.startswith(f"broken.py, line {line}, `{text}`: ") and words in sentence
 
 
-def test_an_error_in_a_file_beside_the_config(tmp_path):
+def test_an_error_in_a_file_next_to_the_config(tmp_path):
     (tmp_path / "sizes_of_mine.py").write_text("WIDTH = 1 / 0\n")
     (tmp_path / "mine.py").write_text("import sizes_of_mine\n" + WHOLE)
     assert "sizes_of_mine.py, line 1, `WIDTH = 1 / 0`" in refused(
@@ -99,7 +99,7 @@ def test_get_config_with_and_without_an_argument(tmp_path):
 
 
 @pytest.mark.parametrize("start", [["-m", "cdt"], ["-c", "from cdt.main import main; main()"]])
-def test_a_config_imports_a_file_beside_it(start, tmp_path):
+def test_a_config_imports_a_file_next_to_it(start, tmp_path):
     """As `python -m cdt`, and as the console script `cdt` does."""
     (tmp_path / "sizes_of_mine.py").write_text("WIDTH = 64\n")
     (tmp_path / "mine.py").write_text(

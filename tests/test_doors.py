@@ -1,4 +1,4 @@
-"""Who may import whom. The rules of docs/design.md, read off the source."""
+"""The import rules of docs/design.md, checked on the source."""
 
 import ast
 from pathlib import Path

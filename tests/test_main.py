@@ -1,4 +1,4 @@
-"""The front door as a person meets it: real processes, exit codes, one sentence."""
+"""Calls of `python -m cdt.main` in real processes: exit codes, and one sentence for an error."""
 
 import json
 import os
@@ -30,7 +30,7 @@ BAD = {
     "unknown key": ([DIGITS, "--config.optim.lrr=1"], "did you mean 'optim.lr'"),
     "unknown section": ([DIGITS, "--config.optm.lr=1"], "did you mean 'optim.lr'"),
     "wrong type": ([DIGITS, "--config.optim.lr=fast"], "it must be a float such as 0.0001"),
-    "no such file": (["--config=configs/digit.py"], "no such file"),
+    "no such file": (["--config=configs/digit.py"], "does not exist"),
     "no such variant": (["--config=configs/digits.py:huge"], "the variant 'huge'"),
     "no config": ([], "--config is missing"),
     "wrong mode": ([DIGITS, "--mode=trian"], "did you mean 'train'"),

@@ -1,4 +1,4 @@
-"""Configs that version 0.1.0 saved: each of its keys has a place, and names what took it."""
+"""Configs that version 0.1.0 saved: each old key is read, or its message names the new one."""
 
 import json
 

@@ -86,7 +86,7 @@ def test_the_command_finds_its_configs_anywhere(wheel, tmp_path):
     done = cdt("--config=configs/digits.py:smoke", "--workdir=run", "--mode=sample")
     assert done.returncode == 2 and "train first" in done.stderr, done.stderr
     done = cdt("--config=configs/nothing.py", "--workdir=run")
-    assert done.returncode == 2 and "there is no such file" in done.stderr
+    assert done.returncode == 2 and "does not exist" in done.stderr
     # Files in the working directory have priority.
     (here / "configs").mkdir()
     (here / "configs" / "digits.py").write_text("def get_config(variant=''):\n    return 1 / 0\n")

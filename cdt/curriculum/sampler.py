@@ -45,7 +45,7 @@ def opening_order(order: Order, num_clusters: int, seed: int = 0) -> np.ndarray:
       int[N], a permutation of 0..N-1.
 
     Raises:
-      ValueError: an unknown name, or a list that is no permutation of 1..N.
+      ValueError: an unknown name, or a list that is not a permutation of 1..N.
     """
     names = {
         "easy_to_hard": lambda: np.arange(num_clusters)[::-1],
@@ -125,7 +125,7 @@ def curriculum(
         u = jnp.clip(u, lower[cluster], upper[cluster])
         u = jnp.where(stage >= num_clusters, density.icdf(state.density, v), u)
         # The weights correct the draws to the objective, which is restricted to the same clusters
-        # and renormalised too. Where the objective is the density itself the ratio is exactly 1.
+        # and renormalised too. If the objective is the density itself, the ratio is exactly 1.
         objective = density.objective_cdf(state.density, jnp.asarray(edges))
         objective_mass = jnp.sum(jnp.where(is_open, jnp.diff(objective), 0.0))
         total = jnp.sum(jnp.where(is_open, jnp.diff(cdf), 0.0))

@@ -129,7 +129,7 @@ def list_images(root: epath.PathLike) -> Listing:
     """
     root = epath.Path(root)
     if not root.is_dir():
-        raise UserError(f"there is no folder {root}; give the folder of the images.")
+        raise UserError(f"{root} does not exist; give the folder of the images.")
     files = tuple(_image_files(root, ""))
     if not files:
         endings = ", ".join(_ENDINGS)

@@ -107,7 +107,7 @@ def resumed(folder: epath.Path, planned: MomentsManifest) -> MomentsManifest:
             )
         return planned
     found = _read(folder)
-    # Another block size is no difference: the folder keeps the one it began with.
+    # The block size may differ: the folder keeps its first one.
     wanted = planned._replace(checksums=found.checksums, block_size=found.block_size)
     if difference := _first_difference(found, wanted):
         raise UserError(
@@ -137,7 +137,7 @@ def write(
       encode: uint8[n, H, W, C] -> float[n, h, w, 2C], mean and standard deviation.
 
     Raises:
-      UserError: the folder cannot be written, or a latent is NaN or inf in float16.
+      UserError: the folder cannot be written to, or a latent is NaN or inf in float16.
     """
     finished = list(manifest.checksums)
     try:
@@ -168,7 +168,7 @@ def write(
             yield int(indices[-1]) + 1
     except OSError as error:
         raise UserError(
-            f"{folder} cannot be written ({error.strerror or error}); the latents need a local "
+            f"{folder} cannot be written to ({error.strerror or error}); the latents need a local "
             f"folder with {manifest.count * _image_bytes(manifest) / 1e9:.3g} GB of free space."
         ) from error
 

@@ -41,7 +41,7 @@ def batch_indices(size: int, seed: int, batch_size: int) -> Callable[[int], np.n
 
     Args:
       size: number of examples.
-      seed: >= 0; fixes the order.
+      seed: at least 0; fixes the order.
       batch_size: rows of the global batch.
 
     Returns:
@@ -90,7 +90,7 @@ def make_batch(
     Args:
       source: the data; N = source.size.
       examples: reader of the source that replaces damaged examples; None: a damaged one raises.
-      seed: >= 0; fixes the order, the flips and the choice of captions.
+      seed: at least 0; fixes the order, the flips and the choice of captions.
       batch_size: rows of the global batch.
       flip: mirror each image horizontally with probability 1/2, drawn again in each epoch. A
         source of latents must then have `mirror_images`.

@@ -112,7 +112,8 @@ def define_flags() -> flags.FlagValues:
     )
     flags.DEFINE_integer("workers", 1, "processes that decode images", 1, **own)
     flags.DEFINE_enum("on_bad", "fail", ["fail", "skip"], "at a damaged or too small image", **own)
-    flags.DEFINE_string("licence", "", "a note for the manifest", **own)
+    flags.DEFINE_string("license", "", "a note for the manifest", **own)
+    flags.DEFINE_alias("licence", "license", **own)  # the name in version 0.1.0
     flags.DEFINE_bool("check", False, "verify the hash of OUT/SPLIT, prepare nothing", **own)
     return known
 
@@ -168,8 +169,8 @@ def _prepare(given: flags.FlagValues) -> None:
         parts = {"train": np.sort(order[cut:]), "test": np.sort(order[:cut])}
     settings = {
         name: given[name].value
-        for name in ("source", "path", "split", "holdout", "upscale", "on_bad", "licence")
-    } | {"fingerprint": source.fingerprint()}
+        for name in ("source", "path", "split", "holdout", "upscale", "on_bad")
+    } | {"licence": given.license, "fingerprint": source.fingerprint()}
     form = Form(given.form, shape, given.upscale, given.on_bad == "skip")
     for split, indices in parts.items():
         folder = epath.Path(given.out) / split
@@ -183,10 +184,10 @@ def _prepare(given: flags.FlagValues) -> None:
             workers=given.workers,
             settings=settings,
         )
-        _tell(folder, manifest)
+        _report(folder, manifest)
 
 
-def _tell(folder: Path, manifest: PreparedManifest) -> None:
+def _report(folder: Path, manifest: PreparedManifest) -> None:
     classes = "no classes" if manifest.num_classes is None else f"{manifest.num_classes} classes"
     captions = ", captions" if manifest.captions else ""
     print(
@@ -206,7 +207,7 @@ def prepare_command(argv: list[str]) -> int:
         given = parse(argv)
         if given.check:
             folder = epath.Path(given.out) / given.split
-            _tell(folder, check(folder))
+            _report(folder, check(folder))
         else:
             _prepare(given)
         return EXIT_FINISHED

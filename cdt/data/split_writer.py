@@ -90,7 +90,7 @@ def write_split(
             _clean(work)
     except OSError as error:
         raise UserError(
-            f"{folder} cannot be written ({error}); fix this and run the same command again."
+            f"{folder} cannot be written to ({error}); fix this and run the same command again."
         ) from error
     return manifest
 

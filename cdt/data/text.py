@@ -87,7 +87,7 @@ def cache_states(
     except OSError as error:
         gigabytes = 2e-9 * len(texts) * encoder.max_length * encoder.width
         raise UserError(
-            f"{folder} cannot be written ({error.strerror or error}); text states need a local "
+            f"{folder} cannot be written to ({error.strerror or error}); text states need a local "
             f"folder with {gigabytes:.3g} GB of free space. Then run the same command again."
         ) from error
     return True

@@ -32,7 +32,7 @@ def gather(value: Any) -> list[Any]:
     return [json.loads(m[:size].tobytes()) for m, size in zip(messages, sizes, strict=True)]
 
 
-def check_alike(settings: Mapping[str, Any]) -> None:
+def check_equal(settings: Mapping[str, Any]) -> None:
     """Raise UserError on all processes unless they have the same settings and number of devices.
 
     Args:
@@ -55,7 +55,7 @@ def differences(settings: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return a phrase for each name whose value differs between processes.
 
     Args:
-      settings: the settings of each process, see `check_alike`.
+      settings: the settings of each process, see `check_equal`.
     """
     phrases = []
     for name in sorted(set().union(*settings)):

@@ -12,7 +12,7 @@ class InFlight:
     to a signal within `limit` steps.
 
     Args:
-      limit: >= 1.
+      limit: at least 1.
     """
 
     def __init__(self, limit: int):

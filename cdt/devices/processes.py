@@ -32,8 +32,8 @@ from cdt.errors import EXIT_CRASHED, EXIT_STOPPED, EXIT_USER_ERROR, UserError
 _SHUTDOWN_SECONDS = 10
 
 _LOST = (
-    "Another process of the run was lost (its own output has the reason); run the same command on "
-    "all hosts to resume from the last checkpoint."
+    "Another process of the run was lost (its own output has the reason); run the same command "
+    "again on all hosts to resume from the last checkpoint."
 )
 _SIGNS_OF_LOSS = re.compile(
     r"gloo|nccl|connection (closed|reset|refused)|socket closed|heartbeat|coordination", re.I

@@ -32,8 +32,8 @@ def make_mesh(data: int, fsdp: int, devices: Sequence[jax.Device] | None = None)
             sizes[sizes.index(-1)] = len(devices) // known
     if min(sizes) < 1 or sizes[0] * sizes[1] != len(devices):
         raise ValueError(
-            f"A mesh of data={data} x fsdp={fsdp} does not fit {len(devices)} device(s); the "
-            "product must be the number of devices (-1, once, is computed)."
+            f"config.mesh.data is {data} and config.mesh.fsdp is {fsdp}; their product must be "
+            f"{len(devices)}, the number of devices: change one, or set one to -1 to compute it."
         )
     return Mesh(
         _placed(sizes[0], sizes[1], devices), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2
@@ -108,9 +108,8 @@ def state_sharding(mesh: Mesh, shapes: PyTree, min_size: int) -> PyTree:
     shardings = jax.tree.map(one, shapes)
     if fsdp > 1 and all(leaf.is_fully_replicated for leaf in jax.tree.leaves(shardings)):
         raise ValueError(
-            f"config.mesh.fsdp is {fsdp}, which splits nothing: it divides no dimension of a "
-            f"tensor of {min_size} elements or more; give another size, or lower "
-            "config.mesh.min_shard_size."
+            f"config.mesh.fsdp is {fsdp}; it must divide a dimension of a tensor of {min_size} "
+            "elements or more: give another size, or decrease config.mesh.min_shard_size."
         )
     return shardings
 

@@ -75,5 +75,5 @@ class StopRequest:
 
 def _leave(what: str) -> None:
     with contextlib.suppress(OSError):
-        os.write(2, f"cdt: {what}; run the same command to resume.\n".encode())
+        os.write(2, f"cdt: {what}; run the same command again to resume.\n".encode())
     os._exit(EXIT_STOPPED)

@@ -92,7 +92,7 @@ def level_pairs(process: Process, num_pairs: int) -> LevelPairs:
     else:
         count = process.num_levels
         if count < 2:
-            raise ValueError("A process of a single timestep has no two levels to compare.")
+            raise ValueError("The family has a single timestep; it must have at least 2.")
         spread = np.linspace(1, count - 1, min(num_pairs, count - 1))
         centres = np.unique(np.rint(spread)) / count
     u = centres[:, None] + np.array([-0.5, 0.5]) / count
@@ -153,9 +153,9 @@ def relative_entropy(
       ValueError: no example, or fewer than 20 draws.
     """
     if num_draws < 20:
-        raise ValueError(f"{num_draws} draws are too few for a standard error; use at least 20.")
+        raise ValueError(f"The number of draws is {num_draws}; it must be at least 20.")
     if len(data) == 0:
-        raise ValueError("The relative entropy of an empty data set is not defined.")
+        raise ValueError("The data set is empty; it must have at least one example.")
     data = data.reshape(len(data), -1)
     rng = np.random.default_rng(seed)
     index = rng.integers(len(data), size=num_draws)

@@ -178,7 +178,7 @@ def fitted_edges(entropy: RelativeEntropy, num_clusters: int, num_levels: int | 
         )
     root = np.sqrt(np.maximum(entropy.nats_per_dim, 0.0))
     if not root.max() > 0:
-        raise ValueError("The relative entropy is zero everywhere, so no clusters can be fitted.")
+        raise ValueError("The relative entropy is 0 at all levels; check the data.")
     # Between pairs a power of u, as it is at the clean end: there it falls by decades from one pair
     # to the next, and straight lines would see much more than there is.
     u = np.linspace(0.0, 1.0, 20_001)
@@ -213,7 +213,7 @@ def fitted_order(edges: np.ndarray, study_edges: np.ndarray, difficulty: np.ndar
     difficulty, study_edges = np.asarray(difficulty, float), np.asarray(study_edges, float)
     known = np.flatnonzero(np.isfinite(difficulty))
     if known.size == 0:
-        raise ValueError("No cluster's loss has dropped, so there is no order of convergence.")
+        raise ValueError("The loss of no cluster has dropped, so there is no order; train longer.")
     middles = (study_edges[1:] + study_edges[:-1]) / 2
     nearest = known[np.abs(middles[:, None] - middles[known]).argmin(axis=1)]
     # A fitted cluster's difficulty is the mean over its interval of u.

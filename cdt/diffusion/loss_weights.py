@@ -59,7 +59,7 @@ def p2_weight(
       process: noise family.
       prediction: what the network predicts.
       k: a positive number; 1 in the paper.
-      gamma: exponent, >= 0; 0 is no weight.
+      gamma: exponent, >= 0; 0 means no weight.
 
     Raises:
       ValueError: k <= 0 or gamma < 0.

@@ -77,7 +77,7 @@ def _read_folder(path: epath.Path) -> np.ndarray:
             )
         images.append(array)
     if skipped:
-        logging.warning(f"Skipped {len(skipped)} files that are no images: {skipped[0]}, ...")
+        logging.warning(f"Skipped {len(skipped)} files that are not images: {skipped[0]}, ...")
     if not images:
         raise ValueError(f"{path} has no image file that can be read; give another folder.")
     if any(image.ndim == 3 for image in images):  # colour and grey together

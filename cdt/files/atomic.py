@@ -12,7 +12,7 @@ def write(path: epath.PathLike, data: bytes | str) -> None:
     never sees a partial file, and an interruption leaves none.
 
     Raises:
-      OSError: the folder does not exist or cannot be written; an existing file is unchanged.
+      OSError: the folder does not exist or cannot be written to; an existing file is unchanged.
     """
     path = epath.Path(path)
     partial = path.parent / f".{path.name}-{uuid.uuid4().hex}"

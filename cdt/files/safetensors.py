@@ -66,7 +66,7 @@ def write_tensors(
       metadata: strings for the header; diffusers requires {"format": "pt"}.
 
     Raises:
-      OSError: the folder does not exist or cannot be written.
+      OSError: the folder does not exist or cannot be written to.
     """
     contiguous = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
     atomic.write(path, save(contiguous, dict(metadata)))

@@ -112,7 +112,7 @@ def steps_per_dispatch(config: ConfigDict, every: dict[str, int], total_steps: i
       total_steps: length of the run.
 
     Raises:
-      UserError: an interval or the length of the run is no multiple of it.
+      UserError: an interval or the length of the run is not a multiple of it.
     """
     at_least(config, "train.steps_per_dispatch", 1)
     count = config.train.steps_per_dispatch

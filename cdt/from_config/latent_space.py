@@ -137,7 +137,7 @@ def _weights_path(config: ConfigDict) -> epath.Path:
     path = epath.Path(config.latents.weights).expanduser()
     if not path.exists():
         raise UserError(
-            f"config.latents.weights is '{path}', but there is no such file; download the "
+            f"config.latents.weights is '{path}', which does not exist; download the "
             "diffusion_pytorch_model.safetensors of the autoencoder and its config.json to that "
             "folder, or give another path."
         )
@@ -145,7 +145,7 @@ def _weights_path(config: ConfigDict) -> epath.Path:
 
 
 def _network(path: epath.Path) -> Autoencoder:
-    """The network that the config.json beside the weights describes; by default Stable
+    """The network that the config.json next to the weights describes; by default Stable
     Diffusion's."""
     file = path.parent / "config.json"
     if not file.exists():

@@ -120,7 +120,10 @@ def parse_arms(texts: Iterable[str]) -> dict[str, dict[str, object]]:
             overrides[key.removeprefix("config.")] = _value(value)
         arms[name] = overrides
     if len(arms) < 2:
-        raise UserError("config.compare.arms needs at least two arms; the first is the baseline.")
+        raise UserError(
+            f"config.compare.arms has {len(arms)} arm(s); give at least two: the first is the "
+            "baseline."
+        )
     return arms
 
 

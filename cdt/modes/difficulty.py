@@ -75,7 +75,7 @@ def difficulty(config: ConfigDict, workdir: str) -> int:
 
     curves = _train_clusters(run, parts, train, test, validation_steps, folder / "curves")
     if curves is None:
-        print("stopped by a signal; run the same command to train the remaining clusters")
+        print("stopped by a signal; run the same command again to train the remaining clusters")
         return EXIT_STOPPED
     losses = np.array([[curve["losses"] for curve in seed] for seed in curves])  # [S, N, k]
     steps_to = _write_convergence(

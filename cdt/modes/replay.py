@@ -53,7 +53,7 @@ def replay(config: ConfigDict, workdir: str) -> int:
     indices = batch_indices(training.train.size, config.seed, config.train.batch_size)(step)
     print(
         f"step {step + 1} with the state of step {saved_at}: loss {loss}, gradient norm "
-        f"{grad_norm}; {'no NaN or inf' if finite else 'there is NaN or inf'}\n"
+        f"{grad_norm}; {'no NaN or inf' if finite else 'NaN or inf found'}\n"
         f"examples of {training.train.name}: {', '.join(map(str, indices))}"
     )
     return EXIT_FINISHED if finite else EXIT_BAD_NUMBERS

@@ -36,7 +36,7 @@ from cdt.run.evaluation import make_evaluation, scalars
 from cdt.run.images import Generator, make_generator
 from cdt.run.open_run import OpenRun, open_run
 from cdt.run.training_run import TrainingRun, open_training
-from cdt.run.weights import initial_params, put_together
+from cdt.run.weights import combined_emas, initial_params
 from cdt.training.state import TrainState, from_items, to_items, with_params
 from cdt.training.step import Batch, several_steps
 from cdt.training.validation import make_validation
@@ -407,7 +407,7 @@ def weights_of(setup: Setup, state: TrainState, name: str, done: int) -> PyTree:
         return state.ema[name]
     setup.saver.finish()  # earlier checkpoints are read
     stds = setup.run.config.ema.power_stds
-    return put_together(setup.saver.checkpoints, state.ema, stds, std, done)
+    return combined_emas(setup.saver.checkpoints, state.ema, stds, std, done)
 
 
 # --- End ------------------------------------------------------------------------------------------
@@ -425,7 +425,10 @@ def print_end(setup: Setup, end: End) -> None:
             f"--config.replay.step={end.last_bad_step}"
         )
     elif end.exit_code == EXIT_STOPPED:
-        print(f"stopped by a signal and saved at step {end.step}; run the same command to resume")
+        print(
+            f"stopped by a signal and saved at step {end.step}; run the same command again to "
+            "resume"
+        )
     elif jax.process_index() == 0:
         try:
             write_convergence(path)

@@ -67,4 +67,4 @@ class Profile:
 
     def _warn(self, error: Exception) -> None:
         self._steps = None
-        logging.warning(f"No trace in {self._folder} ({error}); training goes on.")
+        logging.warning(f"No trace in {self._folder} ({error}); training continues.")

@@ -122,7 +122,7 @@ class RunLog:
             target.parent.mkdir(exist_ok=True)  # not the workdir: its mount may be lost
             plots.save_png(target, grid)
         except OSError as error:
-            logging.warning(f"{target} cannot be written ({error}); training goes on.")
+            logging.warning(f"{target} cannot be written ({error}); training continues.")
         self._writer.images(step, {"samples": grid})
 
     def start_tensorboard(self) -> None:

@@ -133,7 +133,7 @@ class Writer:
             action(*args)
         except Exception as error:  # storage clients raise more than OSError
             if not self._failed:
-                _LOG.warning(f"Metrics cannot be written ({error}); training goes on.")
+                _LOG.warning(f"Metrics cannot be written ({error}); training continues.")
             self._failed = True
 
 

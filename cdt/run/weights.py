@@ -43,23 +43,23 @@ def load_params(run: OpenRun) -> tuple[int, PyTree]:
         step, items, _ = checkpoints.restore_items({item: sharding.abstract(tree, shardings)})
         reading.result = f"step {step}, {'raw weights' if name == 'raw' else f'EMA {name}'}"
     if std is not None:
-        return step, put_together(checkpoints, items[item], config.ema.power_stds, std, step)
+        return step, combined_emas(checkpoints, items[item], config.ema.power_stds, std, step)
     return step, items[item] if name == "raw" else items[item][name]
 
 
-def put_together(
+def combined_emas(
     checkpoints: Checkpointer,
-    averages: dict[str, PyTree],
+    emas: dict[str, PyTree],
     stds: Sequence[float],
     std: float,
     step: int,
 ) -> PyTree:
-    """Combine the power-function EMAs of a run into one of another width, at `step`.
+    """Return an EMA of another width, combined from the power-function EMAs of a run, at `step`.
 
     Args:
       checkpoints: checkpoints of the run; all older than `step` are used. More checkpoints give a
         closer result.
-      averages: name -> f32 params, the EMAs at `step`.
+      emas: name -> f32 params, the EMAs at `step`.
       stds: relative widths of these EMAs.
       std: relative width of the result.
       step: steps done.
@@ -71,11 +71,11 @@ def put_together(
     """
     if step < 1:
         raise UserError(
-            "config.sample.ema is a post-hoc EMA, but the checkpoint is of step 0, which has no "
+            f"config.sample.ema is 'posthoc{std:g}', but the checkpoint is of step 0, which has no "
             "EMA; give 'raw'."
         )
     abstract = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), averages
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), emas
     )
     steps = [step, *(older for older in checkpoints.steps() if older < step)]
     stored = list(itertools.product(steps, stds))
@@ -83,10 +83,10 @@ def put_together(
     total = None
     for at in steps:
         if at != step:
-            averages = checkpoints.restore_items({"ema": abstract}, at)[1]["ema"]
+            emas = checkpoints.restore_items({"ema": abstract}, at)[1]["ema"]
         for width in stds:
             weight = weights[at, width]
-            part = jax.tree.map(lambda x, c=weight: c * x, averages[from_config.power_name(width)])
+            part = jax.tree.map(lambda x, c=weight: c * x, emas[from_config.power_name(width)])
             total = part if total is None else jax.tree.map(jnp.add, total, part)
     return total
 

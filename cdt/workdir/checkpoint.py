@@ -271,7 +271,7 @@ class Checkpointer:
 
     def _nothing(self) -> UserError:
         return UserError(
-            f"There is no checkpoint in {self._directory}; train first, or correct --workdir."
+            f"There is no checkpoint in {self._directory}; train first, or fix --workdir."
         )
 
     def steps(self) -> list[int]:

@@ -45,7 +45,7 @@ def locked(workdir: epath.PathLike) -> Iterator[None]:
     """Hold the lock of a workdir in a `with` block; process 0 holds it for all processes.
 
     Raises:
-      UserError: on all processes: a living run holds the lock, or the workdir cannot be written.
+      UserError: on all processes: a living run holds the lock, or the workdir cannot be written to.
     """
     with ExitStack() as stack:
         with errors_of_all():
@@ -90,7 +90,7 @@ class Lock:
                     self._remove(found)
         except OSError as error:
             raise UserError(
-                f"The workdir {self._workdir} cannot be written ({error.strerror or error}); "
+                f"The workdir {self._workdir} cannot be written to ({error.strerror or error}); "
                 "give another --workdir or fix its permissions."
             ) from None
         self._thread.start()

@@ -61,14 +61,14 @@ def record_config(workdir: epath.Path, config: ConfigDict) -> None:
     """Write the config to the workdir, which is created if it does not exist.
 
     Raises:
-      UserError: the workdir cannot be written.
+      UserError: the workdir cannot be written to.
     """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         atomic.write(workdir / CONFIG_FILE, json.dumps(flatten(config), indent=1, sort_keys=True))
     except OSError as error:
         raise UserError(
-            f"The workdir {workdir} cannot be written ({error.strerror or error}); give another "
+            f"The workdir {workdir} cannot be written to ({error.strerror or error}); give another "
             "--workdir or fix its permissions."
         ) from None
 

@@ -73,7 +73,7 @@ def draw(measures: Measures, file: Path) -> None:
     for part, level in sorted(measures.levels.items()):
         levels[level].append(part)
     width = max(map(len, levels.values()))
-    # Levels are shifted left and right in turn, so that arrows pass beside the packages.
+    # Levels are shifted left and right in turn, so that arrows do not cross the packages.
     place = {
         part: (((i + 0.5) / len(packages) + (0.3 / len(packages)) * (-1) ** level) * width, level)
         for level, packages in levels.items()

@@ -113,7 +113,7 @@ def test_wrong_captions(tmp_path, lines, message):
 
 
 def test_wrong_folders(tmp_path):
-    with pytest.raises(UserError, match="there is no folder"):
+    with pytest.raises(UserError, match="does not exist"):
         list_images(tmp_path / "nowhere")
     with pytest.raises(UserError, match="contains no image files"):
         list_images(tmp_path)

@@ -274,7 +274,7 @@ def test_weights_that_do_not_fit(weights, tmp_path):
     whole = weights.read_bytes()
     path = tmp_path / "diffusion_pytorch_model.safetensors"
     config = image_config(path)
-    one_sentence("there is no such file", latents.encode_data_set, config, tmp_path / "out")
+    one_sentence("which does not exist", latents.encode_data_set, config, tmp_path / "out")
     path.write_bytes(whole)
     words = r"decoder.conv_in.bias is \[16\], not "
     one_sentence(words + r"\[512\]", latents.encode_data_set, config, tmp_path / "out")

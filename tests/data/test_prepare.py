@@ -54,7 +54,7 @@ def everything(source):
 def test_folder_becomes_a_prepared_set(pictures, tmp_path, form, capsys):
     assert (
         prepare_command(
-            command(pictures, tmp_path, f"--form={form}", "--shards=4", "--licence=mine")
+            command(pictures, tmp_path, f"--form={form}", "--shards=4", "--license=mine")
         )
         == 0
     )
@@ -77,13 +77,13 @@ def test_folder_becomes_a_prepared_set(pictures, tmp_path, form, capsys):
     before = files(tmp_path / "train")
     assert (
         prepare_command(
-            command(pictures, tmp_path, f"--form={form}", "--shards=4", "--licence=mine")
+            command(pictures, tmp_path, f"--form={form}", "--shards=4", "--license=mine")
         )
         == 0
     )
     assert (
         prepare_command(
-            command(pictures, tmp_path, f"--form={form}", "--shards=5", "--licence=mine")
+            command(pictures, tmp_path, f"--form={form}", "--shards=5", "--license=mine")
         )
         == 2
     )
@@ -95,7 +95,7 @@ def shards_name(number):
     return f"images-{number:05d}-of-00004.array_record"
 
 
-def test_hash_tells_the_examples_alone(pictures, tmp_path):
+def test_hash_depends_only_on_the_examples(pictures, tmp_path):
     """It is independent of form, shards and workers; one pixel, label or caption changes it."""
 
     def sha256(name, *more):

@@ -112,7 +112,7 @@ def test_a_full_disk_is_one_sentence_and_costs_one_batch(source, tmp_path, monke
             raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(UserError, match="cannot be written .No space left on device"):
+    with pytest.raises(UserError, match="cannot be written to .No space left on device"):
         cached(source, tmp_path)
     monkeypatch.undo()
     left = []

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cdt.devices.agreement import check_alike, differences, errors_of_all, gather
+from cdt.devices.agreement import check_equal, differences, errors_of_all, gather
 from cdt.errors import UserError
 from cdt.workdir.manifest import library_versions
 
@@ -27,6 +27,6 @@ def test_mixed_library_versions_are_differences():
 
 def test_one_process_agrees_with_itself():
     assert gather({"a": (1, 2)}) == [{"a": (1, 2)}]
-    check_alike({"a": 1})
+    check_equal({"a": 1})
     with pytest.raises(UserError, match=r"^No file\.$"), errors_of_all():
         raise UserError("No file.")

@@ -127,7 +127,7 @@ def test_what_cannot_be_fitted():
         fitted_edges(entropy([1.0, 2.0]), 21, 20)
     with pytest.raises(ValueError, match="between 1"):
         fitted_edges(entropy([1.0, 2.0]), 0, None)
-    with pytest.raises(ValueError, match="zero everywhere"):
+    with pytest.raises(ValueError, match="0 at all levels"):
         fitted_edges(entropy([0.0, -1.0]), 4, None)
     with pytest.raises(ValueError, match="dropped"):
         fitted_order(np.array([0, 0.5, 1]), np.array([0, 0.5, 1]), np.full(2, np.nan))

@@ -82,7 +82,7 @@ def test_commands_are_split_as_a_shell_does():
         (f"{RUN} --config.optim.lr=fast", "it must be a float"),
         (f"{RUN} --mode=trian", "did you mean 'train'"),
         (f"{RUN} --wrokdir=b", "wrokdir"),
-        (RUN.replace("digits.py", "digit.py"), "no such file"),
+        (RUN.replace("digits.py", "digit.py"), "does not exist"),
         (RUN.replace("digits.py", "digits.py:huge"), "the variant 'huge'"),
         ("python -m cdt.data.prepare --source=folder --path=a --out=b --imagesize=3", "imagesize"),
         ("python -m cdt.data.text --data=a --encodr=b", "encodr"),

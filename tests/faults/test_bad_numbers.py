@@ -159,7 +159,7 @@ def test_the_program_prints_how_to_repeat_the_step(tmp_path):
     (command,) = re.findall(r"To repeat the last of these steps: python (.*)", stopped.stderr)
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "a run").rglob("*")}
     # Which of the two is infinite and which NaN depends on the order of the processor's sums.
-    line = (r"step 6 with the state of step 6: loss \S+, gradient norm \S+; there is NaN or inf\n"
+    line = (r"step 6 with the state of step 6: loss \S+, gradient norm \S+; NaN or inf found\n"
             rf"examples of digits/train: {told['6']}\n")  # fmt: skip
     first, second = (run([sys.executable, *shlex.split(command)]) for _ in range(2))
     assert first.returncode == second.returncode == 3, first.stderr + second.stderr

@@ -1,4 +1,4 @@
-"""What `from_config` refuses, in one sentence each, and what it makes of good configs."""
+"""Messages of `from_config` for wrong configs, and its objects for right ones."""
 
 import jax
 import jax.numpy as jnp
@@ -141,7 +141,7 @@ BAD = {
         {"process.name": "ddpm", "sample.sampler": "ddim", "sample.steps": 30}, "divisor"),
     "image size": ({"data.image_size": 16}, "8x8x1"),
     "learned variance": ({"process.learn_variance": True}, "needs the family 'ddpm'"),
-    "mesh": ({"mesh.data": 3}, "does not fit"),
+    "mesh": ({"mesh.data": 3}, "config.mesh.data is 3 and config.mesh.fsdp is"),
     "decay": ({"ema.decays": (1.0,)}, "must lie in"),
     "learning rate": ({"optim.lr": -1.0}, "must be at least 0"),
     "b1": ({"optim.b1": 1.0}, r"b1 is 1.0; it must lie in \[0, 1\)"),
@@ -155,7 +155,7 @@ BAD = {
     "missing data": ({"data.name": "npz", "data.path": "nowhere.npz"}, "npz does not exist"),
     "nothing prepared": (
         {"data.name": "prepared", "data.path": "nowhere"}, "run `python -m cdt.data.prepare"),
-    "missing folder": ({"data.name": "folder", "data.path": "nowhere"}, "no folder nowhere/train"),
+    "missing folder": ({"data.name": "folder", "data.path": "nowhere"}, "train does not exist"),
     "accumulate": ({"train.accumulate": 3}, "divisible"),
     "warm-up": ({"optim.warmup": "5000 steps"}, "5000 steps; it must be shorter than"),
     "interval of logging": ({"log.every": "0 steps"}, "at least one"),

@@ -12,7 +12,7 @@ from jax.sharding import AxisType, Mesh
 from cdt.data.pipeline import make_batch
 from cdt.data.sources import in_memory
 from cdt.devices import sharding
-from cdt.devices.agreement import check_alike, errors_of_all, gather
+from cdt.devices.agreement import check_equal, errors_of_all, gather
 from cdt.devices.processes import join, together
 from cdt.errors import UserError
 
@@ -52,9 +52,9 @@ with together():
     everything = np.array(sum(gather(seen), []))
     assert np.array_equal(np.bincount(everything, minlength=SIZE), np.full(SIZE, 2))
 
-    check_alike({"same": [1, 2]})
+    check_equal({"same": [1, 2]})
     try:
-        check_alike({"version": "1.0" if me else "2.0", "same": 1})
+        check_equal({"version": "1.0" if me else "2.0", "same": 1})
     except UserError as error:
         others = ", ".join(map(str, range(1, count)))
         assert f'version ("2.0" on process 0 and "1.0" on process {others})' in str(error)

@@ -115,7 +115,7 @@ def test_the_shipped_comparisons_can_be_built(tmp_path, monkeypatch, variant):
     monkeypatch.chdir(tmp_path)
     shipped = load("compare", variant)
     if "peers" not in variant:
-        with pytest.raises(UserError, match="no such file"):
+        with pytest.raises(UserError, match="does not exist"):
             mode.compare(shipped, str(tmp_path))
     study = tmp_path / "runs" / f"study_digits_{variant.split(',')[1]}" / "difficulty"
     study.mkdir(parents=True)

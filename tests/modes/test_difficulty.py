@@ -103,7 +103,7 @@ def test_the_fitted_curriculum_becomes_a_config(finished, tmp_path):
     assert config.curriculum.spacing == "custom" and config.curriculum.order == fitted["order"]
     assert config.curriculum.num_clusters == 4
     config.curriculum.edges_file = str(tmp_path / "nowhere.json")
-    with pytest.raises(UserError, match="no such file"):
+    with pytest.raises(UserError, match="does not exist"):
         with_fitted_edges(config)
     (tmp_path / "other.json").write_text('{"edges": 3}')
     config.curriculum.edges_file = str(tmp_path / "other.json")

@@ -227,7 +227,7 @@ def test_steps_in_one_program_must_divide_the_run_and_what_was_done(undisturbed,
 
 
 def test_a_mesh_that_splits_nothing_is_refused_before_anything_is_written(tmp_path):
-    with pytest.raises(UserError, match="config.mesh.fsdp is 8, which splits nothing"):
+    with pytest.raises(UserError, match="config.mesh.fsdp is 8; it must divide"):
         loop.train(smoke(**{"mesh.data": 1, "mesh.fsdp": 8}), str(tmp_path))
     assert not list(tmp_path.iterdir())
 
@@ -240,7 +240,7 @@ def test_read_only_workdir(tmp_path, monkeypatch):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(type(epath.Path(tmp_path)), "write_bytes", refuse)
-    with pytest.raises(UserError, match=r"cannot be written \(Permission denied\)"):
+    with pytest.raises(UserError, match=r"cannot be written to \(Permission denied\)"):
         loop.train(smoke(), str(tmp_path / "run"))
 
 

@@ -188,7 +188,7 @@ def test_a_full_disk_stops_nothing_and_lines_are_written_later(tmp_path, caplog)
     for step in (1, 2, 3):
         writer.scalars(step, {"loss": step})
     assert [r.getMessage() for r in caplog.records] == [
-        "Metrics cannot be written ([Errno 28] No space left on device); training goes on."
+        "Metrics cannot be written ([Errno 28] No space left on device); training continues."
     ]
     assert read_history(tmp_path) == []
     writer._lines._file = disk

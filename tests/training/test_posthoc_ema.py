@@ -13,7 +13,7 @@ from cdt.modes.evaluate import evaluate
 from cdt.modes.train import train
 from cdt.monitoring.writers import read_history
 from cdt.run.open_run import open_run
-from cdt.run.weights import load_params, put_together
+from cdt.run.weights import combined_emas, load_params
 from cdt.training import optim
 from cdt.training.posthoc_ema import coefficients, gamma
 from cdt.workdir.checkpoint import Checkpointer
@@ -101,9 +101,9 @@ def test_an_ema_is_reconstructed_from_the_kept_checkpoints(workdir):
     assert checkpoints.steps() == list(range(24, 0, -2))
     saved = arrays(workdir)
     averages = jax.tree.map(jnp.asarray, saved["ema"])
-    found = put_together(checkpoints, averages, TRACKS, 0.07, 24)
+    found = combined_emas(checkpoints, averages, TRACKS, 0.07, 24)
     with pytest.raises(UserError, match="of step 0, where nothing has been averaged; give 'raw'"):
-        put_together(checkpoints, averages, TRACKS, 0.07, 0)
+        combined_emas(checkpoints, averages, TRACKS, 0.07, 0)
 
     def distance(a, b):
         squares = jax.tree.map(lambda x, y: jnp.sum((x - y) ** 2), a, b)
