@@ -318,7 +318,7 @@ def test_whitening_encodes_pixels_from_0_to_1(weights, tmp_path):
     exact = direct(weights, images.images(np.arange(3)), edm2_whitening())
     np.testing.assert_allclose(source.images(np.arange(3)), exact, rtol=1e-3, atol=1e-5)
     config = latent_config(weights, tmp_path, **overrides, **{"data.channels": 3})
-    one_sentence("is of 4 channels", from_config.model, config)
+    one_sentence("is for 4 channels", from_config.model, config)
 
 
 def test_where_the_weights_lie_is_not_what_a_run_is(weights, prepared):
