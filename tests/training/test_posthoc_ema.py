@@ -155,5 +155,5 @@ def test_a_run_evaluates_posthoc_emas_while_it_trains(tmp_path):
 
 
 def test_a_step_that_is_not_saved_is_not_kept(tmp_path):
-    with pytest.raises(UserError, match="keep_every is 3 steps; .* config.checkpoint.every, 2 steps"):
+    with pytest.raises(UserError, match="keep_every is 3 steps; .*checkpoint.every, 2 steps"):
         train(run_config(**{"checkpoint.keep_every": "3 steps"}), str(tmp_path))
