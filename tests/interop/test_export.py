@@ -55,7 +55,7 @@ def test_diffusers_folder_out_and_in(latent_run, tmp_path):
         "sampler        ddim",
         "downscale_freq_shift = 0",
         'DiTPipeline.from_pretrained("exported")',
-        "Its classes are 0 to 9;",
+        "Its classes are 0 to 9. The labels 10 to 1000 all mean no class.",
     ]:
         assert words in card
 
@@ -219,7 +219,7 @@ def test_what_cannot_be_exported(latent_run, tmp_path):
         ({"latents.scaling": "edm2"}, {}, "supports only 'constant'"),
         ({"process.name": "flow", "process.learn_variance": False}, {}, "supports only 'ddpm'"),
         ({"model.num_classes": 1001}, {}, "supports at most 1000 classes"),
-        ({"model.num_classes": 0}, {}, "and 0 classes"),
+        ({"model.num_classes": 0}, {}, "config.model.num_classes is 0"),
         ({"seed": 9}, {}, "has a run with another seed"),
     ]:
         with pytest.raises(UserError, match=words) as caught:

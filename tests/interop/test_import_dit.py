@@ -131,7 +131,7 @@ def test_of_another_run_it_is_what_that_run_samples_with(imported, tmp_path):
         ({"init_from": "nowhere"}, "'nowhere': nowhere has no config.json"),
         ({"model.num_heads": 1}, "its network has 4 attention heads and this run's 1"),
         ({"model.depth": 1}, "does not match the config: ema/"),
-        ({"model.num_classes": 0}, "told one of 10 classes and this run's none; give config.mod"),
+        ({"model.num_classes": 0}, "has 10 classes and this run's has none; set config.mod"),
     ],
 )
 def test_what_a_run_cannot_start_from(imported, tmp_path, overrides, words):
@@ -196,8 +196,8 @@ def test_what_cannot_be_imported(tmp_path):
         (other, file, r"is \[11, 32\], which is not a table of 7 classes"),
         (smoke(), other_names, "not those of SiT"),
         (smoke(**{"process.name": "edm", "sample.sampler": "heun"}), file, "is 'edm'"),
-        (ddpm(**{"model.num_classes": 0}), file, "and 0 classes"),
-        (ddpm(**{"model.name": "adm"}), file, "config.model.name 'adm'"),
+        (ddpm(**{"model.num_classes": 0}), file, "config.model.num_classes is 0"),
+        (ddpm(**{"model.name": "adm"}), file, "config.model.name is 'adm'"),
     ]:
         with pytest.raises(UserError, match=words) as caught:
             import_dit(given, tmp_path / "run", weights)
