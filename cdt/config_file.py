@@ -52,6 +52,7 @@ def load_config(name: str) -> ConfigDict:
             f"get_config of '{file}' returns {returned}; it must return the ConfigDict that it got "
             "from cdt.config.default_config()."
         )
+    _check_assignments(config, path)
     return config.lock()
 
 
@@ -143,6 +144,20 @@ def _errors_located(path: Path) -> Iterator[None]:
             raise UserError(f"{place}: {sentence}") from None
         reason = f"{type(error).__name__}: {' '.join(str(_text(error)).split())}"
         raise UserError(f"{place or path}: {reason}; fix this line of the config.") from None
+
+
+def _check_assignments(config: ConfigDict, path: Path) -> None:
+    """Raise UserError, with the line, if the file assigns a key that the schema lacks."""
+    known = schema.default_config()
+    lines = path.read_text().splitlines()
+    for key in schema.flatten(config):
+        if schema.has_key(known, key):
+            continue
+        assignment = re.compile(rf"\.{re.escape(key)}\b[^#=]*=")
+        for number, line in enumerate(lines, 1):
+            if assignment.search(line):
+                place = f"{_shown(os.fspath(path))}, line {number}, `{line.strip()}`"
+                raise UserError(f"{place}: {schema.unknown_key(key)}")
 
 
 def _text(error: Exception) -> object:

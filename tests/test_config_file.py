@@ -38,6 +38,11 @@ BROKEN = {
         START + "    config = default_config()\n    config.optm.lr = 1.0\n    return config\n",
         6, "config.optm.lr = 1.0", "no key 'optm.lr'; did you mean 'optim.lr'?",
     ),
+    "new key": (
+        START + "    config = default_config()\n    config.optim.learning_rate = 1.0\n"
+        "    return config\n",
+        6, "config.optim.learning_rate = 1.0", "no key 'optim.learning_rate'; did you mean",
+    ),
     "old key": (
         START + "    config = default_config()\n    config.timesteps.patience = 5\n",
         6, "config.timesteps.patience = 5", "'curriculum.patience.steps'",
