@@ -24,6 +24,7 @@ from etils import epath
 from cdt import usage
 from cdt.errors import EXIT_FINISHED, EXIT_USER_ERROR, UserError
 from cdt.files import atomic
+from cdt.monitoring import console
 
 PICTURES = "img/google/64"
 # Unicode's names of the Fitzpatrick modifiers.
@@ -70,6 +71,7 @@ def write_captions(package: epath.PathLike) -> int:
 
 def emoji_command(argv: list[str]) -> int:
     """Run a command line; return the exit code."""
+    console.open_console()
     if (answered := usage.answer(argv, __doc__ or "")) is not None:
         return answered
     try:

@@ -42,6 +42,7 @@ from cdt.data.shards import Form, Stopped
 from cdt.data.sources import BadExample, Source
 from cdt.data.split_writer import Part, write_split
 from cdt.errors import EXIT_FINISHED, EXIT_STOPPED, EXIT_USER_ERROR, UserError
+from cdt.monitoring import console
 
 _SHARD = 4096  # images in a shard, without --shards
 
@@ -200,6 +201,7 @@ def _report(folder: Path, manifest: PreparedManifest) -> None:
 
 def prepare_command(argv: list[str]) -> int:
     """Run a command line; return the exit code."""
+    console.open_console()
     text = f"{__doc__}\nFlags:\n{flag_list(define_flags())}"
     if (answered := usage.answer(argv, text)) is not None:
         return answered

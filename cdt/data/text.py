@@ -39,6 +39,7 @@ from cdt.data.text_states import TextManifest, text_folder
 from cdt.devices.signals import StopRequest
 from cdt.errors import EXIT_FINISHED, EXIT_STOPPED, EXIT_USER_ERROR, UserError
 from cdt.files import atomic
+from cdt.monitoring import console
 from cdt.monitoring.progress import Progress
 
 _UNFINISHED = "unfinished.json"
@@ -173,6 +174,7 @@ def define_flags() -> flags.FlagValues:
 
 def text_command(argv: list[str]) -> int:
     """Run a command line; return the exit code."""
+    console.open_console()
     text = f"{__doc__}\nFlags:\n{flag_list(define_flags())}"
     if (answered := usage.answer(argv, text)) is not None:
         return answered

@@ -360,7 +360,7 @@ def test_half_done_belongs_to_its_settings(pictures, tmp_path, monkeypatch, caps
         (["--out=o", "--source=npz", "--path=no.npz"], "no.npz does not exist"),
         (
             ["--out=o", "--source=folder", "--path=p", "--image_size=8", "--channels=3"],
-            "no folder p",
+            "p/train does not exist",
         ),
         (["--out=o", "--check"], "o/train contains no prepared data set"),
     ],
