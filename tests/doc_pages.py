@@ -38,7 +38,9 @@ MARKS = (
 )
 # Languages of blocks that are not commands: output, the content of a file.
 SHOWN = ("text", "json")
-_PROGRAM = re.compile(r"^(\w+=\S+ )*(python|cdt|make|pip|launch/|bash|sbatch|export|gcloud|npm)\b")
+_PROGRAM = re.compile(
+    r"^(\w+=\S+ )*(python|cdt(?! \d)|make|pip|launch/|bash|sbatch|export|gcloud|npm)\b"
+)
 _FENCE = re.compile(r"^( *)(`{3,})(.*)$")
 _INFO = re.compile(r'^(?P<language>\w*)( title="(?P<title>[^"]+)")?$')
 
