@@ -58,6 +58,7 @@ class Writer:
         self._active = jax.process_index() == 0
         self._failed = False
         self._thread: _TensorBoardThread | None = None
+        self._has_lines = False
         if not self._active:
             return
         path = epath.Path(workdir)

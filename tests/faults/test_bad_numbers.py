@@ -112,7 +112,7 @@ def test_a_step_is_repeated_and_nothing_is_changed(tmp_path, monkeypatch, capsys
     assert [float(number) for number in printed.groups()] == [taken["loss"], taken["grad_norm"]]
 
     config.replay.step = 0
-    with pytest.raises(UserError, match="config.replay.step is 0; give a step, from 1 on"):
+    with pytest.raises(UserError, match="config.replay.step is 0; it must be at least 1"):
         replay(config, str(tmp_path))
     config.replay.step = 1
     with pytest.raises(UserError, match="There is no checkpoint of a run in .*: train first"):

@@ -206,7 +206,7 @@ def test_each_field_of_the_manifest(matrix):
     [
         (
             lambda m: m.update(schema=CHECKPOINT_SCHEMA + 1),
-            f"has schema {CHECKPOINT_SCHEMA + 1} but this version of cdt reads",
+            f"has schema {CHECKPOINT_SCHEMA + 1}, but this version of cdt reads",
         ),
         (lambda m: m["types"]["counters"].update(step="int8[]"), "counters/step is int8"),
     ],

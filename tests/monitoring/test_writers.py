@@ -218,6 +218,7 @@ def test_other_processes_write_nothing(tmp_path, monkeypatch):
     writer = Writer(tmp_path, tensorboard=True)
     writer.scalars(1, {"loss": 1.0})
     writer.images(1, {"samples": np.zeros((2, 2, 3), np.uint8)})
+    writer.start(0)
     writer.start(1)
     writer.start_tensorboard()
     writer.close()
