@@ -290,6 +290,11 @@ def _dit(
             f"config.model.hidden_size is {width}; it must be divisible by 4 and by "
             f"config.model.num_heads, {network.num_heads}."
         )
+    if routing and int(routing_beta * width) < 1:
+        raise UserError(
+            f"config.model.routing_beta is {routing_beta:g}, which leaves none of {width} "
+            f"channels; it must be at least {1 / width:g}."
+        )
     return network
 
 
@@ -315,7 +320,9 @@ def _unet_fields(
         constrain=spec.constrain,
     )
     if size:
-        return choose("model.size", size, sizes) | common
+        fields = choose("model.size", size, sizes)
+        _check_unet(spec.image_shape[0], **fields)
+        return fields | common
     for key, least in (("channels", 4), ("num_blocks", 1)):
         if fields[key] < least:
             raise UserError(f"config.model.{key} is {fields[key]}; it must be at least {least}.")
@@ -328,7 +335,34 @@ def _unet_fields(
         )
     if not 0.0 <= fields["dropout"] < 1.0:
         raise UserError(f"config.model.dropout is {fields['dropout']}; it must lie in [0, 1).")
+    _check_unet(spec.image_shape[0], **fields)
     return fields | common
+
+
+def _check_unet(
+    side: int,
+    channels: int,
+    channel_mult: tuple[int, ...],
+    attention_resolutions: tuple[int, ...],
+    **_: Any,
+) -> None:
+    """Raise UserError for shapes that the network would refuse only when it is traced."""
+    widths = [channels * multiplier for multiplier in channel_mult]
+    if any(width % (4 if width < 128 else 32) for width in [channels, *widths]):
+        raise UserError(f"config.model.channels is {channels}; it must be a multiple of 32.")
+    halvings = len(channel_mult) - 1
+    if side % 2**halvings:
+        raise UserError(
+            f"config.model.channel_mult is {channel_mult}; its {halvings + 1} levels halve the "
+            f"image {halvings} times, so config.data.image_size, {side}, must be divisible by "
+            f"{2**halvings}: use fewer levels or another size."
+        )
+    sides = [side >> level for level in range(halvings + 1)]
+    if missing := set(attention_resolutions) - set(sides):
+        raise UserError(
+            f"config.model.attention_resolutions has {max(missing)}; give resolutions of the "
+            f"levels: {', '.join(map(str, sides))}."
+        )
 
 
 def example_loss(model: Model) -> ExampleLoss:
