@@ -1,4 +1,4 @@
-"""The config keys with their defaults and meanings, read from the source of cdt/config.py.
+"""The config keys with their defaults and meanings, read from the source of cdt/config/schema.py.
 
 The meaning of a key is the comment behind it and the comment lines above it. Nothing is imported,
 so `--help=SECTION` is fast and the site needs none of cdt's requirements.
@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-SOURCE = Path(__file__).with_name("config.py")
+SOURCE = Path(__file__).parent / "config" / "schema.py"
 
 _WIDTH, _MEANING_AT = 80, 30  # columns of `listing`
 
@@ -37,7 +37,7 @@ def sections(source: str) -> list[Section]:
     """Return the sections of `default_config`, in its order.
 
     Args:
-      source: of cdt/config.py.
+      source: of cdt/config/schema.py.
     """
     function = next(
         node
@@ -96,7 +96,7 @@ def _described(key: Key) -> str:
     """One key as `name = default   meaning`; the meaning starts a new line behind a long name."""
     name, default = key.name.rpartition(".")[2], key.default
     if len(default) > 40 or "\n" in default:
-        default = "(long: see cdt/config.py)"
+        default = "(long: see cdt/config/schema.py)"
     elif len(default) > 2 and default[0] == default[-1] == '"':
         default = default[1:-1]  # as it is given on the command line
     left = f"  {name} = {default}"

@@ -16,12 +16,12 @@ from ml_collections import ConfigDict
 
 from cdt import config as schema
 from cdt import key_table, usage
-from cdt.config_file import load_config, override, split_overrides
+from cdt.config import load_config, override, split_overrides
+from cdt.config.synonyms import flag_meant, mode_meant
 from cdt.devices import launcher
 from cdt.devices.malloc import keep_freed_memory
 from cdt.errors import EXIT_USER_ERROR, UserError, storage_errors
 from cdt.monitoring import console
-from cdt.synonyms import flag_meant, mode_meant
 
 # Each is a module of `cdt.modes` with a function of the same name.
 MODES = ("train", "sample", "evaluate", "difficulty", "compare", "replay")
@@ -193,7 +193,7 @@ def _help() -> str:
     """HELP with the names of the config sections."""
     config = schema.default_config()
     names = ", ".join(name for name, value in config.items() if isinstance(value, ConfigDict))
-    text = f"--help=SECTION lists the keys of {names}. cdt/config.py has all keys."
+    text = f"--help=SECTION lists the keys of {names}. cdt/config/schema.py has all keys."
     return HELP.format(sections=textwrap.indent(textwrap.fill(text, 76), "  "))
 
 

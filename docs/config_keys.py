@@ -1,4 +1,4 @@
-"""A hook of the site's builder: the table of config keys, read from cdt/config.py.
+"""A hook of the site's builder: the table of config keys, read from cdt/config/schema.py.
 
 `cdt.key_table` reads the source and does not import it, so the site needs none of cdt's
 requirements.
@@ -22,7 +22,7 @@ def tables(source: str) -> str:
         lines += [f"{_cell(section.meaning)}.", ""] if section.meaning else []
         lines += ["| key | default | meaning |", "|---|---|---|"]
         for key in section.keys:
-            default = "see cdt/config.py" if len(key.default) > 60 else f"`{key.default}`"
+            default = "see cdt/config/schema.py" if len(key.default) > 60 else f"`{key.default}`"
             lines.append(f"| `{key.name}` | {default} | {_cell(key.meaning)} |")
         lines.append("")
     return "\n".join(lines)

@@ -2,8 +2,8 @@
 
 import contextlib
 
-from cdt import config as schema
 from cdt import register
+from cdt.config import schema
 
 
 @contextlib.contextmanager

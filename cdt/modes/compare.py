@@ -12,12 +12,12 @@ from ml_collections import ConfigDict
 from cdt import from_config
 from cdt.comparison.report import write_report
 from cdt.config import check_keys, default_config, flatten, unknown_key, with_fitted_edges
+from cdt.config.old_keys import translated
 from cdt.errors import EXIT_FINISHED, UserError, user_errors
 from cdt.files import atomic
 from cdt.modes.train import train
 from cdt.monitoring import console
 from cdt.monitoring.writers import read_history
-from cdt.old_keys import translated
 from cdt.run.images import describe_samples
 from cdt.workdir.identity import identity
 

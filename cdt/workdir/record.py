@@ -6,9 +6,9 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from cdt.config import check_keys, default_config, flatten
+from cdt.config.old_keys import translated
 from cdt.errors import UserError
 from cdt.files import atomic
-from cdt.old_keys import translated
 from cdt.workdir.identity import identity, identity_differences
 
 CONFIG_FILE = "config.json"

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from cdt.config import default_config, flatten, unknown_key
-from cdt.old_keys import MOVED, moved, translated
+from cdt.config.old_keys import MOVED, moved, translated
 from cdt.workdir.record import check_identity, recorded_config
 from front_door import cdt
 

@@ -6,10 +6,9 @@ import sys
 import pytest
 
 from cdt import main
-from cdt.config import default_config, flatten, unknown_key
-from cdt.config_file import load_config
+from cdt.config import default_config, flatten, load_config, unknown_key
+from cdt.config.synonyms import FLAGS, KEYS, MODES
 from cdt.errors import UserError
-from cdt.synonyms import FLAGS, KEYS, MODES
 from doc_pages import ROOT
 
 START = "from cdt.config import default_config\n\n\ndef get_config(variant=''):\n"

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cdt import config as schema
-from cdt.config import default_config, duration
+from cdt.config import check, default_config, duration
 from cdt.errors import UserError
 
 
@@ -78,7 +78,7 @@ def test_numbers_are_finite(key, value):
 
 def test_every_tuple_has_a_type_for_its_elements():
     defaults = schema.flatten(default_config())
-    assert schema._ELEMENTS.keys() == {k for k, v in defaults.items() if isinstance(v, tuple)}
+    assert check._ELEMENTS.keys() == {k for k, v in defaults.items() if isinstance(v, tuple)}
 
 
 def test_an_int_is_a_float_and_a_list_a_tuple():

@@ -1,6 +1,5 @@
-"""Loading of a config file, and the changes that `--config.KEY=VALUE` makes to its config."""
+"""Loading of a config file."""
 
-import ast
 import importlib.util
 import inspect
 import linecache
@@ -8,19 +7,21 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from cdt import config as schema
+from cdt.config.check import kind_of
+from cdt.config.old_keys import moved_in
+from cdt.config.schema import default_config, flatten, has_key
+from cdt.config.suggestions import unknown_key
+from cdt.config.variant import UnknownVariant
 from cdt.errors import UserError
-from cdt.old_keys import moved_in
 
 _FIX = "give a Python file with a function get_config(variant), such as configs/digits.py"
-_TRUE, _FALSE = ("true", "t", "1"), ("false", "f", "0")
 
 
 def load_config(name: str) -> ConfigDict:
@@ -47,7 +48,7 @@ def load_config(name: str) -> ConfigDict:
     if isinstance(config, FrozenConfigDict):
         config = ConfigDict(config)
     if not isinstance(config, ConfigDict):
-        returned = "None" if config is None else schema.kind_of(config)
+        returned = "None" if config is None else kind_of(config)
         raise UserError(
             f"get_config of '{file}' returns {returned}; it must return the ConfigDict that it got "
             "from cdt.config.default_config()."
@@ -58,7 +59,7 @@ def load_config(name: str) -> ConfigDict:
 
 def _shipped(path: Path) -> Path:
     """The installed configs/NAME.py where the working directory has none."""
-    installed = Path(__file__).parent / path
+    installed = Path(__file__).parents[1] / path
     missing = path.parent.name == "configs" and not path.exists()
     return installed if missing and installed.exists() else path
 
@@ -134,7 +135,7 @@ def _errors_located(path: Path) -> Iterator[None]:
     """Turn whatever the file raises into a UserError with the file, the line and its text."""
     try:
         yield
-    except schema.UnknownVariant:
+    except UnknownVariant:
         raise
     except Exception as error:  # a config file is a program: it may raise anything
         place = _place(error, path)
@@ -148,16 +149,16 @@ def _errors_located(path: Path) -> Iterator[None]:
 
 def _check_assignments(config: ConfigDict, path: Path) -> None:
     """Raise UserError, with the line, if the file assigns a key that the schema lacks."""
-    known = schema.default_config()
+    known = default_config()
     lines = path.read_text().splitlines()
-    for key in schema.flatten(config):
-        if schema.has_key(known, key):
+    for key in flatten(config):
+        if has_key(known, key):
             continue
         assignment = re.compile(rf"\.{re.escape(key)}\b[^#=]*=")
         for number, line in enumerate(lines, 1):
             if assignment.search(line):
                 place = f"{_shown(os.fspath(path))}, line {number}, `{line.strip()}`"
-                raise UserError(f"{place}: {schema.unknown_key(key)}")
+                raise UserError(f"{place}: {unknown_key(key)}")
 
 
 def _text(error: Exception) -> object:
@@ -187,99 +188,8 @@ def _misspelt(place: str, error: Exception) -> str | None:
     """A suggestion for a key that the line of a config names and the schema lacks."""
     if not isinstance(error, (AttributeError, KeyError)):
         return None
-    known = schema.default_config()
+    known = default_config()
     for key in re.findall(r"\bconfig\.([\w.]+)", place.partition("`")[2]):
-        if not schema.has_key(known, key):
-            return str(schema.unknown_key(key))
+        if not has_key(known, key):
+            return str(unknown_key(key))
     return None
-
-
-def split_overrides(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, str | None]]]:
-    """Separate the arguments that change config keys from the others.
-
-    Accepts `--config.KEY=VALUE`, `--config.KEY VALUE` and, for a bool, `--config.KEY` and
-    `--noconfig.KEY`. One dash is as good as two.
-
-    Returns:
-      (the other arguments, [(key, value), ...]); the value is None where none follows.
-    """
-    others: list[str] = []
-    overrides: list[tuple[str, str | None]] = []
-    arguments = iter(enumerate(argv))
-    for i, argument in arguments:
-        flag, equals, value = argument.partition("=")
-        name = flag.lstrip("-")
-        if not argument.startswith("-") or not name.startswith(("config.", "noconfig.")):
-            others.append(argument)
-        elif name.startswith("noconfig."):
-            overrides.append((name.removeprefix("noconfig."), "false"))
-        elif equals:
-            overrides.append((name.removeprefix("config."), value))
-        elif i + 1 < len(argv) and not _is_flag(argv[i + 1]):
-            overrides.append((name.removeprefix("config."), argv[i + 1]))
-            next(arguments)
-        else:
-            overrides.append((name.removeprefix("config."), None))
-    return others, overrides
-
-
-def _is_flag(argument: str) -> bool:
-    """Whether an argument begins with a dash and is not a negative number."""
-    return argument.startswith("-") and not argument[1:2].isdigit() and argument[1:2] != "."
-
-
-def override(config: ConfigDict, key: str, text: str | None) -> None:
-    """Set one key of a config to the value of `--config.KEY=VALUE`.
-
-    Args:
-      config: changed in place.
-      key: such as "optim.lr".
-      text: the value as it is written; None where no value was given, which is True for a bool.
-
-    Raises:
-      UserError: there is no such key, or the value is not of its type.
-    """
-    known = schema.flatten(schema.default_config())
-    if key not in known:
-        raise schema.unknown_key(key, text)
-    default = known[key]
-    if text is None:
-        if not isinstance(default, bool):
-            raise UserError(f"--config.{key} has no value; give --config.{key}=VALUE.")
-        text = "true"
-    try:
-        value = _parsed(key, text, default)
-    except (ValueError, SyntaxError):
-        raise UserError(
-            f"config.{key} is '{text}'; it must be {schema.kind_of(default)} such as "
-            f"{default if default != () else (1, 2)!r}."
-        ) from None
-    if not schema.has_key(config, key):
-        return  # the config is not of the schema, which `check_keys` reports
-    with config.ignore_type():
-        config.update_from_flattened_dict({key: value})
-
-
-def _parsed(key: str, text: str, default: object) -> object:
-    """The value of a key, of the type of its default.
-
-    Raises:
-      ValueError, SyntaxError: not of that type.
-    """
-    if isinstance(default, bool):
-        if text.lower() not in _TRUE + _FALSE:
-            raise ValueError
-        return text.lower() in _TRUE
-    if isinstance(default, (int, float)):
-        return type(default)(text)
-    if isinstance(default, tuple):
-        if not text:
-            return ()
-        try:
-            value = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            if schema.element_type(key) is not str:
-                raise
-            value = text  # one text without quotes
-        return tuple(value) if isinstance(value, (tuple, list)) else (value,)
-    return text
